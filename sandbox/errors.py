@@ -1,0 +1,62 @@
+"""Exceptions: the type says whose fault it is, the text says what to do.
+
+Every exception a user can meet derives from :class:`SandboxError` and carries a
+``message`` (what happened, with the value at fault) and a ``hint`` (what to do next).
+Library code raises; only the entry points print or exit.
+"""
+
+from __future__ import annotations
+
+
+class SandboxError(Exception):
+    """Base of all our errors."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class RequestError(SandboxError):
+    """The request is wrong (unknown guest, bad scenario): verdict ``rejected``."""
+
+
+class HostError(SandboxError):
+    """The sandbox itself failed (host, disk, mirror, tool): verdict ``error``; retryable."""
+
+
+class ToolMissing(HostError):
+    """A program that we need is not installed on the host."""
+
+
+class CommandFailed(HostError):
+    """An external program failed; carries its command line, status and the output's tail."""
+
+    def __init__(self, argv: tuple[str, ...], status: int, tail: str, hint: str = "") -> None:
+        super().__init__(f"{argv[0]} exited with {status}: {tail or 'no output'}", hint)
+        self.argv = argv
+        self.status = status
+        self.tail = tail
+
+
+class ConnectionLost(HostError):
+    """The SSH connection to the clone broke: says nothing about the upgrade."""
+
+
+class DeadlineExceeded(HostError):
+    """A phase ran out of its time. ``phase`` names it."""
+
+    def __init__(self, phase: str, seconds: float, hint: str = "") -> None:
+        super().__init__(f"{phase} took longer than {seconds:.0f} s", hint)
+        self.phase = phase
+        self.seconds = seconds
+
+
+class GuestUnreachable(SandboxError):
+    """The clone runs but cannot be entered (no boot, no sshd, key refused).
+
+    Before the upgrade this is ``inconclusive``, after it ``fail``: the caller knows which.
+    """

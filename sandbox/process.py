@@ -1,0 +1,105 @@
+"""External programs: argument lists only, always with a deadline, failures with their output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.deadline import Deadline
+from sandbox.errors import CommandFailed, DeadlineExceeded, ToolMissing
+
+# Programs and the Debian package that brings them, for the hint of ToolMissing.
+PACKAGE_OF = {
+    "qemu-img": "qemu-utils",
+    "qemu-nbd": "qemu-utils",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "virt-customize": "libguestfs-tools",
+    "mmdebstrap": "mmdebstrap",
+}
+TAIL_LINES = 12
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a finished program left: text is decoded with replacement, never raising."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0
+
+
+def run(
+    argv: Sequence[str | Path],
+    deadline: Deadline,
+    *,
+    input: bytes | None = None,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    hint: str = "",
+) -> Completed:
+    """Run ``argv`` in a process group of its own and wait for it.
+
+    Raises :class:`ToolMissing`, :class:`CommandFailed` (unless ``check`` is false) and
+    :class:`DeadlineExceeded`; on the last, and on any other exception such as Ctrl-C, the
+    whole process group is killed first.
+    """
+    args = tuple(str(a) for a in argv)
+    try:
+        child = subprocess.Popen(
+            args,
+            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+        )
+    except FileNotFoundError as missing:
+        package = PACKAGE_OF.get(args[0])
+        raise ToolMissing(
+            f"{args[0]} is not installed on this host",
+            f"apt install {package}" if package else "install it and try again",
+        ) from missing
+    try:
+        out, err = child.communicate(input, timeout=max(0.05, deadline.remaining()))
+    except BaseException as problem:
+        kill_group(child.pid)
+        child.communicate()
+        if isinstance(problem, subprocess.TimeoutExpired):
+            raise DeadlineExceeded(
+                f"{deadline.phase}: {args[0]}", deadline.seconds, hint
+            ) from problem
+        raise
+    done = Completed(
+        args, child.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+    )
+    if check and not done.ok:
+        raise CommandFailed(args, done.status, tail(done.stderr or done.stdout), hint)
+    return done
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL a process group that we started; silent when it is already gone."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def tail(text: str, lines: int = TAIL_LINES) -> str:
+    """The last non-empty lines of a program's output."""
+    kept = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(kept[-lines:])

@@ -1,0 +1,302 @@
+"""The facts of a rehearsal: frozen, typed, and written to the run's ``run.json`` as they are.
+
+Request -> Plan -> Clone -> UpgradeLog + Observations + CheckResults -> Decision -> Report.
+Nothing here does anything; times are seconds, sizes bytes, instants Unix time (UTC).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A frozen value; an unknown key in a stored file is an error, not a surprise later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Verdict(StrEnum):
+    """The five answers. Exit codes are part of the interface: CI gates depend on them."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    REJECTED = "rejected"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
+
+    @property
+    def exit_code(self) -> int:
+        return {"pass": 0, "fail": 1, "rejected": 2, "inconclusive": 3, "error": 4}[self.value]
+
+
+class Phase(StrEnum):
+    """The steps of the recipe, in order."""
+
+    PLAN = "plan"
+    CLONE = "clone"
+    BOOT = "boot"
+    BASELINE = "baseline"  # observation + checks before the upgrade
+    UPGRADE = "upgrade"
+    REBOOT = "reboot"
+    VERIFY = "verify"  # observation + checks after it
+    CLEANUP = "cleanup"
+
+
+class PhaseTime(Record):
+    """How long a phase took and how it ended; ``note`` is one human line ("21 packages")."""
+
+    phase: Phase
+    started: float
+    seconds: float
+    ok: bool
+    note: str = ""
+
+
+class Disk(Record):
+    """One disk of the source, as its XML (or the scenario) states it."""
+
+    target: str  # vda
+    format: str  # qcow2, raw, vmdk, vhdx, vpc: always stated, never probed
+    path: str
+    size: int
+
+
+class SourceFacts(Record):
+    """Where the clone came from and how faithful it is."""
+
+    name: str  # guest name, or the image's path
+    kind: str  # "running guest" | "stopped guest" | "image"
+    host: str  # libvirt URI
+    disks: tuple[Disk, ...]
+    method: str  # "backup export" | "read-only export"
+    consistency: str  # "crash-consistent" | "frozen" | "clean"
+    paused_ms: float = 0.0
+    dropped: tuple[str, ...] = ()  # devices that the clone did not get, and why
+    changed: tuple[str, ...] = ()  # what differs from the source: listed, never silent
+    mutations: tuple[str, ...] = ()  # what inject did to the clone's disk
+    untouched: tuple[str, ...] = ()  # proofs: "XML unchanged", "uptime went on", ...
+
+
+class Package(Record):
+    """An installed package as dpkg/rpm knows it."""
+
+    version: str
+    status: str = "installed"  # or "half-configured", "unpacked", ...
+
+
+class PackageChange(Record):
+    """A package that an upgrade changes: no ``old`` is an install, no ``new`` a removal."""
+
+    name: str
+    old: str | None = None
+    new: str | None = None
+    architecture: str = ""
+    origin: str = ""  # "Debian-Security:12/oldstable-security"
+
+
+class ConffileDecision(Record):
+    """A configuration file for which an interactive upgrade would have asked."""
+
+    path: str
+    package: str = ""
+    decision: str = "kept"  # "kept" | "replaced"
+    diff: str = ""  # unified diff of this guest's file against the new version's
+
+
+class UpgradeStatus(StrEnum):
+    APPLIED = "applied"
+    NOTHING = "nothing"  # the guest already has everything that was asked for
+    FAILED = "failed"  # the package manager, a maintainer script or the script failed
+    UNAVAILABLE = "unavailable"  # mirror or proxy failed: not the upgrade's fault
+    IMPOSSIBLE = "impossible"  # e.g. a named package or version that does not exist
+
+
+class UpgradeLog(Record):
+    """What the package manager was asked, did and said."""
+
+    manager: str  # "apt"
+    status: UpgradeStatus
+    requested: str  # "security updates", "nginx=1.22…"
+    changes: tuple[PackageChange, ...] = ()  # from the simulation
+    held: tuple[str, ...] = ()  # on hold by the administrator
+    kept_back: tuple[str, ...] = ()  # upgradable but not in this set
+    conffiles: tuple[ConffileDecision, ...] = ()
+    download_bytes: int = 0
+    error: str = ""  # the first line that explains a failure
+    failed_package: str = ""
+    not_configured: tuple[str, ...] = ()  # packages dpkg left half-way
+    exit_status: int = 0
+    log: str = ""  # the transcript's tail; the whole is an artifact
+    seconds: float = 0.0
+
+
+class Port(Record):
+    """A listening socket."""
+
+    protocol: str  # tcp, udp
+    address: str
+    port: int
+    process: str = ""
+
+
+class Filesystem(Record):
+    mount: str
+    size: int
+    used: int
+    available: int
+    inodes_percent: int = 0
+
+    @property
+    def percent(self) -> int:
+        """Used share as df shows it: of what an unprivileged user can have."""
+        total = self.used + self.available
+        return 0 if total <= 0 else round(100 * self.used / total)
+
+
+class Observation(Record):
+    """What was measured inside the clone, in one round trip."""
+
+    boot_id: str
+    kernel: str  # uname -r
+    kernels: tuple[str, ...] = ()  # installed, newest last
+    uptime: float = 0.0
+    boot_seconds: float = 0.0  # kernel + initrd + userspace, 0 when unknown
+    state: str = "unknown"  # systemctl is-system-running
+    target: str = ""  # default target
+    target_reached: bool = True
+    packages: dict[str, Package] = {}  # "name:arch"
+    held: tuple[str, ...] = ()
+    units: dict[str, str] = {}  # unit -> "active/running"; services, sockets, timers, mounts
+    failed_units: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+    conffiles: dict[str, str] = {}  # path -> md5, or "missing"
+    filesystems: tuple[Filesystem, ...] = ()
+    kernel_errors: tuple[str, ...] = ()
+    journal_errors: tuple[str, ...] = ()
+    reboot_required: bool = False
+    stale_processes: tuple[str, ...] = ()  # still map a deleted library: need a restart
+
+    @property
+    def not_configured(self) -> tuple[str, ...]:
+        """Packages that dpkg left half-way."""
+        return tuple(
+            sorted(
+                name
+                for name, package in self.packages.items()
+                if package.status not in ("installed", "config-files", "not-installed")
+            )
+        )
+
+
+class Outcome(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"  # a fixture or the check's own code broke before it could judge
+    SKIPPED = "skipped"
+
+
+class CheckResult(Record):
+    """One testinfra test in one phase. ``name`` is stable across phases."""
+
+    name: str  # "test_web.py::test_answers[http]" or "shared/ports.py::test_…"
+    outcome: Outcome
+    seconds: float = 0.0
+    message: str = ""  # one line for people
+    detail: str = ""  # traceback and output, capped
+
+
+class CheckEnd(StrEnum):
+    """How a session of checks ended."""
+
+    COMPLETE = "complete"
+    TIMEOUT = "timeout"  # a check hung
+    DIED = "died"  # the checks' process ended early (os._exit, a crash)
+    CONNECTION_LOST = "connection-lost"
+    BROKEN = "broken"  # the checks cannot be collected (syntax error, missing fixture)
+
+
+class CheckSession(Record):
+    results: tuple[CheckResult, ...]
+    end: CheckEnd = CheckEnd.COMPLETE
+    message: str = ""
+    seconds: float = 0.0
+
+
+class Reboot(Record):
+    """Whether the guest came back after its upgrade; proved by the boot id."""
+
+    happened: bool  # a new boot id was seen
+    boot_id_before: str = ""
+    boot_id_after: str = ""
+    seconds: float = 0.0
+    message: str = ""  # why not: "kernel panic", "initramfs shell", "no answer in 300 s"
+
+
+class Expectations(Record):
+    """What the scenario demands of the upgrade's result."""
+
+    kernel: str | None = None  # "newest" | "unchanged" | an exact release | None: no demand
+    must_change: tuple[str, ...] = ()
+    must_not_change: tuple[str, ...] = ()
+    allow_nothing: bool = True  # nothing to upgrade is a pass
+
+
+class Trouble(Record):
+    """Why the recipe ended early. ``blame`` is the verdict that this alone would give."""
+
+    blame: Verdict
+    phase: Phase
+    message: str
+    hint: str = ""
+
+
+class Facts(Record):
+    """Everything the verdict is decided on."""
+
+    expectations: Expectations = Expectations()
+    booted: bool = False  # the clone was reached before the upgrade
+    before: Observation | None = None
+    checks_before: CheckSession | None = None
+    upgrade: UpgradeLog | None = None
+    reboot: Reboot | None = None  # None: no reboot was wanted
+    after: Observation | None = None
+    checks_after: CheckSession | None = None
+    trouble: Trouble | None = None
+
+
+class Decision(Record):
+    """The answer: ``reason`` is one line a person would write, ``findings`` the evidence."""
+
+    verdict: Verdict
+    reason: str
+    findings: tuple[str, ...] = ()
+    hint: str = ""
+
+
+class Artifact(Record):
+    """A file kept in the run's folder; may hold the guest's secrets (mode 0600)."""
+
+    name: str  # relative path in the run's folder
+    title: str
+
+
+class RunRecord(Record):
+    """One rehearsal, as ``run.json`` keeps it."""
+
+    id: str
+    tool_version: str
+    scenario: str
+    scenario_path: str = ""
+    guest: str
+    started: float
+    finished: float = 0.0
+    state: str = "running"  # running | finished | kept
+    source: SourceFacts | None = None
+    phases: tuple[PhaseTime, ...] = ()
+    facts: Facts = Facts()
+    decision: Decision | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    ssh_command: str = ""  # when the clone was kept
+    left_behind: tuple[str, ...] = ()  # what clean-up could not remove
