@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, DeadlineExceeded, ToolMissing
@@ -57,7 +59,7 @@ def run(
     whole process group is killed first.
     """
     args = tuple(str(a) for a in argv)
-    try:
+    with _explained(args[0]):
         child = subprocess.Popen(
             args,
             stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
@@ -67,12 +69,6 @@ def run(
             env=None if env is None else dict(env),
             cwd=cwd,
         )
-    except FileNotFoundError as missing:
-        package = PACKAGE_OF.get(args[0])
-        raise ToolMissing(
-            f"{args[0]} is not installed on this host",
-            f"apt install {package}" if package else "install it and try again",
-        ) from missing
     try:
         out, err = child.communicate(input, timeout=max(0.05, deadline.remaining()))
     except BaseException as problem:
@@ -89,6 +85,30 @@ def run(
     if check and not done.ok:
         raise CommandFailed(args, done.status, tail(done.stderr or done.stdout), hint)
     return done
+
+
+def start(argv: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a program that goes on in the background, in a process group of its own."""
+    with _explained(argv[0]):
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+@contextlib.contextmanager
+def _explained(program: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as missing:
+        package = PACKAGE_OF.get(program)
+        raise ToolMissing(
+            f"{program} is not installed on this host",
+            f"apt install {package}" if package else "install it and try again",
+        ) from missing
 
 
 def kill_group(pid: int) -> None:

@@ -1,4 +1,6 @@
-"""What a phase inside the guest needs of the connection: three verbs. `guest.Guest` is the real one."""
+"""What a phase inside the guest needs of the connection: three verbs and a proxy.
+
+:class:`sandbox.guest.Guest` is the real one."""
 
 from __future__ import annotations
 

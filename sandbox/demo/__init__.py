@@ -1,0 +1,1 @@
+"""The demo's production: a small Debian web server, built from packages and run by libvirt."""

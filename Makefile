@@ -1,0 +1,28 @@
+# Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
+.PHONY: help setup demo clean-demo lint test picture
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+help: ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## install what is needed, start libvirt, make .venv
+	@.ci/setup
+
+demo: setup ## build and start web01, rehearse an upgrade that works and one that does not
+	@$(BIN)/sandbox demo
+
+clean-demo: setup ## remove web01 and its network; the cached image stays
+	@$(BIN)/python -c 'from sandbox.demo.guest import stop_production; stop_production()'
+
+lint: setup ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## everything: lint, then all tests, with real guests
+	$(BIN)/pytest tests
+
+picture: ## make the README's pictures again from a real run
+	@.ci/setup --with-browser
+	@$(BIN)/python -m sandbox.demo.picture

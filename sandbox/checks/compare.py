@@ -1,0 +1,293 @@
+"""What the shared checks decide: pure functions over two observations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from sandbox.checks import PORT_PATTERN
+from sandbox.records import Filesystem, Observation, Port
+
+SETTLING_STATES = ("initializing", "starting")
+# Units that come and go by themselves: login sessions, ours among them, and services that
+# D-Bus or a socket starts on demand and that end when idle.
+TRANSIENT_UNITS = (
+    "user@*.service",
+    "user-runtime-dir@*.service",
+    "session-*.scope",
+    "run-user-*.mount",
+    "run-credentials-*.mount",
+    "snap-*.mount",
+    "proc-sys-fs-binfmt_misc.mount",
+    "ssh@*.service",
+    "sshd@*.service",
+    "systemd-hostnamed.service",
+    "systemd-timedated.service",
+    "systemd-localed.service",
+    "systemd-fsckd.service",
+    "systemd-rfkill.service",
+    "packagekit.service",
+    "fwupd.service",
+)
+FIRST_RANDOM_PORT = 32768  # net.ipv4.ip_local_port_range
+DHCP_CLIENT_PORTS = (68, 546)
+# Programs that listen on a port the kernel picks anew at every start. The nameless one is the
+# kernel itself (NFS locking), sshd's is the way to the package proxy.
+RANDOM_PORT_PROGRAMS = ("", "rpc.statd", "rpc.mountd", "rpcbind", "sshd", "sshd-session")
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound
+PSEUDO_MOUNTS = ("/dev", "/proc", "/run", "/snap", "/sys")
+
+
+def ignored(unit: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the shell patterns names this unit."""
+    return any(fnmatchcase(unit, pattern) for pattern in patterns)
+
+
+# --- units ---------------------------------------------------------------------------------
+
+
+def new_failed_units(before: Observation, now: Observation, patterns: Sequence[str]) -> list[str]:
+    """Units that are failed now and were not before."""
+    fresh = set(now.failed_units) - set(before.failed_units)
+    return sorted(unit for unit in fresh if not ignored(unit, patterns))
+
+
+@dataclass(frozen=True)
+class LostUnit:
+    """A unit that was active before; ``now`` is its state, None when it does not exist."""
+
+    unit: str
+    before: str
+    now: str | None
+
+    @property
+    def state(self) -> str:
+        """What became of it, for people."""
+        if self.now is None:
+            return "gone"
+        active, _, sub = self.now.partition("/")
+        if active == "active":
+            return "active without a process"
+        return active if sub in ("", active, "dead") else f"{active} ({sub})"
+
+
+def still_active(before: str, now: str | None) -> bool:
+    """Whether a unit in state ``before`` ("active/running") still does its work.
+
+    A service whose process has ended may stay "active/exited" (init scripts do): its work is
+    not done any more.
+    """
+    if now is None:
+        return False
+    active, _, sub = now.partition("/")
+    if active not in ("active", "reloading", "refreshing"):
+        return False
+    return not (before == "active/running" and sub == "exited")
+
+
+def lost_units(
+    before: Mapping[str, str], now: Mapping[str, str], patterns: Sequence[str]
+) -> list[LostUnit]:
+    """Units that were active before and are not now."""
+    return [
+        LostUnit(unit, state, now.get(unit))
+        for unit, state in sorted(before.items())
+        if state.startswith("active/")
+        and not ignored(unit, (*TRANSIENT_UNITS, *patterns))
+        and not still_active(state, now.get(unit))
+    ]
+
+
+def describe_lost_units(lost: Sequence[LostUnit]) -> str:
+    """One sentence; empty when nothing is lost."""
+    if not lost:
+        return ""
+    if len(lost) == 1:
+        return f"{lost[0].unit} was active before and is {lost[0].state} now"
+    each = ", ".join(f"{unit.unit} ({unit.state})" for unit in lost)
+    return f"{len(lost)} units were active before and are not now: {each}"
+
+
+def parse_unit_states(units: Sequence[str], shown: str) -> dict[str, str]:
+    """States from ``systemctl show``: one block of properties a unit, in the order asked."""
+    states = {}
+    for unit, block in zip(units, shown.strip().split("\n\n"), strict=False):
+        found = dict(line.partition("=")[::2] for line in block.splitlines())
+        if found.get("ActiveState") and found.get("LoadState") != "not-found":
+            states[unit] = f"{found['ActiveState']}/{found.get('SubState', '')}"
+    return states
+
+
+# --- boot ----------------------------------------------------------------------------------
+
+
+def state_worse(before: str, now: str, excused: bool) -> bool:
+    """Whether systemd's overall state got worse.
+
+    ``excused``: every unit that failed is ignored or failed before, so "degraded" is no news.
+    """
+    if now == before:
+        return False
+    rank = {"running": 0, "degraded": 0 if excused else 1}
+    return rank.get(now, 2) > rank.get(before, 2)
+
+
+# --- ports ---------------------------------------------------------------------------------
+
+
+def is_lasting(port: Port) -> bool:
+    """Whether this socket is a service's own and not one that the kernel numbered at random."""
+    if port.protocol == "udp":
+        return port.port < FIRST_RANDOM_PORT and port.port not in DHCP_CLIENT_PORTS
+    return port.port < FIRST_RANDOM_PORT or port.process not in RANDOM_PORT_PROGRAMS
+
+
+def port_ignored(port: Port, ignore: Iterable[str | int]) -> bool:
+    """Whether an entry like ``8080`` or ``udp/5353`` names this port."""
+    for entry in ignore:
+        match = PORT_PATTERN.fullmatch(str(entry))
+        if match and int(match["port"]) == port.port and match["protocol"] in (None, port.protocol):
+            return True
+    return False
+
+
+def plain_address(address: str) -> str:
+    """An address as ss writes it, without brackets and interface; ``*`` is ``::``."""
+    plain = address.strip().partition("%")[0].removeprefix("[").removesuffix("]")
+    return "::" if plain == "*" else plain
+
+
+def port_name(port: Port) -> str:
+    """The stable name of a listening socket: ``tcp/0.0.0.0:80``, ``tcp/[::]:80``."""
+    address = plain_address(port.address)
+    return f"{port.protocol}/{f'[{address}]' if ':' in address else address}:{port.port}"
+
+
+def listeners(ports: Iterable[Port], ignore: Sequence[str | int]) -> dict[str, Port]:
+    """The sockets that must go on listening, by name, each once."""
+    kept = [port for port in ports if is_lasting(port) and not port_ignored(port, ignore)]
+    return {port_name(port): port for port in sorted(kept, key=port_name)}
+
+
+def covers(now: Port, before: Port) -> bool:
+    """Whether who reached ``before`` reaches ``now`` too: a wildcard takes in its addresses."""
+    if (now.protocol, now.port) != (before.protocol, before.port):
+        return False
+    has, had = plain_address(now.address), plain_address(before.address)
+    # A socket on :: takes IPv4 as well unless it is told otherwise.
+    return has in (had, "::") or (has == "0.0.0.0" and ":" not in had)  # noqa: S104 - compared
+
+
+def port_problem(before: Port, now: Iterable[Port]) -> str:
+    """What became of a listening socket, one sentence; empty when it is as reachable as before."""
+    same = [port for port in now if (port.protocol, port.port) == (before.protocol, before.port)]
+    if any(covers(port, before) for port in same):
+        return ""
+    if not same:
+        return f"nobody listens on {describe_port(before)} any more"
+    places = ", ".join(sorted({plain_address(port.address) for port in same}))
+    had = plain_address(before.address)
+    return f"port {before.port}/{before.protocol} listened on {had} before and on {places} now"
+
+
+def parse_listening(sockets: Iterable[str]) -> list[Port]:
+    """Ports from testinfra's list: ``tcp://0.0.0.0:22``, ``udp://:::123``; others are left out."""
+    ports = []
+    for socket in sockets:
+        protocol, _, place = socket.partition("://")
+        address, _, number = place.rpartition(":")
+        if protocol in ("tcp", "udp") and number.isdecimal():
+            ports.append(Port(protocol=protocol, address=address, port=int(number)))
+    return ports
+
+
+def describe_port(port: Port) -> str:
+    """``port 80/tcp of nginx on 127.0.0.1``"""
+    owner = f" of {port.process}" if port.process else ""
+    address = plain_address(port.address)
+    place = "" if address in EVERY_ADDRESS else f" on {address}"
+    return f"port {port.port}/{port.protocol}{owner}{place}"
+
+
+# --- filesystems ---------------------------------------------------------------------------
+
+
+def real_filesystems(observation: Observation) -> dict[str, Filesystem]:
+    """Filesystems that can fill up, by mount point."""
+    return {
+        fs.mount: fs
+        for fs in sorted(observation.filesystems, key=lambda fs: fs.mount)
+        if fs.size > 0
+        and not any(fs.mount == top or fs.mount.startswith(f"{top}/") for top in PSEUDO_MOUNTS)
+    }
+
+
+def fullness(filesystem: Filesystem | None, mount: str, most: int) -> str:
+    """What is wrong with a filesystem, one sentence; empty when it is fine."""
+    if filesystem is None:
+        return f"{mount} was mounted before and is not now"
+    if filesystem.percent > most:
+        free = filesystem.available / 2**20
+        return f"{mount} is {filesystem.percent} % full ({free:.0f} MiB free), more than {most} %"
+    if filesystem.inodes_percent > most:
+        return f"{mount} has {filesystem.inodes_percent} % of its inodes used, more than {most} %"
+    return ""
+
+
+# --- kernel --------------------------------------------------------------------------------
+
+
+def kernel_number(release: str) -> tuple[int, ...]:
+    """The numbers of a release: 6.1.0-31-cloud-amd64 is (6, 1, 0, 31, 64)."""
+    return tuple(int(number) for number in re.findall(r"\d+", release, re.ASCII))
+
+
+def newer_kernel(observation: Observation) -> str:
+    """The installed kernel that a reboot would bring, empty when the newest one runs.
+
+    Of two flavours of one version either may run.
+    """
+    if not observation.kernels:
+        return ""  # the guest's kernel is not a package of its own
+    newest = observation.kernels[-1]
+    if observation.kernel == newest:
+        return ""
+    return newest if kernel_number(newest) > kernel_number(observation.kernel) else ""
+
+
+# --- kernel log ----------------------------------------------------------------------------
+
+_VARYING = re.compile(
+    r"""
+      [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}  # UUID
+    | (?:[0-9a-f]{2}:){5}[0-9a-f]{2}                                # MAC address
+    | [0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]                 # PCI address
+    | 0x[0-9a-f]+
+    | \b(?=[a-f]*[0-9])[0-9a-f]{8,}\b                               # a bare address
+    | [0-9]+
+    """,
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
+)
+_STAMP = re.compile(r"^(?:<\d+>)?\s*(?:\[\s*\d+\.\d+\]\s*)?(?:kernel:\s*)?", re.ASCII)
+
+
+def normalised(message: str) -> str:
+    """A kernel message without what differs from boot to boot: stamps, addresses, numbers."""
+    return " ".join(_VARYING.sub("#", _STAMP.sub("", message)).split())
+
+
+def new_kernel_errors(
+    before: Sequence[str], now: Sequence[str], patterns: Sequence[str]
+) -> list[str]:
+    """Messages of a kind that was not there before, each kind once, in order."""
+    known = {normalised(message) for message in before}
+    fresh = []
+    for message in now:
+        kind = normalised(message)
+        if not kind or kind in known or any(re.search(pattern, message) for pattern in patterns):
+            continue
+        known.add(kind)
+        fresh.append(message.strip())
+    return fresh

@@ -1,0 +1,158 @@
+"""The clone: exports, overlays, network and domain, every one undone in reverse on exit."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxml import etree
+
+from sandbox import network
+from sandbox.deadline import Deadline
+from sandbox.errors import HostError
+from sandbox.guest import Entrance
+from sandbox.hypervisors import Export, Hypervisor, Mark
+from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, CloneXml, clone_xml, macs
+from sandbox.inject import inject_key
+from sandbox.reaper import Reaped, domain_name, remove_run
+from sandbox.records import SourceFacts
+from sandbox.source import Source
+from sandbox.ssh import Login
+from sandbox.store import RunFolder
+from sandbox.volumes import BackupExporter, Exporter
+from sandbox.volumes.images import allocated, create_overlay, require_space
+from sandbox.volumes.readonly_export import ReadonlyExporter
+
+# What a rehearsal writes at most: downloads, a kernel, an initramfs, logs.
+_NEEDED_SPACE = 1 << 30
+_SPARE_MEMORY = 128 << 20
+
+
+@dataclass(frozen=True)
+class CloneOrder:
+    """Everything that was decided about the clone."""
+
+    source: Source
+    mark: Mark
+    login: Login
+    inject: bool
+    accelerated: bool
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A started clone."""
+
+    entrance: Entrance
+    facts: SourceFacts
+    allocated: int  # bytes that its disks took when it was made
+
+
+class CloneLease:
+    """The life of a clone as a context manager: leaving it removes the clone, unless kept.
+
+    The way down is :func:`sandbox.reaper.remove_run` alone; it is armed before anything exists.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, folder: RunFolder) -> None:
+        self._hypervisor = hypervisor
+        self._folder = folder
+        self.reaped: Reaped | None = None
+        self.kept = False
+
+    def __enter__(self) -> CloneLease:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if not self.kept:
+            self.reaped = remove_run(self._hypervisor, self._folder)
+
+    def keep(self) -> None:
+        """Leave the clone up; `sandbox rm` removes it."""
+        self._folder.note(kept="yes")
+        self.kept = True
+
+
+def create_clone(
+    hypervisor: Hypervisor, order: CloneOrder, folder: RunFolder, deadline: Deadline
+) -> Clone:
+    """Make and start the clone of a source, inside a :class:`CloneLease`."""
+    source = order.source
+    require_space(folder.clone, _NEEDED_SPACE)
+    exporter = _exporter(hypervisor, source)
+    exports = exporter.export(source.disks, folder, deadline)
+    disks = tuple(_overlay(export, folder.clone, deadline) for export in exports)
+    taken = sum(allocated(disk.overlay) for disk in disks)
+    mutations = inject_key(order.login, disks[0].overlay, folder, deadline, order.inject)
+    net = network.create(hypervisor, folder.id, order.mark, order.login.port, deadline)
+    console = folder.artifacts / "console.log"
+    spec = CloneSpec(
+        name=domain_name(folder.id),
+        mark=order.mark,
+        disks=disks,
+        bridge=net.bridge,
+        console_log=console,
+        accelerated=order.accelerated,
+        nvram=_copy_nvram(source.xml, folder.clone),
+        memory=order.memory,
+    )
+    derived = clone_xml(source.xml, spec)
+    (folder.artifacts / "clone.xml").write_text(derived.xml)
+    _require_memory(hypervisor, derived.xml)
+    hypervisor.start(derived.xml, deadline)
+    entrance = Entrance(spec.name, macs(derived.xml), net.bridge, net.name, console)
+    return Clone(entrance, _facts(hypervisor, source, exporter, derived, mutations), taken)
+
+
+def _exporter(hypervisor: Hypervisor, source: Source) -> Exporter:
+    if source.running and source.domain is not None:
+        return BackupExporter(hypervisor, source.domain)
+    return ReadonlyExporter()
+
+
+def _overlay(export: Export, folder: Path, deadline: Deadline) -> CloneDisk:
+    path = folder / f"{export.target}.qcow2"
+    create_overlay(export, path, deadline)
+    return CloneDisk(export.target, path)
+
+
+def _copy_nvram(source_xml: str, folder: Path) -> Path | None:
+    """The clone's own copy of the source's UEFI variables."""
+    nvram = etree.fromstring(source_xml.encode()).find("./os/nvram")
+    path = None if nvram is None else (nvram.text or "").strip()
+    if not path or not Path(path).is_file():
+        return None
+    return Path(shutil.copyfile(path, folder / "nvram.fd"))
+
+
+def _require_memory(hypervisor: Hypervisor, xml: str) -> None:
+    element = etree.fromstring(xml.encode()).find("./memory")
+    needed = int(str(element.text)) << 10 if element is not None else 0
+    free = hypervisor.free_memory()
+    if needed + _SPARE_MEMORY > free:
+        raise HostError(
+            f"the clone needs {needed >> 20} MiB of memory, the host has {free >> 20} MiB free",
+            "wait for other runs to end, or state a smaller `memory:` in the scenario",
+        )
+
+
+def _facts(
+    hypervisor: Hypervisor,
+    source: Source,
+    exporter: Exporter,
+    derived: CloneXml,
+    mutations: tuple[str, ...],
+) -> SourceFacts:
+    return SourceFacts(
+        name=source.name,
+        kind=source.kind,
+        host=hypervisor.uri,
+        disks=source.disks,
+        method=exporter.method,
+        consistency=exporter.consistency,
+        dropped=derived.dropped,
+        changed=derived.changed,
+        mutations=mutations,
+    )

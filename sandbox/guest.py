@@ -1,0 +1,335 @@
+"""The clone from inside: entered over SSH, rebooted, and known again by its boot id."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox import reach
+from sandbox.deadline import Deadline
+from sandbox.errors import CommandFailed, ConnectionLost, DeadlineExceeded, GuestUnreachable
+from sandbox.hypervisors import Hypervisor
+from sandbox.process import Completed
+from sandbox.records import Reboot
+from sandbox.ssh import LOST, Connection, Login
+
+# Where a job's script and output live in the guest: a tmpfs, so that a full disk does not matter.
+_JOBS = "/run/upgrade-sandbox"
+# What a console says when nobody will ever answer; worth a short wait, not the whole deadline.
+_DEAD_ENDS = (
+    ("Kernel panic - not syncing", "the kernel panicked"),
+    ("(initramfs)", "it stopped in the initramfs shell: the root disk was not found"),
+    ("grub rescue>", "it stopped in GRUB's rescue shell"),
+    ("You are in emergency mode", "it stopped in emergency mode"),
+    ("No bootable device", "the firmware found nothing to boot"),
+    ("not a bootable disk", "the firmware found nothing to boot"),
+)
+_PATIENCE = 15.0  # seconds between a dead end on the console and giving up
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """Where the clone can be found."""
+
+    domain: str
+    macs: tuple[str, ...]
+    bridge: str
+    network: str
+    console_log: Path
+
+
+class Guest:
+    """Implements :class:`sandbox.shell.Shell`. A context manager; leaving it closes SSH."""
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        entrance: Entrance,
+        login: Login,
+        folder: Path,
+        register: Callable[[int, str], None],
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._entrance = entrance
+        self._login = login
+        self.connection = Connection(folder, login, register)
+        self._console_start = 0
+        self._boot_id = ""
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.connection.close()
+
+    # -- getting in -------------------------------------------------------------------------
+
+    def enter(self, deadline: Deadline) -> str:
+        """Wait until the guest lets us in; returns its boot id.
+
+        Raises :class:`GuestUnreachable` when it does not boot, has no sshd or refuses the key.
+        """
+        rounds = 0
+        dead_since: float | None = None
+        refusal = ""  # what the last attempt to log in ended with
+        while True:
+            self._require_running()
+            address = reach.find(
+                self._entrance.macs,
+                self._entrance.bridge,
+                self._login.port,
+                lambda: self._hypervisor.leases(self._entrance.network),
+                deadline,
+                rounds,
+            )
+            rounds += 1
+            if address is not None:
+                try:
+                    self.connection.open(address, deadline.within(60))
+                    self._boot_id = self._read_boot_id(deadline)
+                    return self._boot_id
+                except ConnectionLost as lost:
+                    refusal = lost.message
+            reason = self._dead_end()
+            dead_since = (dead_since or time.monotonic()) if reason else None
+            if dead_since is not None and time.monotonic() - dead_since > _PATIENCE:
+                raise GuestUnreachable(f"the guest did not boot: {reason}", "see its console")
+            self._wait_or_give_up(deadline, refusal)
+
+    def _wait_or_give_up(self, deadline: Deadline, refusal: str) -> None:
+        try:
+            deadline.sleep(0.5)
+        except DeadlineExceeded as late:
+            what = refusal or "nothing answers on its SSH port"
+            said = self.console_tail(1)
+            raise GuestUnreachable(
+                f"no SSH within {deadline.seconds:.0f} s: {what}"
+                + (f"; its console says {said[0]!r}" if said else ""),
+                f"it needs a running sshd on port {self._login.port} and a network card with IPv6 "
+                "link-local or DHCP; see its console and screen",
+            ) from late
+
+    def _require_running(self) -> None:
+        state = self._hypervisor.state(self._entrance.domain)
+        if state != "running":
+            raise GuestUnreachable(f"the clone is not running any more: it is {state}")
+
+    def wait_until_up(self, deadline: Deadline) -> None:
+        """Wait for the guest's start-up to end; a guest without systemd is up when SSH is."""
+        script = "command -v systemctl >/dev/null && systemctl is-system-running --wait || :"
+        with contextlib.suppress(DeadlineExceeded):
+            self.run(script, deadline.within(max(30.0, deadline.remaining() - 5)))
+
+    # -- Shell ------------------------------------------------------------------------------
+
+    def run(self, script: str, deadline: Deadline, *, args: Sequence[str] = ()) -> Completed:
+        return self.connection.execute(
+            self._shell(args), deadline, input=_as_program(script).encode()
+        )
+
+    def follow(
+        self,
+        script: str,
+        deadline: Deadline,
+        on_line: Callable[[str], None],
+        *,
+        args: Sequence[str] = (),
+    ) -> int:
+        job = f"{_JOBS}/{uuid.uuid4().hex}"
+        self._begin(job, script, args, deadline)
+        lines = _Lines(on_line)
+        while True:
+            with contextlib.suppress(ConnectionLost):
+                status = self.connection.stream(
+                    self._shell((job, str(lines.count + 1))),
+                    deadline,
+                    lines.feed,
+                    input=_as_program(_WATCH).encode(),
+                )
+                if status != LOST:
+                    return self._end(job, lines, deadline)
+            self._reconnect(deadline)
+
+    def _begin(self, job: str, script: str, args: Sequence[str], deadline: Deadline) -> None:
+        begun = self.connection.execute(
+            self._shell((job, *args)), deadline, input=_as_program(_begin_script(script)).encode()
+        )
+        if not begun.ok:
+            raise CommandFailed(begun.argv, begun.status, begun.stderr, "is /run writable?")
+
+    def _end(self, job: str, lines: _Lines, deadline: Deadline) -> int:
+        left = self.run(_COLLECT, deadline, args=(job, str(lines.count + 1)))
+        body, _, status = left.stdout.rpartition(_STATUS)
+        lines.feed(body.encode())
+        lines.finish()
+        if not status.strip().isdigit():
+            raise GuestUnreachable(
+                "the guest restarted while the upgrade ran", "see its console for the reason"
+            )
+        return int(status)
+
+    def _reconnect(self, deadline: Deadline) -> None:
+        """Back in after a broken connection, or :class:`GuestUnreachable`."""
+        before = self._boot_id
+        if self.enter(deadline.within(180)) != before:
+            raise GuestUnreachable(
+                "the guest restarted while the upgrade ran", "see its console for the reason"
+            )
+
+    def put(self, local: Path, remote: str, deadline: Deadline) -> None:
+        command = 'umask 077 && mkdir -p "${1%/*}" && cat >"$1"'
+        argv = [*self._sudo(), "sh", "-c", command, "sh", remote]
+        done = self.connection.execute(argv, deadline, input=local.read_bytes())
+        if not done.ok:
+            raise CommandFailed(done.argv, done.status, done.stderr, f"copying to {remote}")
+
+    def proxy_url(self) -> str:
+        return f"http://127.0.0.1:{self.connection.forwarded_port}"
+
+    def _sudo(self) -> tuple[str, ...]:
+        return () if self._login.user == "root" else ("sudo", "-n")
+
+    def _shell(self, args: Sequence[str]) -> tuple[str, ...]:
+        return (*self._sudo(), "sh", "-s", "--", *args)
+
+    # -- reboot -----------------------------------------------------------------------------
+
+    def reboot(self, deadline: Deadline) -> Reboot:
+        """Restart the guest by its own means; proved by a changed boot id."""
+        started = time.monotonic()
+        before = self._boot_id
+        self._console_start = self._console_size()
+        script = "( sleep 1; systemctl reboot || reboot ) >/dev/null 2>&1 &"
+        with contextlib.suppress(ConnectionLost):
+            self.run(script, deadline)
+        self._wait_for_shutdown(deadline)
+        try:
+            while self.enter(deadline) == before:
+                deadline.sleep(2)
+        except (GuestUnreachable, DeadlineExceeded) as problem:
+            return Reboot(
+                happened=False,
+                boot_id_before=before,
+                seconds=time.monotonic() - started,
+                message=problem.message,
+            )
+        return Reboot(
+            happened=True,
+            boot_id_before=before,
+            boot_id_after=self._boot_id,
+            seconds=time.monotonic() - started,
+        )
+
+    def _wait_for_shutdown(self, deadline: Deadline) -> None:
+        """Until the old system has closed our connection; slow shutdowns are asked again later."""
+        patience = deadline.within(120)
+        while self.connection.alive() and not patience.expired():
+            patience.sleep(0.5)
+            if self._console_rebooted():
+                break
+        self.connection.close()
+
+    def _console_rebooted(self) -> bool:
+        return "reboot: Restarting system" in self._console_text()
+
+    def _read_boot_id(self, deadline: Deadline) -> str:
+        read = self.run("cat /proc/sys/kernel/random/boot_id", deadline.within(60))
+        if not read.ok:
+            self._explain_sudo(read)
+        return read.stdout.strip()
+
+    def _explain_sudo(self, failed: Completed) -> None:
+        raise GuestUnreachable(
+            f"{self._login.user!r} gets no root in the guest: {failed.stderr.strip()[:200]}",
+            "log in as root, or let the user run `sudo -n sh` without a password",
+        )
+
+    # -- console ----------------------------------------------------------------------------
+
+    def _console_size(self) -> int:
+        log = self._entrance.console_log
+        return log.stat().st_size if log.exists() else 0
+
+    def _console_text(self) -> str:
+        """What the console said since the last (re)start, without control sequences."""
+        log = self._entrance.console_log
+        if not log.exists():
+            return ""
+        with log.open("rb") as file:
+            file.seek(max(self._console_start, log.stat().st_size - 65536))
+            return _CONTROL.sub("", file.read().decode(errors="replace").replace("\r", "\n"))
+
+    def _dead_end(self) -> str:
+        text = self._console_text()[-4096:]
+        return next((meaning for words, meaning in _DEAD_ENDS if words in text), "")
+
+    def console_tail(self, lines: int) -> tuple[str, ...]:
+        """The console's last non-empty lines."""
+        said = [line.rstrip() for line in self._console_text().splitlines() if line.strip()]
+        return tuple(said[-lines:])
+
+
+class _Lines:
+    """Splits a byte stream into lines and counts its bytes, so that a reader can resume."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self.count = 0
+        self._rest = b""
+        self._on_line = on_line
+
+    def feed(self, data: bytes) -> None:
+        self.count += len(data)
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            self._on_line(line.decode(errors="replace"))
+
+    def finish(self) -> None:
+        if self._rest:
+            self._on_line(self._rest.decode(errors="replace"))
+            self._rest = b""
+
+
+def _as_program(script: str) -> str:
+    """A script for ``sh -s``: read whole before it runs, standard input empty, and never 255,
+    which is what ssh says when it has lost the guest."""
+    return f'(\n{script}\n) </dev/null\ns=$?\n[ "$s" -ne 255 ] || s=254\nexit "$s"\n'
+
+
+def _begin_script(script: str) -> str:
+    program = shlex.quote(_as_program(script))
+    return f"""umask 077
+d=$1
+shift
+mkdir -p "$d" || exit
+printf %s {program} >"$d/job"
+(
+  trap '' HUP
+  sh "$d/job" "$@" >"$d/log" 2>&1 </dev/null
+  echo "$?" >"$d/rc.new"
+  mv "$d/rc.new" "$d/rc"
+) >/dev/null 2>&1 </dev/null &
+"""
+
+
+_WATCH = """d=$1
+tail -c "+$2" -f "$d/log" 2>/dev/null &
+t=$!
+while [ ! -e "$d/rc" ] && [ -d "$d" ]; do sleep 1; done
+kill "$t" 2>/dev/null
+wait "$t" 2>/dev/null
+:
+"""
+
+_STATUS = "\n--upgrade-sandbox-status="
+_COLLECT = f"""tail -c "+$2" "$1/log" 2>/dev/null
+printf '\\n%s' '{_STATUS.strip()}'
+cat "$1/rc" 2>/dev/null
+rm -rf "$1"
+"""

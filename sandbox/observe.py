@@ -1,0 +1,31 @@
+"""Observation: everything measured in a clone, in one round trip of one POSIX shell script."""
+
+from __future__ import annotations
+
+import secrets
+from importlib.resources import files
+from urllib.parse import urlsplit
+
+from sandbox.deadline import Deadline
+from sandbox.observe_parse import parse
+from sandbox.records import Observation
+from sandbox.shell import Shell
+
+
+def observe(shell: Shell, deadline: Deadline) -> Observation:
+    """Measure the clone.
+
+    What a guest does not have (systemd, dpkg, a journal) leaves its fields at their defaults.
+    Our own way in, the package proxy's forwarded port, is left out of the ports. Raises
+    :class:`~sandbox.errors.GuestUnreachable` when the answer is not one, and what the shell
+    raises.
+    """
+    mark = f"%%{secrets.token_hex(16)}%%"
+    script = files("sandbox").joinpath("observe.sh").read_text()
+    answer = shell.run(script, deadline, args=(mark,))
+    return parse(answer.stdout, mark, own_port=_port_of(shell.proxy_url()))
+
+
+def _port_of(proxy_url: str) -> int:
+    """The proxy's port in the guest; 0 without one."""
+    return (urlsplit(proxy_url).port or 0) if proxy_url else 0

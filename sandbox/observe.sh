@@ -1,0 +1,112 @@
+# Everything that an observation needs, in one go and with few processes: under emulation each
+# one costs. POSIX sh only; works without systemd, ss, dpkg. $1 is a mark that no output of the
+# guest can contain; every section has a size limit, because the guest may be hostile.
+PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
+LC_ALL=C LANGUAGE=C SYSTEMD_COLORS=0 COLUMNS=500
+export PATH LC_ALL LANGUAGE SYSTEMD_COLORS COLUMNS
+
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+section() {
+    printf '\n%s %s\n' "$mark" "$1"
+}
+
+main() {
+    mark=$1
+    section boot_id
+    cat /proc/sys/kernel/random/boot_id
+    section kernel
+    uname -r
+    section uptime
+    cat /proc/uptime
+    section kernels
+    for file in "${DPKG_ROOT:-}"/boot/vmlinu[xz]-*; do
+        if [ -f "$file" ]; then printf '%s\n' "${file##*/}"; fi
+    done | head -c 20000
+    section reboot_required
+    if [ -e /run/reboot-required ] || [ -e /var/run/reboot-required ]; then echo yes; fi
+    units
+    packages
+    ports
+    section mounts
+    head -c 100000 /proc/mounts
+    section df
+    df -P -k -l 2>/dev/null || df -P -k
+    section inodes
+    df -P -i -l 2>/dev/null || df -P -i
+    logs
+    section stale
+    stale_processes | head -c 20000
+    section end
+}
+
+units() {
+    if [ ! -d /run/systemd/system ] || ! has systemctl; then return; fi
+    section manager
+    systemctl show -p SystemState -p FinishTimestampMonotonic
+    section target
+    systemctl show default.target -p Id -p ActiveState
+    section units
+    systemctl list-units --all --full --plain --no-legend --no-pager \
+        --type=service,socket,timer,mount,target,path,swap,automount | head -c 1000000
+}
+
+packages() {
+    if has dpkg-query; then
+        section dpkg
+        dpkg-query -W -f \
+            '${Package}\t${Architecture}\t${Version}\t${db:Status-Status}\t${db:Status-Want}\n' |
+            head -c 4000000
+        section conffiles
+        conffiles=$(dpkg-query -W -f '${Conffiles}\n' | head -c 4000000 |
+            sed -n -e 's/^ \(\/.*\) [0-9a-f]\{32\}\( .*\)\{0,1\}$/\1/p' \
+                -e 's/^ \(\/.*\) newconffile.*$/\1/p')
+        printf '%s\n' "$conffiles"
+        section md5sums
+        printf '%s\n' "$conffiles" | tr '\n' '\0' | xargs -0 md5sum -- 2>/dev/null
+    elif has rpm; then
+        section rpm
+        rpm -qa --qf '%{NAME}\t%{ARCH}\t%{VERSION}-%{RELEASE}\tinstalled\tinstall\n' |
+            head -c 4000000
+    fi
+}
+
+ports() {
+    if has ss && ss -l -n -t >/dev/null 2>&1; then
+        section ss
+        ss -l -n -t -u -p | head -c 500000
+        return
+    fi
+    for table in tcp tcp6 udp udp6; do
+        if [ -r "/proc/net/$table" ]; then
+            section "net_$table"
+            head -c 500000 "/proc/net/$table"
+        fi
+    done
+}
+
+logs() {
+    section kernel_log
+    if dmesg >/dev/null 2>&1; then
+        dmesg -r | sed -n 's/^<[0-3]>//p' | tail -n 200 | head -c 200000
+    elif has journalctl; then
+        journalctl -k -b -p err -o cat --no-pager -q -n 200 2>/dev/null | head -c 200000
+    fi
+    if has journalctl; then
+        section journal
+        journalctl -b -p err -o cat --no-pager -q -n 200 2>/dev/null | head -c 200000
+    fi
+}
+
+# Programs that still run code which an upgrade has replaced, by name.
+stale_processes() {
+    grep -lE 'r-xp [^/]* /(usr|lib|lib32|lib64|bin|sbin|opt)/.* \(deleted\)$' \
+        /proc/[0-9]*/maps 2>/dev/null |
+        while IFS= read -r maps; do
+            if IFS= read -r name 2>/dev/null <"${maps%maps}comm"; then printf '%s\n' "$name"; fi
+        done | sort -u
+}
+
+main "$@" </dev/null

@@ -1,0 +1,92 @@
+"""Find the clone on its bridge: link-local addresses first, a DHCP lease as the second way."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Sequence
+
+from sandbox.deadline import Deadline
+from sandbox.process import run
+
+_NEIGHBOUR = re.compile(r"^(fe80::\S+) .*?lladdr ([0-9a-f:]{17})", re.MULTILINE)
+BANNER = b"SSH-"
+
+
+def link_local(mac: str) -> str:
+    """The EUI-64 link-local address of a MAC (RFC 4291, appendix A)."""
+    octets = bytearray(int(part, 16) for part in mac.split(":"))
+    octets[0] ^= 2
+    eui = bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:])
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + eui))
+
+
+def candidates(
+    macs: Sequence[str], bridge: str, leases: Sequence[tuple[str, str]], neighbours: Sequence[str]
+) -> tuple[str, ...]:
+    """Addresses to try, most likely first, each once."""
+    local = [f"{link_local(mac)}%{bridge}" for mac in macs]
+    seen = [f"{address}%{bridge}" for address in neighbours]
+    leased = [address for mac, address in leases if mac in macs]
+    return tuple(dict.fromkeys((*local, *seen, *leased)))
+
+
+def neighbours(bridge: str, macs: Sequence[str], deadline: Deadline) -> tuple[str, ...]:
+    """Link-local addresses that answer a multicast ping: guests with RFC 7217 addresses."""
+    with contextlib.suppress(OSError):
+        _ask_all_nodes(bridge)
+    shown = run(["ip", "-6", "neigh", "show", "dev", bridge], deadline, check=False).stdout
+    return tuple(address for address, mac in _NEIGHBOUR.findall(shown) if mac in macs)
+
+
+def _ask_all_nodes(bridge: str) -> None:
+    """ICMPv6 echo to ff02::1; each answer is followed by a unicast echo, so that the kernel
+    resolves who it is and the neighbour table learns its MAC."""
+    index = socket.if_nametoindex(bridge)
+    request = bytes([128, 0, 0, 0, 0x5A, 0x0B, 0, 1]) + b"sandbox!"
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bridge.encode())
+        raw.sendto(request, ("ff02::1", 0, 0, index))
+        raw.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                data, peer = raw.recvfrom(2048)
+                if data[:1] == b"\x81":  # echo reply
+                    raw.sendto(request, (peer[0], 0, 0, index))
+
+
+def answers_ssh(address: str, port: int, timeout: float) -> bool:
+    """Whether something there says the SSH banner: an open port alone is not a booted guest."""
+    host, _, bridge = address.partition("%")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as stream:
+            stream.settimeout(timeout)
+            if bridge:
+                stream.connect((host, port, 0, socket.if_nametoindex(bridge)))
+            else:
+                stream.connect((host, port))
+            return stream.recv(16).startswith(BANNER)
+    except OSError:
+        return False
+
+
+def find(
+    macs: Sequence[str],
+    bridge: str,
+    port: int,
+    leases: Callable[[], Sequence[tuple[str, str]]],
+    deadline: Deadline,
+    round: int,
+) -> str | None:
+    """One round of trying: the address that answers, or None. The costly ways (multicast,
+    leases) are asked only every few rounds."""
+    fallback = round % 6 == 5
+    known = neighbours(bridge, macs, deadline) if fallback else ()
+    leased = leases() if fallback else ()
+    for address in candidates(macs, bridge, leased, known):
+        if answers_ssh(address, port, min(3.0, max(0.2, deadline.remaining()))):
+            return address
+    return None

@@ -1,0 +1,113 @@
+"""Remove what a run left behind: by mark and name, idempotent, and never anything else.
+
+The same function ends a run normally, removes a kept clone, and cleans up after a killed one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandbox import network
+from sandbox.errors import SandboxError
+from sandbox.hypervisors import Hypervisor
+from sandbox.store import OurProcess, RunFolder, Store, is_alive, start_time
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """What was removed of a run, and what could not be."""
+
+    run: str
+    removed: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def domain_name(run_id: str) -> str:
+    return f"sandbox-{run_id}"
+
+
+def remove_run(hypervisor: Hypervisor, folder: RunFolder) -> Reaped:
+    """Remove a run's domain, processes, export, network and disks, in that order.
+
+    One step that fails does not keep the others from being tried.
+    """
+    removed: list[str] = []
+    failed: list[str] = []
+    source = folder.facts().get("source", "")
+
+    def domain() -> list[str]:
+        name = domain_name(folder.id)
+        return [f"domain {name}"] if hypervisor.destroy(name, folder.id) else []
+
+    def processes() -> list[str]:
+        return [f"{p.role} process {p.pid}" for p in folder.processes() if _end(p)]
+
+    def export() -> list[str]:
+        ended = bool(source) and hypervisor.end_export(source, folder.clone)
+        return [f"export of {source}"] if ended else []
+
+    def bridge() -> list[str]:
+        return list(network.remove(hypervisor, folder.id))
+
+    def disks() -> list[str]:
+        if failed or not folder.clone.exists():
+            return []  # with a disk still in use, its folder is what a later reap needs
+        shutil.rmtree(folder.clone)
+        return [f"folder {folder.clone}"]
+
+    steps: tuple[Callable[[], list[str]], ...] = (domain, processes, export, bridge, disks)
+    for step in steps:
+        try:
+            removed.extend(step())
+        except (SandboxError, OSError) as problem:
+            failed.append(str(problem))
+    return Reaped(folder.id, tuple(removed), tuple(failed))
+
+
+def _end(process: OurProcess) -> bool:
+    """Kill one of our processes with its group; false when it is gone or is another's now."""
+    if not process.started or start_time(process.pid) != process.started:
+        return False
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(process.pid, signal.SIGKILL)
+    for _ in range(100):
+        if _state(process.pid) in ("", "Z"):
+            break
+        time.sleep(0.02)
+    return True
+
+
+def _state(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def leftovers(hypervisor: Hypervisor, store: Store) -> tuple[str, ...]:
+    """Ids of runs whose owner is dead and that were not kept on purpose."""
+    owners = {run_id: store.folder(run_id).facts() for run_id in store.clone_ids()}
+    for _name, mark in (*hypervisor.marked_domains(), *hypervisor.marked_networks()):
+        owners.setdefault(mark.run, {"owner": mark.owner})
+    return tuple(
+        sorted(
+            run_id
+            for run_id, facts in owners.items()
+            if facts.get("kept") != "yes" and not is_alive(facts.get("owner", ""))
+        )
+    )
+
+
+def reap(hypervisor: Hypervisor, store: Store) -> tuple[Reaped, ...]:
+    """Remove what dead runs left; live and kept ones are not touched."""
+    return tuple(
+        remove_run(hypervisor, store.folder(run_id)) for run_id in leftovers(hypervisor, store)
+    )

@@ -1,0 +1,286 @@
+"""What every report says, worked out once: the formats only lay it out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from sandbox.differences import CheckChange, Differences, Effect, compare, compare_checks
+from sandbox.records import PackageChange, Phase, RunRecord, UpgradeStatus, Verdict
+from sandbox.report.clean import clean, one_line, tail_lines
+
+CONSOLE_LINES = 200
+TRANSCRIPT_LINES = 80
+CONSOLE_BYTES = 256 * 1024
+_EFFECT_ORDER = (
+    Effect.BROKE,
+    Effect.LOST,
+    Effect.UNPROVEN,
+    Effect.WAS_BROKEN,
+    Effect.HOLDS,
+    Effect.UNJUDGED,
+)
+# How an effect is called: of one check, and after a number of them.
+_WORDS = {
+    Effect.HOLDS: ("holds", "hold"),
+    Effect.BROKE: ("broke", "broke"),
+    Effect.LOST: ("no answer after", "gave no answer after"),
+    Effect.WAS_BROKEN: ("broken before", "broken before"),
+    Effect.UNPROVEN: ("fails, not judged before", "fail, not judged before"),
+    Effect.UNJUDGED: ("not judged", "not judged"),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """A record made fit to be shown; every text in it is sanitised."""
+
+    record: RunRecord
+    verdict: str  # a Verdict's value, or "running" / "unknown" when there is none
+    answer: str  # the first words: "YES", "NO", ...
+    headline: str  # one line: may I upgrade, yes or no and why
+    checks: tuple[CheckChange, ...]  # what needs attention first
+    differences: Differences | None  # None: there was no second observation
+    packages: tuple[PackageChange, ...]
+    packages_word: str  # "changed" (seen), "applied" (said to be), "to change" (announced)
+    console: tuple[str, ...]  # the console's last lines
+
+    @property
+    def counts(self) -> dict[Effect, int]:
+        """How many checks had which effect; only those that occur."""
+        effects = [change.effect for change in self.checks]
+        return {effect: effects.count(effect) for effect in _EFFECT_ORDER if effect in effects}
+
+    @cached_property
+    def attention(self) -> list[CheckChange]:
+        """The checks that a reader has to look at; where none ran after, only those failing."""
+        calm = {Effect.HOLDS, Effect.UNJUDGED} | ({Effect.LOST} if self.ended_early else set())
+        return [change for change in self.checks if change.effect not in calm]
+
+    @cached_property
+    def others(self) -> list[CheckChange]:
+        """The checks without a finding."""
+        return [change for change in self.checks if change not in self.attention]
+
+    @property
+    def count_line(self) -> str:
+        """ "2 broke, 10 hold"."""
+        return ", ".join(
+            f"{number} {self.word(effect, many=True)}" for effect, number in self.counts.items()
+        )
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the checks never ran a second time."""
+        return self.record.facts.checks_after is None
+
+    def word(self, effect: Effect, *, many: bool = False) -> str:
+        """An effect in words; ``many`` after a number."""
+        if effect is Effect.LOST and self.ended_early:
+            return "not run after"
+        return _WORDS[effect][many]
+
+    @property
+    def shows_console(self) -> bool:
+        """Whether the console tells why the guest could not be looked at to the end."""
+        upgrade = self.record.facts.upgrade
+        blameless = (UpgradeStatus.UNAVAILABLE, UpgradeStatus.IMPOSSIBLE)
+        return (
+            bool(self.console)
+            and self.verdict not in (Verdict.PASS, Verdict.REJECTED, "running")
+            and self.record.facts.after is None
+            and not (upgrade and upgrade.status in blameless)
+        )
+
+    @property
+    def transcript(self) -> tuple[str, ...]:
+        """The last lines that the package manager said, when it failed."""
+        upgrade = self.record.facts.upgrade
+        if not upgrade or upgrade.status is not UpgradeStatus.FAILED:
+            return ()
+        return tail_lines(upgrade.log, TRANSCRIPT_LINES)
+
+
+def view(record: RunRecord, run_dir: Path) -> View:
+    """Sanitise ``record`` and work out what its reports have in common."""
+    # Compared as they are and cleaned afterwards: two texts may differ only in what is cut.
+    facts, shown = record.facts, clean(record)
+    differences = (
+        clean(compare(facts.before, facts.after)) if facts.before and facts.after else None
+    )
+    checks = [clean(c) for c in compare_checks(facts.checks_before, facts.checks_after)]
+    return View(
+        record=shown,
+        verdict=_verdict(shown),
+        answer=_answer(shown),
+        headline=headline(shown),
+        checks=tuple(sorted(checks, key=lambda change: _EFFECT_ORDER.index(change.effect))),
+        differences=differences,
+        packages=_packages(shown, differences),
+        packages_word=_packages_word(shown, differences),
+        console=_console(record, run_dir),
+    )
+
+
+def headline(record: RunRecord) -> str:
+    """The one line that answers "may I upgrade?"."""
+    guest = one_line(record.guest, 80)
+    answer = _answer(record)
+    if record.decision is None:
+        phase = record.phases[-1].phase.value if record.phases else Phase.PLAN.value
+        if record.state == "running":
+            return f"{answer} for {guest}: the rehearsal is running (phase {phase})."
+        return f"{answer} for {guest}: the rehearsal ended without a verdict in phase {phase}."
+    reason = one_line(record.decision.reason).rstrip(".")
+    verdict = record.decision.verdict
+    if verdict is Verdict.PASS:
+        return f"{answer}, upgrade {guest}: {reason}."
+    if verdict is Verdict.FAIL:
+        return f"{answer}, do not upgrade {guest}: {reason}."
+    return f"{answer} for {guest} ({verdict.value}): {reason}."
+
+
+def _answer(record: RunRecord) -> str:
+    if record.decision is None:
+        return "NO ANSWER YET" if record.state == "running" else "NO ANSWER"
+    return {
+        Verdict.PASS: "YES",
+        Verdict.FAIL: "NO",
+        Verdict.INCONCLUSIVE: "UNKNOWN",
+        Verdict.ERROR: "NO ANSWER",
+        Verdict.REJECTED: "NOT REHEARSED",
+    }[record.decision.verdict]
+
+
+def _verdict(record: RunRecord) -> str:
+    if record.decision is None:
+        return "running" if record.state == "running" else "unknown"
+    return record.decision.verdict.value
+
+
+def _packages(record: RunRecord, differences: Differences | None) -> tuple[PackageChange, ...]:
+    """The observed changes with the origins that the simulation knew, else the announced ones."""
+    upgrade = record.facts.upgrade
+    announced = upgrade.changes if upgrade else ()
+    if differences is None:
+        return () if upgrade and upgrade.status is UpgradeStatus.NOTHING else announced
+    origins = {(c.name, c.new): c.origin for c in announced}
+    return tuple(
+        change.model_copy(update={"origin": origins.get((change.name, change.new), "")})
+        for change in differences.packages
+    )
+
+
+def _packages_word(record: RunRecord, differences: Differences | None) -> str:
+    upgrade = record.facts.upgrade
+    if differences is not None:
+        return "changed"
+    return "applied" if upgrade and upgrade.status is UpgradeStatus.APPLIED else "to change"
+
+
+def _console(record: RunRecord, run_dir: Path) -> tuple[str, ...]:
+    for artifact in record.artifacts:
+        if Path(artifact.name).name == "console.log":
+            data = read_artifact(run_dir, artifact.name, CONSOLE_BYTES, from_end=True)
+            return tail_lines((data or b"").decode(errors="replace"), CONSOLE_LINES)
+    return ()
+
+
+def difference_lines(differences: Differences) -> Iterator[str]:
+    """Every difference but the packages, one line each."""
+    d = differences
+    if d.kernel:
+        yield f"kernel: {d.kernel.before} -> {d.kernel.after}"
+    if d.state:
+        yield f"system state: {d.state.before} -> {d.state.after}"
+    if d.boot_seconds_before and d.boot_seconds_after:
+        yield f"boot: {duration(d.boot_seconds_before)} -> {duration(d.boot_seconds_after)}"
+    yield from (f"half-configured: {name}" for name in d.half_configured)
+    yield from (f"unit failed: {name}" for name in d.failed_units)
+    yield from (f"unit recovered: {name}" for name in d.recovered_units)
+    failed = {*d.failed_units, *d.recovered_units}
+    for unit in d.units:
+        if unit.name not in failed:
+            yield f"unit {unit.name}: {unit.before or 'absent'} -> {unit.after or 'absent'}"
+    for word, ports in (("closed", d.ports_closed), ("opened", d.ports_opened)):
+        for port in ports:
+            owner = f" ({port.process})" if port.process else ""
+            yield f"port {word}: {port.protocol} {port.address}:{port.port}{owner}"
+    for file in d.conffiles:
+        word = "new" if file.before is None else "gone" if file.after is None else "changed"
+        yield f"configuration file {word}: {file.name}"
+    for filesystem in d.filesystems:
+        yield (
+            f"filesystem {filesystem.mount}: {filesystem.percent_before} % -> "
+            f"{filesystem.percent_after} % used ({size(filesystem.grown, signed=True)})"
+        )
+    yield from (f"new kernel error: {line}" for line in d.kernel_errors)
+    yield from (f"new log error: {line}" for line in d.journal_errors)
+    yield from (f"still runs old libraries: {name}" for name in d.stale_processes)
+    if d.reboot_required:
+        yield "the guest asks for a reboot"
+
+
+def read_artifact(run_dir: Path, name: str, limit: int, *, from_end: bool = False) -> bytes | None:
+    """At most ``limit`` bytes of a regular file inside the run's folder, from its end if asked.
+
+    ``None`` when it is not there, is a link or no regular file, lies outside the folder, or,
+    unless ``from_end``, is larger: a record names files, and must not name any file at will.
+    """
+    try:
+        root = run_dir.resolve(strict=True)
+        path = (root / name).resolve(strict=True)
+        if not path.is_relative_to(root) or path != root / os.path.normpath(name):
+            return None
+        # Not blocking, so that a named pipe in the folder cannot hold up a report.
+        with open(path, "rb", opener=_open_safely) as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode) or (facts.st_size > limit and not from_end):
+                return None
+            if from_end:
+                file.seek(max(0, facts.st_size - limit))
+            return file.read(limit)
+    except (OSError, ValueError):
+        return None
+
+
+def _open_safely(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "0.3 s", "42 s", "6 min 12 s", "1 h 02 min"."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def instant(moment: float) -> str:
+    """A Unix time as UTC: "2026-07-31 10:12 UTC"."""
+    if moment <= 0:
+        return "unknown"
+    try:
+        return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return "unknown"
+
+
+def size(amount: int, *, signed: bool = False) -> str:
+    """Bytes for people, in powers of 1024; ``signed`` puts a plus before growth."""
+    sign = "-" if amount < 0 else "+" if signed and amount > 0 else ""
+    value = float(abs(amount))
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{sign}{value:.0f} {unit}" if unit == "B" else f"{sign}{value:.1f} {unit}"
+        value /= 1024
+    return f"{sign}{value:.1f} TiB"

@@ -1,0 +1,389 @@
+"""The shape of ``scenario.yaml``: strict, frozen sections whose descriptions fill the schema.
+
+Validated from JSON text, so that strictness means YAML's own types: a list stays a list and
+``"5"`` is no number. Paths are resolved against the :class:`Roots` given as context.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
+
+from sandbox.checks import CheckSettings
+from sandbox.errors import RequestError
+from sandbox.records import Expectations
+from sandbox.scenario import values
+from sandbox.upgraders import UpgradeRequest, What
+
+# What ships in scenarios/shared, for the schema where no folder is at hand.
+SHARED_CHECKS = (
+    *("boot", "filesystems", "http", "kernel", "kernel_log"),
+    *("packages", "ports", "services", "units"),
+)
+ImageFormat = Literal["qcow2", "raw", "vmdk", "vhdx", "vpc"]
+RebootPolicy = Literal["always", "if-needed", "never"]
+_DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+
+
+@dataclass(frozen=True)
+class Roots:
+    """What the names and relative paths of a scenario refer to."""
+
+    folder: Path  # resolved
+    shared: Mapping[str, Path] = field(default_factory=dict)
+
+
+def _roots(info: ValidationInfo) -> Roots:
+    assert isinstance(info.context, Roots), "scenarios are validated with their folder as context"
+    return info.context
+
+
+def _own_machine_file(value: object, info: ValidationInfo) -> Path:
+    """A file of the user's machine: ``~`` and paths outside of the scenario are meant."""
+    if isinstance(value, Path):  # the user's own command line, see parse_source
+        return existing_file(value)
+    path = _expanded(values.text(value))
+    return existing_file(path if path.is_absolute() else _roots(info).folder / path)
+
+
+def _private_key(value: object, info: ValidationInfo) -> Path:
+    path = _own_machine_file(value, info)
+    if path.suffix == ".pub":
+        raise ValueError(f"{values.shown(str(path))} is the public half: name the private key")
+    return path
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as problem:
+        raise ValueError(f"{values.shown(path)}: there is no such home folder") from problem
+
+
+def existing_file(path: Path) -> Path:
+    """The resolved path of a regular file; raises :class:`ValueError`."""
+    try:
+        resolved = path.resolve()
+        if resolved.is_file():
+            return resolved
+        what = "is a folder" if resolved.is_dir() else "does not exist"
+    except (OSError, RuntimeError) as problem:
+        what = f"cannot be read: {getattr(problem, 'strerror', None) or problem}"
+    raise ValueError(f"{values.shown(str(path))} {what}")
+
+
+def _beneath(value: object, info: ValidationInfo) -> Path:
+    """A file beneath the scenario's folder, whatever symlinks say."""
+    if isinstance(value, Path):  # the user's own command line, see parse_upgrade
+        return existing_file(value)
+    return beneath(_roots(info).folder, values.text(value))
+
+
+def beneath(folder: Path, name: str) -> Path:
+    """``folder/name``, proved to be an existing file inside; raises :class:`ValueError`."""
+    relative = Path(name)
+    if relative.is_absolute() or ".." in relative.parts or name.startswith("~"):
+        raise ValueError(f"{values.shown(name)} must be a path beneath the scenario's folder")
+    path = existing_file(folder / relative)
+    if not path.is_relative_to(folder):
+        raise ValueError(f"{values.shown(name)} is a link that leads out of the scenario's folder")
+    return path
+
+
+def _package_file(value: object, info: ValidationInfo) -> Path:
+    path = _beneath(value, info)
+    if path.suffix not in (".deb", ".rpm"):
+        raise ValueError(f"{values.shown(path.name)} is not a package file (.deb or .rpm)")
+    return path
+
+
+def _shared_check(value: object, info: ValidationInfo) -> str:
+    name, known = values.text(value), sorted(_roots(info).shared)
+    if name not in known:
+        hint = values.did_you_mean(name, known) or "; the folder of shared checks is empty"
+        raise ValueError(f"there is no shared check {values.shown(name)}{hint}")
+    return name
+
+
+def _repository(value: object) -> values.Repository:
+    return value if isinstance(value, values.Repository) else values.repository(value)
+
+
+def _schema(pattern: str | None = None, **extra: Any) -> WithJsonSchema:
+    text: dict[str, Any] = {"type": "string", "minLength": 1}
+    if pattern is not None:
+        text["pattern"] = f"^(?:{pattern})$"
+    return WithJsonSchema({**text, **extra})
+
+
+def _text(parse: Callable[[object], str], pattern: str | None = None) -> Any:
+    return PlainValidator(parse), _schema(pattern)
+
+
+_NUMBER_OR_TEXT = {"type": ["integer", "string"], "minimum": 1}
+GuestName = Annotated[str, PlainValidator(values.guest_name), _schema(maxLength=64)]
+UserName = Annotated[str, PlainValidator(values.user_name), _schema(values.USER)]
+MachineFile = Annotated[Path, PlainValidator(_own_machine_file), _schema()]
+KeyFile = Annotated[Path, PlainValidator(_private_key), _schema(examples=["~/.ssh/id_ed25519"])]
+ScenarioFilePath = Annotated[Path, PlainValidator(_beneath), _schema()]
+PackageFile = Annotated[Path, PlainValidator(_package_file), _schema(r".*\.(deb|rpm)")]
+PackageSpec = Annotated[
+    str, PlainValidator(values.package_spec), _schema(values.PACKAGE_SPEC, examples=["nginx"])
+]
+PackageGlob = Annotated[str, PlainValidator(values.package_glob), _schema(values.PACKAGE_GLOB)]
+RepositoryLine = Annotated[
+    values.Repository, PlainValidator(_repository), _schema(r"\s*deb\s+.*https?://\S+\s+.+")
+]
+SharedCheck = Annotated[
+    str, PlainValidator(_shared_check), WithJsonSchema({"enum": list(SHARED_CHECKS)})
+]
+Url = Annotated[str, PlainValidator(values.http_url), _schema("https?://.+")]
+UnitGlob = Annotated[str, PlainValidator(values.text), _schema()]
+PortName = Annotated[
+    str,
+    PlainValidator(values.port),
+    WithJsonSchema({**_NUMBER_OR_TEXT, "maximum": 65535, "pattern": "^((tcp|udp)/)?[0-9]{1,5}$"}),
+]
+Regex = Annotated[str, PlainValidator(values.regular_expression), _schema(format="regex")]
+Size = Annotated[
+    int,
+    PlainValidator(values.size),
+    WithJsonSchema({**_NUMBER_OR_TEXT, "pattern": f"^{values.SIZE}$", "examples": ["2GiB"]}),
+]
+Duration = Annotated[
+    int,
+    PlainValidator(values.duration),
+    WithJsonSchema({**_NUMBER_OR_TEXT, "pattern": f"^{values.DURATION}$", "examples": ["10m"]}),
+]
+Kernel = Annotated[str, PlainValidator(values.kernel), _schema(values.KERNEL)]
+
+
+class Section(BaseModel):
+    """A mapping of the file; unknown keys and converted types are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ImageDisk(Section):
+    """A disk image and its format."""
+
+    path: MachineFile = Field(description="the image; relative to the scenario's folder")
+    format: ImageFormat = Field(description="stated, never probed: a guest wrote this disk")
+
+
+class Image(ImageDisk):
+    """A disk image with a system on it, and the machine that this system expects."""
+
+    disks: tuple[ImageDisk, ...] = Field(
+        default=(), max_length=24, description="further disks, in order"
+    )
+    memory: Size = Field(default=1 << 30, description="memory of the machine: 1GiB")
+    cpus: int = Field(default=2, ge=1, le=64, description="virtual processors")
+    firmware: Literal["bios", "uefi"] = Field(
+        default="bios", description="what the image boots with"
+    )
+    machine: Literal["pc", "q35"] = Field(default="pc", description="QEMU's machine type")
+    disk_bus: Literal["virtio", "sata", "scsi", "ide"] = Field(
+        default="virtio", description="disk bus"
+    )
+    nic: Literal["virtio", "e1000"] = Field(default="virtio", description="network card")
+
+    @property
+    def files(self) -> tuple[tuple[Path, str], ...]:
+        """(path, format) of every disk; the first one boots."""
+        return tuple((disk.path, disk.format) for disk in (self, *self.disks))
+
+
+class Source(Section):
+    """What is cloned: exactly one of a libvirt guest and a disk image. Never modified."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": kind}}}
+                for name, kind in (("guest", "string"), ("image", "object"))
+            ]
+        }
+    )
+    guest: GuestName | None = Field(default=None, description="name of the libvirt domain: web01")
+    image: Image | None = Field(default=None, description="a disk image, instead of a guest")
+
+
+class Login(Section):
+    """How the clone is entered: over SSH, as a user that the guest already accepts."""
+
+    user: UserName = Field(default="root", description="root, or a user with passwordless sudo")
+    key: KeyFile | None = Field(
+        default=None,
+        description="private key that the guest accepts; default: the usual ones in ~/.ssh",
+    )
+    port: int = Field(default=22, ge=1, le=65535, description="port of the guest's sshd")
+    inject: bool = Field(
+        default=False,
+        description="put a throw-away key into the clone's disk; no key of yours is needed",
+    )
+
+    def private_key(self) -> Path | None:
+        """The key to use: the stated one or the first usual one; None when one is injected.
+
+        Raises :class:`RequestError` where there is none.
+        """
+        if self.inject or self.key is not None:
+            return None if self.inject else self.key
+        for name in _DEFAULT_KEYS:
+            usual = _expanded(f"~/.ssh/{name}")
+            if usual.is_file():
+                return usual
+        raise RequestError(
+            "there is no private key to enter the guest with",
+            "state login.key in the scenario, or login.inject: true for a throw-away key",
+        )
+
+
+def _only_with(key: str, what: list[str], required: list[str]) -> dict[str, Any]:
+    """A JSON Schema rule: ``key`` only with these kinds, which need one of ``required``."""
+    kind = {"properties": {"what": {"enum": what}}, "required": ["what"]}
+    filled = [{"required": [n], "properties": {n: {"minLength": 1}}} for n in required]
+    return {
+        "if": kind,
+        "then": {"anyOf": filled} if filled else True,
+        "else": {"properties": {key: {"maxItems": 0, "type": ["array", "null"]}}},
+    }
+
+
+class Upgrade(Section):
+    """What is rehearsed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                _only_with("packages", ["packages"], ["packages", "files"]),
+                _only_with("script", ["script"], ["script"]),
+            ]
+        }
+    )
+    what: What = Field(
+        description="all updates, security updates only, the kernel, named packages, or a script"
+    )
+    packages: tuple[PackageSpec, ...] = Field(
+        default=(), description="with what: packages: names, or name=version"
+    )
+    repositories: tuple[RepositoryLine, ...] = Field(
+        default=(),
+        description="package sources proposed for this rehearsal, in apt's one-line form",
+    )
+    files: tuple[PackageFile, ...] = Field(
+        default=(), description="package files to install as well, beneath the scenario's folder"
+    )
+    script: ScenarioFilePath | None = Field(
+        default=None, description="with what: script: run in the clone as root"
+    )
+
+    def request(self) -> UpgradeRequest:
+        """The same for the upgraders."""
+        lines = tuple(map(str, self.repositories))
+        return UpgradeRequest(self.what, self.packages, lines, self.files, self.script)
+
+
+class Ignore(Section):
+    """What the shared checks may overlook."""
+
+    units: tuple[UnitGlob, ...] = Field(
+        default=(), description="units that may stop or fail: 'apt-*'"
+    )
+    ports: tuple[PortName, ...] = Field(default=(), description="ports that may close: udp/68")
+    kernel_log: tuple[Regex, ...] = Field(
+        default=(), description="regular expressions of kernel messages that do not matter"
+    )
+
+
+class Checks(Section):
+    """What must hold before and after, beside the scenario's own test_*.py."""
+
+    shared: tuple[SharedCheck, ...] | None = Field(
+        default=None, description="shared checks by name; default: all of them"
+    )
+    http: tuple[Url, ...] = Field(
+        default=(),
+        description="URLs asked inside the guest; default: every port that answers HTTP before",
+    )
+    filesystems_max_percent: int = Field(
+        default=95, ge=1, le=100, description="how full a filesystem may be after the upgrade"
+    )
+    ignore: Ignore = Field(default=Ignore(), description="what the shared checks may overlook")
+
+    def settings(self, *, sudo: bool = False) -> CheckSettings:
+        """The same for the checks."""
+        return CheckSettings(
+            http=self.http,
+            filesystems_max_percent=self.filesystems_max_percent,
+            ignore_units=self.ignore.units,
+            ignore_ports=self.ignore.ports,
+            ignore_kernel_log=self.ignore.kernel_log,
+            sudo=sudo,
+        )
+
+
+class Deadlines(Section):
+    """How long a phase may take: seconds, or 10m, 1h30m."""
+
+    clone: Duration = Field(default=60, description="making the clone")
+    boot: Duration = Field(default=300, description="from its start until it can be entered")
+    baseline: Duration = Field(default=300, description="observation and checks before the upgrade")
+    upgrade: Duration = Field(default=3600, description="the upgrade itself, downloads included")
+    reboot: Duration = Field(default=600, description="the reboot after it")
+    verify: Duration = Field(default=300, description="observation and checks after it")
+
+
+class Expect(Section):
+    """What the upgrade must achieve, beside breaking nothing."""
+
+    kernel: Kernel | None = Field(
+        default=None, description="the kernel that runs afterwards: newest, unchanged or a release"
+    )
+    change: tuple[PackageGlob, ...] = Field(default=(), description="packages that must change")
+    keep: tuple[PackageGlob, ...] = Field(default=(), description="packages that must not change")
+    nothing_to_upgrade: Literal["pass", "inconclusive"] = Field(
+        default="pass", description="the verdict when the guest already has everything"
+    )
+
+    def expectations(self, kernel: str | None) -> Expectations:
+        """The same for the verdict, with the kernel that was stated or follows."""
+        return Expectations(
+            kernel=kernel,
+            must_change=self.change,
+            must_not_change=self.keep,
+            allow_nothing=self.nothing_to_upgrade == "pass",
+        )
+
+
+class ScenarioFile(Section):
+    """A rehearsal: which guest, which upgrade, and what must still hold afterwards."""
+
+    description: str = Field(
+        default="", max_length=500, description="one line for lists and reports"
+    )
+    source: Source | None = Field(
+        default=None, description="what is cloned; when absent, --guest or --image must be given"
+    )
+    login: Login = Field(default=Login(), description="how the clone is entered")
+    upgrade: Upgrade = Field(description="what is rehearsed, e.g. {what: security}")
+    reboot: RebootPolicy | None = Field(
+        default=None, description="default if-needed; with what: kernel always"
+    )
+    checks: Checks = Field(default=Checks(), description="what must hold before and after")
+    deadlines: Deadlines = Field(default=Deadlines(), description="how long each phase may take")
+    expect: Expect = Field(default=Expect(), description="what the upgrade must achieve")
+    memory: Size | None = Field(
+        default=None, description="memory of the clone; default: as much as the source has"
+    )
+
+
+def validate(data: Mapping[str, Any], roots: Roots) -> ScenarioFile:
+    """Plain data to the typed file; raises pydantic's ValidationError with every problem."""
+    return ScenarioFile.model_validate_json(json.dumps(data), context=roots)

@@ -1,0 +1,203 @@
+"""Everything that is wrong with a scenario, all at once, each with its line and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from sandbox.errors import RequestError
+from sandbox.scenario.model import ScenarioFile
+from sandbox.scenario.values import did_you_mean, nearest, shown
+from sandbox.strict_yaml import Document, KeyPath, dotted
+
+
+class ScenarioError(RequestError):
+    """The scenario is wrong. ``problems`` are all of them, as ``path:line: key: what``."""
+
+    def __init__(self, problems: Iterable[str], hint: str) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = f"{count} problems:\n" if count > 1 else ""
+        super().__init__(head + "\n".join(self.problems), hint)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with the value at ``key``."""
+
+    key: KeyPath
+    what: str
+
+
+def scenario_error(document: Document, problems: Iterable[Problem]) -> ScenarioError:
+    """The error for a file with problems, in the order of its lines."""
+    found = sorted({(document.line(p.key), dotted(p.key), p.what) for p in problems})
+    lines = [f"{document.path}:{line}: {key}: {what}" for line, key, what in found]
+    return ScenarioError(lines, "correct the scenario; nothing was cloned")
+
+
+def shape_problems(invalid: ValidationError) -> Iterator[Problem]:
+    """Unknown keys, wrong types and bad values, from pydantic's findings."""
+    for error in invalid.errors(include_url=False):
+        key = tuple(error["loc"])
+        yield Problem(key, _what(error, key))
+
+
+def _what(error: ErrorDetails, key: KeyPath) -> str:
+    value, context = error.get("input"), error.get("ctx", {})
+    match error["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "extra_forbidden":
+            return _unknown_key(key)
+        case "missing":
+            field = _section_at(key[:-1]).model_fields.get(str(key[-1]))
+            return f"is required: {field.description}" if field else "is required"
+        case "literal_error":
+            allowed = re.findall(r"'([^']*)'", str(context["expected"]))
+            return f"{shown(value)} is not one of them{did_you_mean(str(value), allowed)}"
+        case "too_long":
+            return f"must not have more than {context['max_length']} entries"
+        case "string_too_long":
+            return f"must not have more than {context['max_length']} characters"
+        case "greater_than_equal":
+            return f"{shown(value)} is too small: at least {context['ge']}"
+        case "less_than_equal":
+            return f"{shown(value)} is too large: at most {context['le']}"
+    wanted = _KINDS.get(error["type"])
+    if wanted is None:
+        return error["msg"]
+    if value is None:
+        return f"is empty: remove the key, or give it {wanted}"
+    return f"must be {wanted}, not {_kind(value)}"
+
+
+_KINDS = {
+    "model_type": "a mapping (`key: value` lines)",
+    "tuple_type": "a list, as in [a, b]",
+    "string_type": "text (in quotes if need be)",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+}
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else shown(value)
+
+
+def _unknown_key(key: KeyPath) -> str:
+    """Name the nearest key of the same section, or the section where the key belongs."""
+    name, section = str(key[-1]), _section_at(key[:-1])
+    here = list(section.model_fields)
+    if best := nearest(name, here):
+        return f"unknown key; did you mean {best!r}?"
+    elsewhere = {path.rpartition(".")[2]: path for path in _all_keys(ScenarioFile)}
+    if best := nearest(name, elsewhere):
+        return f"unknown key; did you mean {elsewhere[best]!r}?"
+    return f"unknown key; known here: {', '.join(here)}"
+
+
+def _section_at(key: KeyPath) -> type[BaseModel]:
+    """The section that a key path leads to: list positions are passed over."""
+    section: type[BaseModel] = ScenarioFile
+    for name in key:
+        field = section.model_fields.get(str(name))
+        section = (_section_in(field.annotation) if field else None) or section
+    return section
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section inside ``Image | None`` or ``tuple[ImageDisk, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+
+
+def _all_keys(section: type[BaseModel], around: str = "") -> Iterator[str]:
+    """Every key of the file, the outermost last so that it wins over namesakes further in."""
+    for name, field in section.model_fields.items():
+        if inner := _section_in(field.annotation):
+            yield from _all_keys(inner, f"{around}{name}.")
+    yield from (around + name for name in section.model_fields)
+
+
+def rule_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Keys that contradict each other.
+
+    Works on the plain data, whose types may still be wrong, so that these problems are listed
+    along with the others.
+    """
+    if isinstance(source := data.get("source"), dict):
+        yield from _source_rules(source)
+    upgrade = data.get("upgrade")
+    what = upgrade.get("what") if isinstance(upgrade, dict) else None
+    if isinstance(upgrade, dict):
+        yield from _upgrade_rules(upgrade, what)
+    if isinstance(expect := data.get("expect"), dict):
+        yield from _expect_rules(expect, what, data.get("reboot"))
+
+
+def _source_rules(source: Mapping[str, Any]) -> Iterator[Problem]:
+    image = source.get("image")
+    if source.get("guest") is None and image is None:
+        yield Problem(("source",), "needs guest or image; leave source out to give --guest later")
+    if source.get("guest") is not None and image is not None:
+        yield Problem(("source", "image"), "guest and image are both given: keep one of them")
+    if not isinstance(image, dict):
+        return
+    if image.get("machine") == "q35" and image.get("disk_bus") == "ide":
+        yield Problem(("source", "image", "disk_bus"), "q35 has no IDE bus: use sata, or pc")
+    paths = [image.get("path")]
+    for number, disk in enumerate(_list(image.get("disks"))):
+        path = disk.get("path") if isinstance(disk, dict) else None
+        if path is not None and path in paths:
+            key = ("source", "image", "disks", number, "path")
+            yield Problem(key, f"{shown(path)} is given twice")
+        paths.append(path)
+
+
+def _upgrade_rules(upgrade: Mapping[str, Any], what: object) -> Iterator[Problem]:
+    packages, files = _list(upgrade.get("packages")), _list(upgrade.get("files"))
+    if what == "packages" and not upgrade.get("packages") and not upgrade.get("files"):
+        need = "what: packages needs packages or files: there is nothing to upgrade"
+        yield Problem(("upgrade", "what"), need)
+    if what == "script" and upgrade.get("script") is None:
+        yield Problem(("upgrade", "script"), "is required with what: script")
+    if what in ("all", "security", "kernel", "script") and packages:
+        yield Problem(("upgrade", "packages"), f"needs what: packages, not what: {what}")
+    if what in ("all", "security", "kernel", "packages") and upgrade.get("script") is not None:
+        yield Problem(("upgrade", "script"), f"needs what: script, not what: {what}")
+    if what == "script" and files:
+        yield Problem(("upgrade", "files"), "a script is run alone: no package files with it")
+    names: list[str] = []
+    for number, spec in enumerate(packages):
+        name = str(spec).partition("=")[0]
+        if name in names:
+            yield Problem(("upgrade", "packages", number), f"{shown(name)} is named twice")
+        names.append(name)
+
+
+def _expect_rules(expect: Mapping[str, Any], what: object, reboot: object) -> Iterator[Problem]:
+    kernel = expect.get("kernel")
+    if kernel == "newest" and reboot == "never":
+        yield Problem(
+            ("expect", "kernel"), "a new kernel cannot run with reboot: never; use if-needed"
+        )
+    if kernel == "unchanged" and what == "kernel" and reboot != "never":
+        yield Problem(("expect", "kernel"), "contradicts what: kernel, which changes it")
+    change = [pattern for pattern in _list(expect.get("change")) if isinstance(pattern, str)]
+    for number, pattern in enumerate(_list(expect.get("keep"))):
+        if pattern in change:
+            both = f"{shown(pattern)} is also in expect.change: it cannot do both"
+            yield Problem(("expect", "keep", number), both)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

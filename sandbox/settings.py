@@ -1,0 +1,90 @@
+"""Configuration: the only reader of the environment. Everything has a default that works."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.errors import RequestError
+
+# A unix socket's path may have 107 bytes; "/clones/<id>/ssh.sock.<random>" needs 58 of them.
+_LONGEST_STATE = 48
+
+VARIABLES = {
+    "SANDBOX_STATE": "where runs and clones are kept (default /var/lib/upgrade-sandbox)",
+    "SANDBOX_CACHE": "downloaded packages, demo images (default /var/cache/upgrade-sandbox)",
+    "SANDBOX_URI": "the hypervisor's libvirt URI (default qemu:///system)",
+    "SANDBOX_SCENARIOS": "the folder with scenarios (default ./scenarios, then the shipped ones)",
+    "SANDBOX_UPSTREAM_PROXY": "HTTP proxy through which the package proxy fetches (default none)",
+    "SANDBOX_PROXY_ALLOW": "further package sources that clones may reach, space-separated URIs",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are. Paths are absolute; nothing is created by reading them."""
+
+    state: Path = Path("/var/lib/upgrade-sandbox")
+    cache: Path = Path("/var/cache/upgrade-sandbox")
+    uri: str = "qemu:///system"
+    scenarios: tuple[Path, ...] = ()
+    upstream_proxy: str = ""
+    proxy_allow: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> Path:
+        return self.state / "runs"
+
+    @property
+    def clones(self) -> Path:
+        return self.state / "clones"
+
+    @property
+    def shared_checks(self) -> Path:
+        """The shipped shared checks; a scenarios folder of one's own may bring others."""
+        for folder in self.scenarios:
+            if (folder / "shared").is_dir():
+                return folder / "shared"
+        return shipped_scenarios() / "shared"
+
+
+def shipped_scenarios() -> Path:
+    """The scenarios that come with the product."""
+    return Path(__file__).resolve().parent.parent / "scenarios"
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment; raises :class:`RequestError` naming a bad variable."""
+    env = os.environ if environment is None else environment
+    unknown = [n for n in env if n.startswith("SANDBOX_") and n not in VARIABLES]
+    if unknown:
+        raise RequestError(
+            f"unknown setting {unknown[0]} in the environment", f"known: {', '.join(VARIABLES)}"
+        )
+    state = _absolute(env, "SANDBOX_STATE", Settings.state)
+    if len(str(state)) > _LONGEST_STATE:
+        raise RequestError(
+            f"SANDBOX_STATE is too long: {state}",
+            f"sockets live beneath it: at most {_LONGEST_STATE} characters",
+        )
+    own = env.get("SANDBOX_SCENARIOS")
+    folders = [Path(own)] if own else [Path.cwd() / "scenarios", shipped_scenarios()]
+    return Settings(
+        state=state,
+        cache=_absolute(env, "SANDBOX_CACHE", Settings.cache),
+        uri=env.get("SANDBOX_URI") or Settings.uri,
+        scenarios=tuple(dict.fromkeys(f.resolve() for f in folders if f.is_dir())),
+        upstream_proxy=env.get("SANDBOX_UPSTREAM_PROXY", ""),
+        proxy_allow=tuple(env.get("SANDBOX_PROXY_ALLOW", "").split()),
+    )
+
+
+def _absolute(env: Mapping[str, str], name: str, default: Path) -> Path:
+    value = env.get(name)
+    if not value:
+        return default
+    if not value.startswith("/"):
+        raise RequestError(f"{name} is not an absolute path: {value!r}", "begin it with /")
+    return Path(value)

@@ -1,0 +1,191 @@
+"""One multiplexed SSH connection to the clone: OpenSSH's own client, its master our child."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.deadline import Deadline
+from sandbox.errors import ConnectionLost, GuestUnreachable, HostError
+from sandbox.process import Completed, kill_group, run, start, tail
+
+HOST = "clone"  # the alias in the run's ssh_config; testinfra uses it too
+LOST = 255  # what ssh itself exits with; the guest's own 255 is turned into 254
+_REFUSED = ("Permission denied", "Too many authentication failures", "no matching host key type")
+# A guest that is still booting lets only root in; that is no refusal.
+_BOOTING = "System is booting up"
+
+
+@dataclass(frozen=True)
+class Login:
+    """How the guest is entered: a user and a key that it accepts."""
+
+    user: str
+    key: Path
+    port: int = 22
+
+
+def config_text(folder: Path, login: Login, address: str) -> str:
+    """The run's ssh_config; nothing of the operator's own configuration is read."""
+    options = {
+        "HostName": address.replace("%", "%%"),  # ssh expands % itself
+        "User": login.user,
+        "Port": str(login.port),
+        "IdentityFile": str(login.key),
+        "IdentitiesOnly": "yes",
+        "IdentityAgent": "none",
+        "BatchMode": "yes",
+        # The first key seen is pinned for the run; the bridge has one port, nobody is in between.
+        "StrictHostKeyChecking": "accept-new",
+        "UserKnownHostsFile": str(folder / "known_hosts"),
+        "GlobalKnownHostsFile": "/dev/null",
+        "ControlPath": str(folder / "ssh.sock"),
+        "ConnectTimeout": "15",
+        # A guest under emulation may stall while it builds an initramfs; a minute is dead.
+        "ServerAliveInterval": "10",
+        "ServerAliveCountMax": "6",
+        "LogLevel": "ERROR",
+    }
+    lines = [f"Host {HOST}", *(f"  {key} {_quoted(value)}" for key, value in options.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if " " in value else value
+
+
+class Connection:
+    """The master connection and what runs over it."""
+
+    def __init__(self, folder: Path, login: Login, register: Callable[[int, str], None]) -> None:
+        self.folder = folder
+        self.config = folder / "ssh_config"
+        self.login = login
+        self._register = register
+        self._master: subprocess.Popen[bytes] | None = None
+        self._forward: tuple[Path, int] | None = None
+
+    def open(self, address: str, deadline: Deadline) -> None:
+        """Connect; raises :class:`GuestUnreachable` when the guest refuses us for good and
+        :class:`ConnectionLost` when it is worth trying again."""
+        self.close()
+        self.config.write_text(config_text(self.folder, self.login, address))
+        control = self.folder / "ssh.sock"
+        control.unlink(missing_ok=True)
+        log = self.folder / "ssh.log"
+        with log.open("wb") as output:
+            self._master = start(self._argv("-M", "-N", "-o", "LogLevel=INFO", HOST), output)
+        self._register(self._master.pid, "ssh")
+        while not control.exists():
+            if self._master.poll() is not None:
+                self._raise_refusal(tail(log.read_text(errors="replace"), 4))
+            deadline.sleep(0.02)
+        if self._forward:
+            self.forward(self._forward[0], deadline)
+
+    def _raise_refusal(self, said: str) -> None:
+        if any(word in said for word in _REFUSED) and _BOOTING not in said:
+            raise GuestUnreachable(
+                f"the guest refuses {self.login.user!r} with the key {self.login.key}: {said}",
+                "give a user and key that the guest accepts (`login:`), or `inject: true`",
+            )
+        raise ConnectionLost(f"ssh to the clone ended: {said}")
+
+    def close(self) -> None:
+        if self._master is not None:
+            kill_group(self._master.pid)
+            self._master.wait()
+            self._master = None
+        (self.folder / "ssh.sock").unlink(missing_ok=True)
+
+    def alive(self) -> bool:
+        return self._master is not None and self._master.poll() is None
+
+    def forward(self, socket: Path, deadline: Deadline) -> int:
+        """Forward a port on the guest's loopback to our unix socket; the same port again after
+        a reconnect, since a running package manager was told it."""
+        wanted = self._forward[1] if self._forward else 0
+        done = run(
+            self._argv("-O", "forward", "-R", f"127.0.0.1:{wanted}:{socket}", HOST),
+            deadline,
+            check=False,
+        )
+        answer = done.stdout.strip()
+        if not done.ok or not (answer.isdigit() or wanted):
+            raise GuestUnreachable(
+                f"the guest's sshd refuses to forward the package proxy: {tail(done.stderr, 2)}",
+                "its sshd_config needs AllowTcpForwarding yes (or remote)",
+            )
+        port = int(answer) if answer.isdigit() else wanted
+        self._forward = (socket, port)
+        return port
+
+    @property
+    def forwarded_port(self) -> int:
+        return self._forward[1] if self._forward else 0
+
+    def execute(
+        self, command: Sequence[str], deadline: Deadline, *, input: bytes | None = None
+    ) -> Completed:
+        """Run a command (quoted for the guest's shell) and wait."""
+        done = run(self._argv(HOST, shlex.join(command)), deadline, input=input or b"", check=False)
+        if done.status == LOST:
+            raise ConnectionLost(
+                f"the connection to the clone broke: {tail(done.stderr, 2) or 'no reason given'}"
+            )
+        return done
+
+    def stream(
+        self,
+        command: Sequence[str],
+        deadline: Deadline,
+        on_bytes: Callable[[bytes], None],
+        *,
+        input: bytes,
+    ) -> int:
+        """Run a command, handing on its standard output as it comes; ssh's exit status."""
+        child = subprocess.Popen(
+            self._argv(HOST, shlex.join(command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        if child.stdin is None or child.stdout is None:
+            raise HostError("no pipes to ssh")
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(input)
+                child.stdin.close()
+            _pump(child.stdout.fileno(), deadline, on_bytes)
+            return child.wait()
+        finally:
+            kill_group(child.pid)
+            child.wait()
+            child.stdout.close()
+
+    def _argv(self, *rest: str) -> list[str]:
+        return ["ssh", "-F", str(self.config), *rest]
+
+    def command_line(self) -> str:
+        """For people: how to enter the clone by hand."""
+        return shlex.join(["ssh", "-F", str(self.config), HOST])
+
+
+def _pump(descriptor: int, deadline: Deadline, on_bytes: Callable[[bytes], None]) -> None:
+    import os
+    import select
+
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], min(1.0, deadline.remaining()))
+        if not ready:
+            deadline.check()
+            continue
+        data = os.read(descriptor, 65536)
+        if not data:
+            return
+        on_bytes(data)

@@ -1,0 +1,285 @@
+"""apt's and dpkg's words as facts. Pure; hostile or odd output gives less, never an exception."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sandbox.errors import RequestError
+from sandbox.records import PackageChange, UpgradeStatus
+from sandbox.upgraders import Failure
+
+# --- simulation -----------------------------------------------------------------------------
+
+_INST = re.compile(
+    r"Inst (?P<name>\S+) (?:\[(?P<old>[^\]]+)\] )?"
+    r"\((?P<new>\S+) (?:(?P<origin>[^()]*?) )?\[(?P<arch>[^\]]+)\]\)"
+)
+_REMOVE = re.compile(r"(?:Remv|Purg) (?P<name>\S+) \[(?P<old>[^\]]+)\]")
+_URI = re.compile(r"'[^']+' \S+ (?P<size>\d+)(?: |$)")
+
+
+def changes_of(lines: Iterable[str]) -> tuple[PackageChange, ...]:
+    """The ``Inst`` and ``Remv`` lines of ``apt-get -s``, sorted by name."""
+    found: dict[str, PackageChange] = {}
+    for line in lines:
+        if match := _INST.match(line):
+            found[match["name"]] = PackageChange(
+                name=match["name"].partition(":")[0],
+                old=match["old"],
+                new=match["new"],
+                architecture=match["arch"],
+                origin=match["origin"] or "",
+            )
+        elif (match := _REMOVE.match(line)) and match["name"] not in found:
+            name, _, architecture = match["name"].partition(":")
+            found[match["name"]] = PackageChange(
+                name=name, old=match["old"], architecture=architecture
+            )
+    return tuple(found[name] for name in sorted(found))
+
+
+def kept_back_of(lines: Iterable[str]) -> tuple[str, ...]:
+    """The names under "The following packages have been kept back:"."""
+    names: list[str] = []
+    inside = False
+    for line in lines:
+        if line.startswith("The following packages have been kept back"):
+            inside = True
+        elif inside and line.startswith("  "):
+            names.extend(line.split())
+        else:
+            inside = False
+    return tuple(sorted(set(names)))
+
+
+def download_size_of(lines: Iterable[str]) -> int:
+    """Bytes to fetch, from ``--print-uris``."""
+    return sum(int(match["size"][:15]) for line in lines if (match := _URI.match(line)))
+
+
+def is_security(change: PackageChange) -> bool:
+    """Whether a security archive has this version: Debian-Security, or a suite ``*-security``.
+
+    ``origin`` is apt's list: "Debian:12.5/stable, Debian-Security:12/stable-security".
+    """
+    for origin in change.origin.split(", "):
+        label, _, release = origin.partition(":")
+        if label == "Debian-Security" or release.rpartition("/")[2].endswith("-security"):
+            return True
+    return False
+
+
+def security_selection(changes: Iterable[PackageChange]) -> tuple[str, ...]:
+    """``name=version`` of the installed packages that a security archive upgrades."""
+    return tuple(
+        f"{change.name}:{change.architecture}={change.new}"
+        if change.architecture not in ("all", "")
+        else f"{change.name}={change.new}"
+        for change in changes
+        if change.old and change.new and is_security(change)
+    )
+
+
+# --- sources --------------------------------------------------------------------------------
+
+_DEB_LINE = re.compile(r"deb(?:-src)?\s+(?:\[[^\]\n]*\]\s+)?(?P<uri>[a-z0-9+]+:\S+)\s+\S+[^\n]*")
+
+
+def repository_uri(line: str) -> str:
+    """The base URI of a one-line ``deb`` line; raises :class:`RequestError` for anything else."""
+    match = _DEB_LINE.fullmatch(line.strip())
+    if not match or not line.isprintable():
+        raise RequestError(
+            f"not a one-line package source: {line!r}",
+            "write it as in sources.list: deb [options] URI suite components",
+        )
+    return match["uri"]
+
+
+# --- progress -------------------------------------------------------------------------------
+
+_STATUS = re.compile(
+    r"(?P<kind>dlstatus|pmstatus|pmerror|pmconffile):(?P<item>.*?):"
+    r"(?P<percent>\d{1,3}(?:\.\d+)?):(?P<text>.*)"
+)
+
+
+@dataclass(frozen=True)
+class Status:
+    """One line of ``APT::Status-Fd``."""
+
+    kind: str  # dlstatus, pmstatus, pmerror, pmconffile
+    item: str  # package or file
+    percent: float  # 0..100 of this kind of work
+    text: str
+
+
+def status_of(line: str) -> Status | None:
+    """A line of apt's status file descriptor, or None."""
+    match = _STATUS.match(line)
+    if not match:
+        return None
+    percent = min(100.0, float(match["percent"]))
+    return Status(match["kind"], match["item"], percent, match["text"].strip())
+
+
+# --- configuration files --------------------------------------------------------------------
+
+_SETTING_UP = re.compile(r"Setting up (?P<name>[^\s:]+)(?::\S+)? \(")
+_CONFFILE = re.compile(r"Configuration file '(?P<path>/[^']+)'")
+NEW_SUFFIXES = (".dpkg-dist", ".dpkg-new", ".ucf-dist")
+OLD_SUFFIXES = (".dpkg-old", ".ucf-old")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question that dpkg would have asked, and how it answered itself."""
+
+    path: str
+    package: str
+    decision: str  # "kept" | "replaced"
+
+
+def prompts_of(lines: Iterable[str]) -> tuple[Prompt, ...]:
+    """dpkg's "Configuration file '…'" paragraphs with their " ==> …" lines."""
+    found: list[Prompt] = []
+    package = path = ""
+    for line in lines:
+        if match := _SETTING_UP.match(line):
+            package, path = match["name"], ""
+        elif match := _CONFFILE.match(line):
+            path = match["path"]
+        elif path and line.startswith(" ==> "):
+            if "old config file" in line or "old file" in line:
+                found.append(Prompt(path, package, "kept"))
+                path = ""
+            elif line.startswith((" ==> Using new", " ==> Installing new")):
+                found.append(Prompt(path, package, "replaced"))
+                path = ""
+        elif not line.startswith(" "):
+            path = ""
+    return tuple(found)
+
+
+# --- failures -------------------------------------------------------------------------------
+
+_DISK_FULL = re.compile(r"No space left on device|You don't have enough free space in|ENOSPC")
+_FETCH = re.compile(
+    r"[EW]: (?:Failed to fetch|Unable to fetch some archives|Some index files failed to download"
+    r"|GPG error|An error occurred during the signature verification"
+    r"|The repository '.*' (?:is not signed|is no longer signed|does(?: no longer)? ?(?:not )?have)"
+    r"|Release file for .* (?:is expired|is not valid yet)|.*Hash Sum mismatch"
+    r"|.*Could not (?:connect|resolve)|.*Temporary failure resolving)"
+)
+_DETAILED_FETCH = re.compile(r"[EW]: (?:Failed to fetch|GPG error|The repository|Release file)")
+_IMPOSSIBLE = re.compile(
+    r"E: (?:Unable to locate package|Version '.*' for '.*' was not found"
+    r"|Package '.*' has no installation candidate|Couldn't find any package by"
+    r"|Unable to correct problems|Held packages were changed|Essential packages were removed"
+    r"|Packages were downgraded|Unsupported file|Package .* is a virtual package"
+    r"|.*Unmet dependencies|Error, pkgProblemResolver)"
+)
+_UNMET = re.compile(r" \S+ : (?:Pre)?(?:Depends|Breaks|Conflicts|-Depends):? ?.*")
+_DPKG_ERROR = re.compile(
+    r"dpkg: error processing (?:package (?P<name>[^\s:]+)(?::\S+)?"
+    r"|archive (?P<file>\S+)) \(--(?P<action>\w+)\)"
+)
+_DPKG_FAILED = re.compile(r"E: Sub-process .*dpkg.* (?:returned|exited|received)")
+_TROUBLE = re.compile(
+    r"error|fail|cannot|can't|could not|not found|no such|invalid|denied|unable|emerg|fatal"
+    r"|unknown|missing|refused|syntax|\bE:",
+    re.IGNORECASE,
+)
+_LOCKED = re.compile(r"E: (?:Could not get lock|Unable to (?:acquire|lock))")
+
+
+def is_locked(lines: Iterable[str]) -> bool:
+    """Whether apt gave up because another package manager runs (the guest's own apt-daily)."""
+    return any(_LOCKED.match(line) for line in lines)
+
+
+def fetch_trouble(lines: Sequence[str]) -> str:
+    """The first line that says what could not be fetched or verified, or ""."""
+    detailed = _first(_DETAILED_FETCH, lines)
+    return detailed if detailed and _FETCH.match(detailed) else _first(_FETCH, lines)
+
+
+def explain(lines: Sequence[str], exit_status: int, *, updating: bool = False) -> Failure:
+    """Why apt ended with ``exit_status``; ``lines`` is its output.
+
+    ``updating``: only lists were refreshed, so anything unknown is the mirror's fault. What a
+    maintainer script says about *its* downloads is a failed package, not a failed mirror: dpkg's
+    own words come first.
+    """
+    if full := _first(_DISK_FULL, lines, search=True):
+        package = _package_of(lines)
+        return Failure(UpgradeStatus.FAILED, f"the guest's disk is full: {full.strip()}", package)
+    if failure := _dpkg_failure(lines):
+        return failure
+    if fetch := fetch_trouble(lines):
+        return Failure(UpgradeStatus.UNAVAILABLE, _without_letter(fetch))
+    if impossible := _first(_IMPOSSIBLE, lines):
+        unmet = _first(_UNMET, lines).strip()
+        words = _without_letter(impossible)
+        return Failure(UpgradeStatus.IMPOSSIBLE, f"{unmet} ({words})" if unmet else words)
+    error = _without_letter(_first(re.compile("E: "), lines)) or f"apt-get exited {exit_status}"
+    if updating:
+        return Failure(UpgradeStatus.UNAVAILABLE, error)
+    return Failure(UpgradeStatus.FAILED, error)
+
+
+def _dpkg_failure(lines: Sequence[str]) -> Failure | None:
+    """The first package that dpkg could not process for a reason of its own."""
+    for index, line in enumerate(lines):
+        match = _DPKG_ERROR.search(line)
+        if not match:
+            continue
+        reason = lines[index + 1].strip() if index + 1 < len(lines) else ""
+        if reason.startswith("dependency problems"):
+            continue  # it suffers from another package's failure
+        package = match["name"] or _name_of_archive(match["file"])
+        said = _script_words(lines[:index]) if "script" in reason else ""
+        words = f"{package}: {reason}" if reason else f"{package}: dpkg --{match['action']} failed"
+        return Failure(UpgradeStatus.FAILED, f"{words}: {said}" if said else words, package)
+    for line in lines:
+        status = status_of(line)
+        if status and status.kind == "pmerror":
+            return Failure(UpgradeStatus.FAILED, f"{status.item}: {status.text}", status.item)
+    if failed := _first(_DPKG_FAILED, lines):
+        return Failure(UpgradeStatus.FAILED, _without_letter(failed))
+    return None
+
+
+def _script_words(before: Sequence[str]) -> str:
+    """What a maintainer script said before it failed: its first line that speaks of trouble."""
+    said: list[str] = []
+    for line in reversed(before):
+        if re.match(
+            r"(?:Setting up|Unpacking|Preparing to unpack|Removing|Processing triggers)", line
+        ):
+            break
+        if line.strip() and not status_of(line):
+            said.append(line.strip())
+    said.reverse()
+    return next((line for line in said if _TROUBLE.search(line)), said[-1] if said else "")[:300]
+
+
+def _package_of(lines: Sequence[str]) -> str:
+    match = next((m for line in lines if (m := _DPKG_ERROR.search(line))), None)
+    return (match["name"] or _name_of_archive(match["file"])) if match else ""
+
+
+def _name_of_archive(path: str) -> str:
+    return path.rpartition("/")[2].partition("_")[0]
+
+
+def _first(pattern: re.Pattern[str], lines: Iterable[str], *, search: bool = False) -> str:
+    find = pattern.search if search else pattern.match
+    return next((line for line in lines if find(line)), "")
+
+
+def _without_letter(line: str) -> str:
+    """apt's line without its "E: " or "W: "."""
+    return line[3:].strip() if line[:3] in ("E: ", "W: ") else line.strip()

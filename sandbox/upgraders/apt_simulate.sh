@@ -1,0 +1,53 @@
+# Refresh the lists and simulate, in one go: under emulation every start of apt costs seconds.
+# $1 mark, $2 proxy, $3 work folder, $4 "update" or "", $5 "uris" or "", $6 proposed deb lines,
+# $7 "kernel" or ""; the rest are apt-get's own arguments.
+main() {
+    mark=$1 proxy=$2 work=$3 update=$4 uris=$5 repositories=$6 kernel=$7
+    shift 7
+    mkdir -p "$work" && chmod 755 "$work" || return 1
+    find_proxied
+    if [ -n "$update" ]; then
+        propose_sources || return 1
+        stage update
+        follow_apt update -o APT::Update::Error-Mode=any || return
+    fi
+    if [ -n "$kernel" ]; then
+        stage kernel
+        metapackages=$(kernel_metapackages)
+        printf '%s\n' $metapackages
+        if [ -z "$metapackages" ]; then return 0; fi
+        set -- "$@" $metapackages
+    fi
+    stage simulate
+    run_apt -s -y "$@" >"$work/simulation" 2>&1
+    status=$?
+    cat "$work/simulation"
+    if [ "$status" -ne 0 ]; then return "$status"; fi
+    if [ -n "$uris" ] && grep -q '^Inst ' "$work/simulation"; then
+        stage uris
+        run_apt -y --print-uris "$@" 2>&1
+    fi
+    stage held
+    dpkg --get-selections | sed -n 's/[[:space:]]\{1,\}hold$//p'
+    return 0
+}
+
+# The guest's own sources and the proposed ones side by side in a folder of ours.
+propose_sources() {
+    rm -rf "$work/sources"
+    if [ -z "$repositories" ]; then return 0; fi
+    eval "$(apt-config shell parts Dir::Etc::sourceparts/d)"
+    mkdir -p "$work/sources" || return 1
+    if [ -d "$parts" ]; then cp -Rp "$parts/." "$work/sources/" || return 1; fi
+    printf '%s\n' "$repositories" >"$work/sources/zz-upgrade-sandbox.list"
+    chmod 644 "$work/sources/zz-upgrade-sandbox.list"
+}
+
+# linux-image-amd64 is one; linux-image-6.1.0-37-amd64, a single kernel, is not.
+kernel_metapackages() {
+    dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'linux-image-*' 2>/dev/null |
+        sed -n 's/^installed \(linux-image-[a-z][^ ]*\)$/\1/p' |
+        grep -v -e '-dbg$' -e '^linux-image-unsigned-' -e '^linux-image-extra-'
+}
+
+main "$@" </dev/null

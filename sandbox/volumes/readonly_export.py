@@ -1,0 +1,62 @@
+"""A stopped guest's disks, or plain images, served read-only by qemu-nbd.
+
+qemu-nbd opens the image read-only and without taking QEMU's file locks, so that neither the
+image's bytes nor its owner, mode or locks change; should somebody start the source meanwhile,
+it starts, and the run ends as `error` because the source's files changed under the clone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sandbox.deadline import Deadline
+from sandbox.errors import HostError
+from sandbox.hypervisors import Export
+from sandbox.process import start, tail
+from sandbox.records import Disk
+from sandbox.store import RunFolder
+
+
+class ReadonlyExporter:
+    """One qemu-nbd process per disk, registered with the run before it can be forgotten."""
+
+    method = "read-only export"
+    consistency = "clean"
+
+    def export(
+        self, disks: Sequence[Disk], folder: RunFolder, deadline: Deadline
+    ) -> tuple[Export, ...]:
+        return tuple(self._serve(disk, folder, deadline) for disk in disks)
+
+    def _serve(self, disk: Disk, folder: RunFolder, deadline: Deadline) -> Export:
+        socket = folder.clone / f"{disk.target}.sock"
+        log = folder.clone / f"{disk.target}.nbd.log"
+        with log.open("wb") as output:
+            server = start(nbd_command(disk, socket), output)
+        folder.register(server.pid, "qemu-nbd")
+        while not socket.exists():
+            if server.poll() is not None:
+                said = tail(log.read_text(errors="replace"))
+                raise HostError(f"{disk.path} cannot be exported: {said}")
+            deadline.sleep(0.01)
+        # The clone's QEMU runs as another user; the folder's mode keeps all others out.
+        socket.chmod(0o666)
+        return Export(disk.target, socket, disk.target, disk.size)
+
+
+def nbd_command(disk: Disk, socket: Path) -> tuple[str, ...]:
+    """qemu-nbd's argument list: always read-only, always with the stated format."""
+    options = {
+        "driver": disk.format,
+        "force-share": "on",
+        "read-only": "on",
+        "file.driver": "file",
+        "file.filename": disk.path.replace(",", ",,"),
+        "file.locking": "off",
+    }
+    return (
+        *("qemu-nbd", "--read-only", "--persistent", "--shared=8"),
+        *("--socket", str(socket), "--export-name", disk.target),
+        *("--image-opts", ",".join(f"{key}={value}" for key, value in options.items())),
+    )

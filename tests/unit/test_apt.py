@@ -1,0 +1,474 @@
+"""The apt upgrader with real apt and dpkg, in a root of its own and with its own repository."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from apt_world import AptWorld
+from local_shell import LocalShell
+from package_server import loopback_port
+
+from sandbox.deadline import Deadline
+from sandbox.errors import DeadlineExceeded, RequestError
+from sandbox.proxy import PackageProxy
+from sandbox.records import ConffileDecision, UpgradeLog, UpgradeStatus
+from sandbox.upgraders import Simulation, UpgradeRequest, apt, choose, detect
+from sandbox.upgraders.apt import AptUpgrader
+from sandbox.upgraders.script import ScriptUpgrader
+
+SHELLS = [("dash",), ("bash", "--posix")]
+
+
+class Rehearsal:
+    """A world, a shell into it and an upgrader; what was shown is kept."""
+
+    def __init__(self, world: AptWorld, folder: Path) -> None:
+        self.world = world
+        self.shell = LocalShell(("sh",), env=world.env)
+        self.work = folder / "work"
+        self.upgrader = AptUpgrader(work=str(self.work))
+        self.progress: list[tuple[float | None, str]] = []
+        self.lines: list[str] = []
+
+    def deadline(self, seconds: float = 60) -> Deadline:
+        return Deadline(seconds, "upgrade")
+
+    def simulate(self, request: UpgradeRequest) -> Simulation:
+        return self.upgrader.simulate(
+            self.shell, request, self.deadline(), self._show, self.lines.append
+        )
+
+    def run(self, request: UpgradeRequest) -> UpgradeLog:
+        simulation = self.simulate(request)
+        self.progress.clear()
+        return self.upgrader.apply(
+            self.shell, request, simulation, self.deadline(), self._show, self.lines.append
+        )
+
+    def _show(self, percent: float | None, text: str) -> None:
+        self.progress.append((percent, text))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[AptWorld]:
+    made = AptWorld(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rehearsal(world: AptWorld, tmp_path: Path) -> Rehearsal:
+    return Rehearsal(world, tmp_path)
+
+
+@pytest.fixture
+def updates(world: AptWorld) -> None:
+    """web and tools have updates, lib a security update that needs something new."""
+    world.install(
+        world.build("web", "1.0", conffiles={"/etc/web.conf": "old\n"}),
+        world.build("lib", "1.0"),
+        world.build("pinned", "1.0"),
+    )
+    (world.root / "etc/web.conf").write_text("mine\n")
+    world.hold("pinned")
+    world.offer(
+        world.main,
+        world.build("web", "2.0", conffiles={"/etc/web.conf": "new\n"}),
+        world.build("pinned", "2.0"),
+    )
+    world.offer(
+        world.security,
+        world.build("lib", "1.1", depends="newdep"),
+        world.build("newdep", "1"),
+    )
+
+
+# --- what can be asked for ------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("updates")
+@pytest.mark.parametrize("interpreter", SHELLS, ids=lambda argv: argv[0])
+def test_all(rehearsal: Rehearsal, interpreter: tuple[str, ...]) -> None:
+    rehearsal.shell.interpreter = interpreter
+    log = rehearsal.run(UpgradeRequest("all"))
+    assert (log.status, log.error, log.exit_status) == (UpgradeStatus.APPLIED, "", 0)
+    assert [(c.name, c.old, c.new) for c in log.changes] == [
+        ("lib", "1.0", "1.1"),
+        ("newdep", None, "1"),
+        ("web", "1.0", "2.0"),
+    ]
+    assert log.held == log.kept_back == ("pinned",)
+    assert log.download_bytes == sum(
+        path.stat().st_size
+        for path in (rehearsal.world.folder / "debs").glob("*.deb")
+        if path.name.startswith(("lib_1.1", "newdep", "web_2"))
+    )
+    assert log.not_configured == ()
+    assert log.requested == "all updates"
+    assert rehearsal.world.version("web") == "2.0"
+    assert "Setting up web (2.0)" in log.log
+    assert "%%" not in log.log
+    assert not rehearsal.work.exists()
+
+
+@pytest.mark.usefixtures("updates")
+def test_a_changed_conffile_is_kept_and_told(rehearsal: Rehearsal) -> None:
+    log = rehearsal.run(UpgradeRequest("all"))
+    (decision,) = log.conffiles
+    diff = decision.diff.splitlines()
+    assert decision == ConffileDecision(
+        path="/etc/web.conf", package="web", decision="kept", diff=decision.diff
+    )
+    assert diff[2:] == ["@@ -1 +1 @@", "-mine", "+new"]
+    assert (rehearsal.world.root / "etc/web.conf").read_text() == "mine\n"
+
+
+@pytest.mark.usefixtures("updates")
+def test_a_conffile_left_by_an_earlier_upgrade_is_not_told(rehearsal: Rehearsal) -> None:
+    (rehearsal.world.root / "etc/old.conf.dpkg-dist").write_text("long ago")
+    (rehearsal.world.root / "etc/web.conf").write_text("old\n")
+    time.sleep(0.05)
+    assert rehearsal.run(UpgradeRequest("all")).conffiles == ()
+
+
+@pytest.mark.usefixtures("updates")
+def test_progress_is_apts_own_and_only_grows(rehearsal: Rehearsal) -> None:
+    rehearsal.run(UpgradeRequest("all"))
+    percents = [percent for percent, _ in rehearsal.progress if percent is not None]
+    assert percents == sorted(percents)
+    assert len(set(percents)) > 5
+    assert percents[0] < 20
+    assert 90 <= percents[-1] <= 100
+    texts = " ".join(text for _, text in rehearsal.progress)
+    assert "fetching: Retrieving file 1 of 3" in texts
+    assert "Unpacking web" in texts
+    assert "web: a configuration file was changed in this guest" in texts
+
+
+@pytest.mark.usefixtures("updates")
+def test_security_only(rehearsal: Rehearsal) -> None:
+    log = rehearsal.run(UpgradeRequest("security"))
+    assert log.status == UpgradeStatus.APPLIED
+    assert [change.name for change in log.changes] == ["lib", "newdep"]
+    assert log.kept_back == ("pinned", "web")
+    assert rehearsal.world.version("web") == "1.0"
+    assert rehearsal.run(UpgradeRequest("security")).status == UpgradeStatus.NOTHING
+
+
+@pytest.mark.usefixtures("updates")
+def test_named_packages(rehearsal: Rehearsal) -> None:
+    log = rehearsal.run(UpgradeRequest("packages", packages=("web=2.0",)))
+    assert (log.status, log.requested) == (UpgradeStatus.APPLIED, "web=2.0")
+    assert [change.name for change in log.changes] == ["web"]
+    assert rehearsal.world.version("lib") == "1.0"
+
+
+@pytest.mark.usefixtures("updates")
+def test_an_older_version_when_it_is_named(rehearsal: Rehearsal) -> None:
+    rehearsal.run(UpgradeRequest("packages", packages=("web",)))
+    old = rehearsal.world.debs / "web_1.0_all.deb"
+    rehearsal.world.offer(rehearsal.world.main, old)
+    log = rehearsal.run(UpgradeRequest("packages", packages=("web=1.0",)))
+    assert (log.status, log.error) == (UpgradeStatus.APPLIED, "")
+    assert rehearsal.world.version("web") == "1.0"
+
+
+@pytest.mark.usefixtures("updates")
+def test_the_kernels_metapackage(rehearsal: Rehearsal) -> None:
+    world = rehearsal.world
+    assert "not installed through a metapackage" in rehearsal.run(UpgradeRequest("kernel")).error
+    world.install(
+        world.build("linux-image-6.1.0-1-amd64", "6.1.1"),
+        world.build("linux-image-amd64", "6.1.1", depends="linux-image-6.1.0-1-amd64"),
+    )
+    world.offer(
+        world.main,
+        world.build("linux-image-6.1.0-2-amd64", "6.1.2"),
+        world.build("linux-image-amd64", "6.1.2", depends="linux-image-6.1.0-2-amd64"),
+    )
+    log = rehearsal.run(UpgradeRequest("kernel"))
+    assert (log.status, log.requested) == (UpgradeStatus.APPLIED, "the kernel")
+    assert [change.name for change in log.changes] == [
+        "linux-image-6.1.0-2-amd64",
+        "linux-image-amd64",
+    ]
+
+
+@pytest.mark.usefixtures("updates")
+def test_proposed_repositories_count_only_for_the_rehearsal(rehearsal: Rehearsal) -> None:
+    world = rehearsal.world
+    world.offer(world.proposed, world.build("web", "3.0"))
+    before = sorted(path.name for path in (world.root / "etc/apt").rglob("*"))
+    request = UpgradeRequest("all", repositories=(world.line(world.proposed),))
+    assert rehearsal.run(request).status == UpgradeStatus.APPLIED
+    assert world.version("web") == "3.0"
+    assert world.version("lib") == "1.1"  # the guest's own sources count as well
+    assert sorted(path.name for path in (world.root / "etc/apt").rglob("*")) == before
+
+
+@pytest.mark.usefixtures("updates")
+@pytest.mark.parametrize("what", ["all", "security", "packages"])
+def test_local_packages(rehearsal: Rehearsal, what: str) -> None:
+    deb = rehearsal.world.build("web", "4.0", depends="newdep")
+    log = rehearsal.run(UpgradeRequest(what, files=(deb,)))  # type: ignore[arg-type]
+    assert (log.status, log.error) == (UpgradeStatus.APPLIED, "")
+    assert rehearsal.world.version("web") == "4.0"
+    assert rehearsal.world.version("newdep") == "1"
+    assert rehearsal.world.version("lib") == ("1.0" if what == "packages" else "1.1")
+    assert "web_4.0_all.deb" in log.requested
+
+
+@pytest.mark.usefixtures("updates")
+def test_nothing_changes_while_simulating(rehearsal: Rehearsal) -> None:
+    status = rehearsal.world.root / "var/lib/dpkg/status"
+    before = status.read_bytes()
+    assert len(rehearsal.simulate(UpgradeRequest("all")).changes) == 3
+    assert status.read_bytes() == before
+
+
+@pytest.mark.usefixtures("updates")
+def test_few_round_trips(rehearsal: Rehearsal) -> None:
+    rehearsal.run(UpgradeRequest("all"))
+    assert len(rehearsal.shell.scripts) == 3  # simulate, apply, aftermath
+
+
+def test_nothing_to_upgrade(rehearsal: Rehearsal) -> None:
+    log = rehearsal.run(UpgradeRequest("all"))
+    assert (log.status, log.changes, log.exit_status) == (UpgradeStatus.NOTHING, (), 0)
+    assert len(rehearsal.shell.scripts) == 1
+
+
+# --- what goes wrong ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("updates")
+@pytest.mark.parametrize(
+    ("package", "error"),
+    [
+        ("nonesuch", "Unable to locate package nonesuch"),
+        ("web=9", "Version '9' for 'web' was not found"),
+        ("pinned", "Held packages were changed"),
+    ],
+)
+def test_impossible(rehearsal: Rehearsal, package: str, error: str) -> None:
+    log = rehearsal.run(UpgradeRequest("packages", packages=(package,)))
+    assert log.status == UpgradeStatus.IMPOSSIBLE
+    assert error in log.error
+
+
+@pytest.mark.parametrize("name", ["-o", "web-", "a b", "$(x)", "../x", "web=", "*"])
+def test_names_that_are_options_or_worse(rehearsal: Rehearsal, name: str) -> None:
+    with pytest.raises(RequestError, match="not a package name"):
+        rehearsal.simulate(UpgradeRequest("packages", packages=(name,)))
+    assert rehearsal.shell.scripts == []
+
+
+def test_local_packages_that_are_none(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"not a \.deb file"):
+        rehearsal.simulate(UpgradeRequest("packages", files=(tmp_path / "none.deb",)))
+    with pytest.raises(RequestError, match="no packages named"):
+        rehearsal.simulate(UpgradeRequest("packages"))
+    fake = tmp_path / "fake.deb"
+    fake.write_text("not a package")
+    log = rehearsal.run(UpgradeRequest("packages", files=(fake,)))
+    assert log.status == UpgradeStatus.FAILED
+    assert log.error
+
+
+def test_a_maintainer_script_fails(rehearsal: Rehearsal) -> None:
+    world = rehearsal.world
+    world.install(world.build("web", "1.0"), world.build("app", "1.0", depends="web"))
+    postinst = "echo preparing\necho 'web: [emerg] unknown directive \"x\"' >&2\nexit 3\n"
+    world.offer(
+        world.main,
+        world.build("web", "2.0", postinst=postinst),
+        world.build("app", "2.0", depends="web (>= 2.0)"),
+    )
+    log = rehearsal.run(UpgradeRequest("all"))
+    assert (log.status, log.failed_package) == (UpgradeStatus.FAILED, "web")
+    assert log.error == (
+        "web: installed web package post-installation script subprocess returned error exit "
+        'status 3: web: [emerg] unknown directive "x"'
+    )
+    assert log.not_configured == ("app:all", "web:all")
+    assert log.exit_status == 100
+    assert "web" in log.log.splitlines()[-1] or "The following packages" in log.log
+
+
+def test_a_mirror_that_is_down(rehearsal: Rehearsal) -> None:
+    rehearsal.world.close()
+    log = rehearsal.run(UpgradeRequest("all"))
+    assert log.status == UpgradeStatus.UNAVAILABLE
+    assert "Could not connect to 127.0.0.1" in log.error
+
+
+@pytest.mark.usefixtures("updates")
+def test_a_package_that_vanished_from_the_mirror(rehearsal: Rehearsal) -> None:
+    request = UpgradeRequest("all")
+    simulation = rehearsal.simulate(request)
+    (rehearsal.world.main.folder / "web_2.0_all.deb").unlink()
+    log = rehearsal.upgrader.apply(rehearsal.shell, request, simulation, rehearsal.deadline())
+    assert log.status == UpgradeStatus.UNAVAILABLE
+    assert log.error.startswith("Failed to fetch")
+    assert rehearsal.world.version("lib") == "1.0"  # nothing was installed
+
+
+@pytest.mark.usefixtures("updates")
+def test_a_package_that_is_not_what_was_promised(rehearsal: Rehearsal) -> None:
+    deb = rehearsal.world.main.folder / "web_2.0_all.deb"
+    deb.write_bytes(b"x" * deb.stat().st_size)
+    log = rehearsal.run(UpgradeRequest("all"))
+    assert (log.status, "Hash Sum mismatch" in log.error) == (UpgradeStatus.UNAVAILABLE, True)
+
+
+def test_a_hanging_maintainer_script_is_named(rehearsal: Rehearsal) -> None:
+    world = rehearsal.world
+    world.install(world.build("web", "1.0"))
+    world.offer(world.main, world.build("web", "2.0", postinst="sleep 60\n"))
+    request = UpgradeRequest("all")
+    simulation = rehearsal.simulate(request)
+    with pytest.raises(DeadlineExceeded, match=r"last words: Setting up web \(2\.0\)"):
+        rehearsal.upgrader.apply(rehearsal.shell, request, simulation, rehearsal.deadline(2))
+
+
+def test_a_question_gets_no_answer_and_the_script_is_not_eaten(rehearsal: Rehearsal) -> None:
+    world = rehearsal.world
+    world.install(world.build("web", "1.0"))
+    postinst = "if read answer; then echo 'somebody answered'; exit 1; fi\n"
+    world.offer(world.main, world.build("web", "2.0", postinst=postinst))
+    assert rehearsal.run(UpgradeRequest("all")).status == UpgradeStatus.APPLIED
+
+
+def test_a_daemon_that_a_script_starts_does_not_hold_us(rehearsal: Rehearsal) -> None:
+    world = rehearsal.world
+    world.install(world.build("web", "1.0"))
+    daemon = "sleep 20 >/dev/null 2>&1 </dev/null &\n"
+    world.offer(world.main, world.build("web", "2.0", postinst=daemon))
+    started = time.monotonic()
+    assert rehearsal.run(UpgradeRequest("all")).status == UpgradeStatus.APPLIED
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.usefixtures("updates")
+def test_the_guests_own_apt_is_waited_for(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "LOCK_PAUSE", 0.2)
+    lock = (rehearsal.world.root / "var/lib/apt/lists/lock").open("w")
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    threading.Timer(1.0, lock.close).start()
+    assert rehearsal.run(UpgradeRequest("all")).status == UpgradeStatus.APPLIED
+    assert any("Could not get lock" in line for line in rehearsal.lines)
+
+
+# --- sources and the proxy ------------------------------------------------------------------
+
+
+def test_sources_are_known_before_any_update(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    world = rehearsal.world
+    mirrors = tmp_path / "mirrors"
+    mirrors.write_text("# list\nhttp://a.example/debian\tpriority:1\nhttps://b.example/x/\n")
+    more = world.root / "etc/apt/sources.list"
+    more.write_text(f"deb mirror+file:{mirrors} stable main\ndeb-src http://c.example/ ./\n")
+    request = UpgradeRequest("all", repositories=("deb http://p.example/new stable main",))
+    found = rehearsal.upgrader.sources(rehearsal.shell, request, rehearsal.deadline())
+    assert set(found) == {
+        f"{world.url}/main/",
+        f"{world.url}/security/",
+        "http://a.example/debian",
+        "https://b.example/x/",
+        "http://c.example/",
+        "http://p.example/new",
+    }
+
+
+@pytest.mark.usefixtures("updates")
+def test_everything_goes_through_the_proxy(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    world = rehearsal.world
+    # A guest may send single hosts around its general proxy: not past ours.
+    (world.root / "etc/apt/apt.conf.d/proxy").write_text(
+        'Acquire::http::Proxy::127.0.0.1 "DIRECT";\nAcquire::http::Proxy "http://p.example:1";\n'
+    )
+    before = (world.root / "etc/apt/apt.conf.d/proxy").read_bytes()
+    with PackageProxy([], tmp_path / "cache") as proxy, loopback_port(proxy.socket) as url:
+        rehearsal.shell.proxy = url
+        refused = rehearsal.run(UpgradeRequest("all"))
+        assert refused.status == UpgradeStatus.UNAVAILABLE
+        assert "not a package source of this guest (package proxy)" in refused.error
+        sources = rehearsal.upgrader.sources(
+            rehearsal.shell, UpgradeRequest("all"), rehearsal.deadline()
+        )
+        proxy.rules.add(sources, operator=True)
+        log = rehearsal.run(UpgradeRequest("all"))
+        assert (log.status, log.error) == (UpgradeStatus.APPLIED, "")
+        told = proxy.statistics
+    assert told.fetched >= log.download_bytes
+    assert (world.root / "etc/apt/apt.conf.d/proxy").read_bytes() == before
+
+
+@pytest.mark.usefixtures("updates")
+def test_a_second_rehearsal_fetches_no_package_twice(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    world = rehearsal.world
+    archives = world.root / "var/cache/apt/archives"
+    with PackageProxy([], tmp_path / "cache") as proxy, loopback_port(proxy.socket) as url:
+        rehearsal.shell.proxy = url
+        proxy.rules.add([world.url + "/"], operator=True)
+        request = UpgradeRequest("packages", packages=("web",))
+        assert rehearsal.run(request).status == UpgradeStatus.APPLIED
+        fetched = proxy.statistics.fetched
+        for deb in archives.glob("*.deb"):
+            deb.unlink()
+        world.install(world.debs / "web_1.0_all.deb")
+        assert rehearsal.run(request).status == UpgradeStatus.APPLIED
+        assert proxy.statistics.fetched - fetched < 100
+
+
+# --- choosing, scripts ----------------------------------------------------------------------
+
+
+def test_detection(tmp_path: Path) -> None:
+    deadline = Deadline(10, "test")
+    assert detect(LocalShell(), deadline).name == "apt"
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sh").symlink_to("/bin/sh")
+    foreign = LocalShell(("/bin/sh",), env={"PATH": str(folder)})
+    with pytest.raises(RequestError, match=r"it has: none that we know.*supported: apt-get"):
+        detect(foreign, deadline)
+    (folder / "dnf").write_text("#!/bin/sh\n")
+    (folder / "dnf").chmod(0o755)
+    with pytest.raises(RequestError, match="it has: dnf"):
+        detect(foreign, deadline)
+    script = UpgradeRequest("script", script=tmp_path / "x")
+    assert choose(foreign, script, deadline).name == "script"
+
+
+def test_a_script_is_the_upgrade(tmp_path: Path) -> None:
+    upgrader = ScriptUpgrader(work=str(tmp_path / "work"))
+    shell = LocalShell(("sh",), proxy="http://127.0.0.1:1")
+    script = tmp_path / "upgrade.sh"
+    script.write_text('#!/bin/sh\nset -u\necho "by $http_proxy $HTTPS_PROXY"\nread x || echo end\n')
+    request = UpgradeRequest("script", script=script)
+    seen: list[str] = []
+
+    def run() -> UpgradeLog:
+        deadline = Deadline(20, "upgrade")
+        simulation = upgrader.simulate(shell, request, deadline)
+        return upgrader.apply(shell, request, simulation, deadline, on_line=seen.append)
+
+    log = run()
+    assert (log.status, log.requested) == (UpgradeStatus.APPLIED, "script upgrade.sh")
+    assert seen == ["by http://127.0.0.1:1 http://127.0.0.1:1", "end"]
+    script.write_text("echo fine\necho 'cp: cannot stat x' >&2\necho bye\nexit 7\n")
+    log = run()
+    assert (log.status, log.exit_status) == (UpgradeStatus.FAILED, 7)
+    assert log.error == "the script ended with status 7: cp: cannot stat x"
+    assert not (tmp_path / "work").exists()
+    script.unlink()
+    with pytest.raises(RequestError, match="no such script"):
+        run()

@@ -1,0 +1,282 @@
+"""What the shared checks decide, on observations alone."""
+
+from __future__ import annotations
+
+import pytest
+from check_samples import filesystem, seen, tcp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox.checks.compare import (
+    covers,
+    describe_lost_units,
+    fullness,
+    listeners,
+    lost_units,
+    new_failed_units,
+    new_kernel_errors,
+    newer_kernel,
+    normalised,
+    parse_listening,
+    parse_unit_states,
+    port_problem,
+    real_filesystems,
+    state_worse,
+)
+from sandbox.records import Filesystem, Port
+
+# --- units ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "sentence"),
+    [
+        ("active/running", "active/running", ""),
+        ("active/running", "failed/failed", "a.service was active before and is failed now"),
+        ("active/running", "inactive/dead", "a.service was active before and is inactive now"),
+        ("active/running", None, "a.service was active before and is gone now"),
+        (
+            "active/running",
+            "activating/auto-restart",
+            "a.service was active before and is activating (auto-restart) now",
+        ),
+        (
+            "active/running",
+            "active/exited",
+            "a.service was active before and is active without a process now",
+        ),
+        ("active/exited", "active/exited", ""),
+        ("active/waiting", "active/elapsed", ""),
+        ("active/running", "reloading/reload", ""),
+        ("inactive/dead", "failed/failed", ""),
+        ("activating/start", None, ""),
+    ],
+)
+def test_a_service_that_stopped_is_named_with_its_state(
+    before: str, now: str | None, sentence: str
+) -> None:
+    after = {} if now is None else {"a.service": now}
+    assert describe_lost_units(lost_units({"a.service": before}, after, [])) == sentence
+
+
+def test_several_lost_units_are_one_sentence() -> None:
+    lost = lost_units({"b.service": "active/running", "a.socket": "active/listening"}, {}, [])
+    assert describe_lost_units(lost) == (
+        "2 units were active before and are not now: a.socket (gone), b.service (gone)"
+    )
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["user@0.service", "session-3.scope", "run-user-0.mount", "systemd-hostnamed.service", "my-x"],
+)
+def test_units_that_come_and_go_and_ignored_ones_do_not_count(unit: str) -> None:
+    assert lost_units({unit: "active/running"}, {}, ["my-*"]) == []
+
+
+def test_only_new_failures_that_nobody_ignores_count() -> None:
+    before, now = seen(failed_units=("old.service",)), seen(failed_units=("old.service", "n.timer"))
+    assert new_failed_units(before, now, []) == ["n.timer"]
+    assert new_failed_units(before, now, ["n.*"]) == []
+    assert new_failed_units(now, now, []) == []
+
+
+states = st.sampled_from(
+    ["active/running", "active/exited", "failed/failed", "inactive/dead", "activating/start"]
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a.service", "b.socket", "c.timer"]), states))
+def test_nothing_is_lost_when_nothing_changed(units: dict[str, str]) -> None:
+    assert lost_units(units, units, []) == []
+
+
+def test_unit_states_come_back_in_the_order_they_were_asked_for() -> None:
+    shown = (
+        "LoadState=loaded\nActiveState=active\nSubState=running\n\n"
+        "LoadState=not-found\nActiveState=inactive\nSubState=dead\n\n"
+        "SubState=failed\nLoadState=loaded\nActiveState=failed\n"
+    )
+    assert parse_unit_states(["a", "b", "c"], shown) == {
+        "a": "active/running",
+        "c": "failed/failed",
+    }
+    assert parse_unit_states(["a"], "") == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "excused", "worse"),
+    [
+        ("running", "running", False, False),
+        ("running", "degraded", False, True),
+        ("running", "degraded", True, False),
+        ("degraded", "degraded", False, False),
+        ("degraded", "running", False, False),
+        ("degraded", "maintenance", True, True),
+        ("unknown", "unknown", False, False),
+        ("unknown", "running", False, False),
+        ("running", "unknown", True, True),
+        ("maintenance", "degraded", False, False),
+    ],
+)
+def test_the_system_may_not_get_worse(before: str, now: str, excused: bool, worse: bool) -> None:
+    assert state_worse(before, now, excused) is worse
+
+
+# --- ports ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "problem"),
+    [
+        (tcp(80), [tcp(80)], ""),
+        (tcp(80), [tcp(80, "::")], ""),
+        (tcp(80, "10.0.0.5"), [tcp(80)], ""),
+        (tcp(80, "::1"), [tcp(80, "[::]")], ""),
+        (tcp(80, "*"), [tcp(80, "::")], ""),
+        (tcp(80, process="nginx"), [tcp(81)], "nobody listens on port 80/tcp of nginx any more"),
+        (tcp(80, "10.0.0.5"), [], "nobody listens on port 80/tcp on 10.0.0.5 any more"),
+        (tcp(53), [tcp(53, protocol="udp")], "nobody listens on port 53/tcp any more"),
+        (
+            tcp(80),
+            [tcp(80, "127.0.0.1")],
+            "port 80/tcp listened on 0.0.0.0 before and on 127.0.0.1 now",
+        ),
+        (tcp(80, "::"), [tcp(80)], "port 80/tcp listened on :: before and on 0.0.0.0 now"),
+    ],
+)
+def test_a_port_must_stay_as_reachable_as_it_was(
+    before: Port, now: list[Port], problem: str
+) -> None:
+    assert port_problem(before, now) == problem
+
+
+addresses = st.sampled_from(["0.0.0.0", "::", "*", "127.0.0.1", "::1", "10.0.0.5", "fe80::1"])
+
+
+@given(addresses, addresses, addresses)
+def test_covering_is_reflexive_and_transitive(a: str, b: str, c: str) -> None:
+    assert covers(tcp(1, a), tcp(1, a))
+    if covers(tcp(1, a), tcp(1, b)) and covers(tcp(1, b), tcp(1, c)):
+        assert covers(tcp(1, a), tcp(1, c))
+
+
+def test_sockets_at_random_ports_and_ignored_ones_are_left_out() -> None:
+    ports = [
+        tcp(80, process="nginx"),
+        tcp(80, process="nginx"),
+        tcp(80, "::", process="nginx"),
+        tcp(50000, process="java"),
+        tcp(41000, process="rpc.statd"),
+        tcp(43217, "127.0.0.1", process="sshd"),
+        tcp(68, protocol="udp", process="dhclient"),
+        tcp(45000, protocol="udp", process="avahi-daemon"),
+        tcp(5353, protocol="udp"),
+        tcp(5353),
+        tcp(9000),
+    ]
+    assert list(listeners(ports, ["udp/5353", 9000])) == [
+        "tcp/0.0.0.0:50000",
+        "tcp/0.0.0.0:5353",
+        "tcp/0.0.0.0:80",
+        "tcp/[::]:80",
+    ]
+
+
+def test_listening_sockets_are_read_from_testinfras_list() -> None:
+    listed = ["tcp://0.0.0.0:22", "tcp://:::80", "udp://127.0.0.53%lo:53", "unix:///run/x", "odd"]
+    assert parse_listening(listed) == [
+        tcp(22),
+        tcp(80, "::"),
+        tcp(53, "127.0.0.53%lo", protocol="udp"),
+    ]
+    assert not port_problem(tcp(53, "127.0.0.53", protocol="udp"), parse_listening(listed))
+
+
+# --- filesystems, kernel -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (filesystem("/", 95), ""),
+        (filesystem("/", 96), "/ is 96 % full (38 MiB free), more than 95 %"),
+        (filesystem("/", 9, inodes=99), "/ has 99 % of its inodes used, more than 95 %"),
+        (None, "/ was mounted before and is not now"),
+    ],
+)
+def test_a_filesystem_must_have_room(found: Filesystem | None, problem: str) -> None:
+    assert fullness(found, "/", 95) == problem
+
+
+def test_images_and_pseudo_filesystems_are_always_full_and_left_out() -> None:
+    observation = seen(
+        filesystems=(
+            filesystem("/", 1),
+            filesystem("/snap/core/1", 100),
+            filesystem("/run", 1),
+            filesystem("/runner", 1),
+            Filesystem(mount="/empty", size=0, used=0, available=0),
+        )
+    )
+    assert list(real_filesystems(observation)) == ["/", "/runner"]
+
+
+@pytest.mark.parametrize(
+    ("running", "installed", "pending"),
+    [
+        ("6.1.0-31-amd64", (), ""),
+        ("6.1.0-31-amd64", ("6.1.0-9-amd64", "6.1.0-31-amd64"), ""),
+        ("6.1.0-9-amd64", ("6.1.0-9-amd64", "6.1.0-31-amd64"), "6.1.0-31-amd64"),
+        ("6.1.0-31-cloud-amd64", ("6.1.0-31-cloud-amd64", "6.1.0-31-amd64"), ""),
+        ("6.1.0-30-cloud-amd64", ("6.1.0-30-cloud-amd64", "6.1.0-31-amd64"), "6.1.0-31-amd64"),
+        ("6.8.0-host", ("6.1.0-31-amd64",), ""),
+    ],
+)
+def test_a_pending_kernel_is_named(running: str, installed: tuple[str, ...], pending: str) -> None:
+    assert newer_kernel(seen(kernel=running, kernels=installed)) == pending
+
+
+# --- kernel log ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("[    1.234567] ata1: link down", "[   99.000001] ata7: link down"),
+        ("<3>[ 1.0] BUG at 0xffffffff81234567", "BUG at 0xffffffff99999999"),
+        ("pcieport 0000:00:1c.0: AER", "pcieport 0000:03:00.1: AER"),
+        ("RIP ffffffffc0a812f0 bad", "RIP ffff9d8e01234567 bad"),
+        (
+            "fs c0ffee00-1111-2222-3333-444455556666 dirty",
+            "fs 01234567-89ab-cdef-0123-456789abcdef dirty",
+        ),
+        ("eth0 52:54:00:aa:bb:cc  up", "eth1 52:54:00:12:34:56 up"),
+    ],
+)
+def test_messages_that_differ_in_numbers_only_are_the_same(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other)
+    assert new_kernel_errors([one], [other], []) == []
+
+
+def test_words_are_told_apart() -> None:
+    assert normalised("defaced facade") == "defaced facade"
+    assert normalised("sda: read error") != normalised("sda: write error")
+
+
+@given(st.text(max_size=200))
+def test_normalising_twice_changes_nothing_more(message: str) -> None:
+    assert normalised(normalised(message)) == normalised(message)
+
+
+@given(st.lists(st.text(max_size=40), max_size=8), st.lists(st.text(max_size=40), max_size=8))
+def test_only_messages_of_a_new_kind_are_new(before: list[str], now: list[str]) -> None:
+    fresh = new_kernel_errors(before, now, [])
+    kinds = [normalised(message) for message in fresh]
+    assert len(set(kinds)) == len(kinds)
+    assert not set(kinds) & {normalised(message) for message in before}
+    assert new_kernel_errors([*before, *fresh], now, []) == []
+
+
+def test_ignored_kernel_messages_do_not_count() -> None:
+    assert new_kernel_errors([], ["nvme0: timeout", "oops"], [r"^nvme\d"]) == ["oops"]
