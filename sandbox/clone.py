@@ -51,9 +51,9 @@ class Clone:
 
 
 class CloneLease:
-    """The life of a clone as a context manager: leaving it removes the clone, unless kept.
+    """The right to have a clone: it ends with the clone removed, unless it is kept.
 
-    The way down is :func:`sandbox.reaper.remove_run` alone; it is armed before anything exists.
+    The way down is :func:`sandbox.reaper.remove_run` alone, whatever had been made by then.
     """
 
     def __init__(self, hypervisor: Hypervisor, folder: RunFolder) -> None:
@@ -62,23 +62,19 @@ class CloneLease:
         self.reaped: Reaped | None = None
         self.kept = False
 
-    def __enter__(self) -> CloneLease:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if not self.kept:
+    def end(self, *, keep: bool) -> None:
+        """Remove the clone, or leave it up until `sandbox rm`."""
+        if keep:
+            self._folder.note(kept="yes")
+            self.kept = True
+        else:
             self.reaped = remove_run(self._hypervisor, self._folder)
-
-    def keep(self) -> None:
-        """Leave the clone up; `sandbox rm` removes it."""
-        self._folder.note(kept="yes")
-        self.kept = True
 
 
 def create_clone(
     hypervisor: Hypervisor, order: CloneOrder, folder: RunFolder, deadline: Deadline
 ) -> Clone:
-    """Make and start the clone of a source, inside a :class:`CloneLease`."""
+    """Make and start the clone of a source, under a :class:`CloneLease`."""
     source = order.source
     require_space(folder.clone, _NEEDED_SPACE)
     exporter = _exporter(hypervisor, source)

@@ -58,5 +58,10 @@ class DeadlineExceeded(HostError):
 class GuestUnreachable(SandboxError):
     """The clone runs but cannot be entered (no boot, no sshd, key refused).
 
-    Before the upgrade this is ``inconclusive``, after it ``fail``: the caller knows which.
+    Before the upgrade this is ``inconclusive`` (``rejected`` when the guest ``refused`` the
+    login that it was asked with), after it ``fail``: the caller knows which.
     """
+
+    def __init__(self, message: str, hint: str = "", *, refused: bool = False) -> None:
+        super().__init__(message, hint)
+        self.refused = refused

@@ -249,6 +249,7 @@ class Guest:
         raise GuestUnreachable(
             f"{self._login.user!r} gets no root in the guest: {failed.stderr.strip()[:200]}",
             "log in as root, or let the user run `sudo -n sh` without a password",
+            refused=True,
         )
 
     # -- console ----------------------------------------------------------------------------

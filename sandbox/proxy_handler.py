@@ -225,11 +225,11 @@ class Handler(BaseHTTPRequestHandler):
             self.proxy.counter.add("fetched", len(data))
             if part:
                 part.write(data)
+            self.proxy.counter.add("sent", len(data))
             if chunked:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
             else:
                 self.wfile.write(data)
-            self.proxy.counter.add("sent", len(data))
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
 
@@ -245,8 +245,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._send_head(200, entry.headers, entry.size)
         while data := entry.body.read(CHUNK):
-            self.wfile.write(data)
             self.proxy.counter.add("sent", len(data))
+            self.wfile.write(data)
 
     # -- CONNECT ----------------------------------------------------------------------------
 
@@ -283,10 +283,10 @@ class Handler(BaseHTTPRequestHandler):
                         partner[end].shutdown(socket.SHUT_WR)
 
     def _pass_on(self, data: bytes, to: socket.socket, *, from_clone: bool) -> None:
-        to.sendall(data)
         if not from_clone:
             self.proxy.counter.add("fetched", len(data))
             self.proxy.counter.add("sent", len(data))
+        to.sendall(data)
 
     # -- answers ----------------------------------------------------------------------------
 

@@ -103,7 +103,12 @@ def _host(name: str) -> str:
 
 
 def canonical_path(path: str) -> str:
-    """The path with one spelling only; raises :class:`Refused` for ways around a prefix."""
+    """The path with one spelling only; raises :class:`Refused` for ways around a prefix.
+
+    A plain "." as a folder is what apt writes for a flat archive ("deb http://… ./").
+    """
+    while "/./" in path:
+        path = path.replace("/./", "/")
     _refuse_traversal(path)
 
     def one_spelling(match: re.Match[str]) -> str:

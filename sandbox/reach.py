@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import re
 import socket
+import time
 from collections.abc import Callable, Sequence
 
 from sandbox.deadline import Deadline
@@ -13,6 +14,7 @@ from sandbox.process import run
 
 _NEIGHBOUR = re.compile(r"^(fe80::\S+) .*?lladdr ([0-9a-f:]{17})", re.MULTILINE)
 BANNER = b"SSH-"
+_LISTEN = 0.3  # seconds for answers to a multicast ping
 
 
 def link_local(mac: str) -> str:
@@ -49,12 +51,14 @@ def _ask_all_nodes(bridge: str) -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bridge.encode())
         raw.sendto(request, ("ff02::1", 0, 0, index))
-        raw.settimeout(0.3)
-        with contextlib.suppress(TimeoutError):
-            while True:
-                data, peer = raw.recvfrom(2048)
-                if data[:1] == b"\x81":  # echo reply
-                    raw.sendto(request, (peer[0], 0, 0, index))
+        answered: set[str] = set()  # each is asked once: its answer to that is an answer, too
+        end = time.monotonic() + _LISTEN
+        while (left := end - time.monotonic()) > 0:
+            raw.settimeout(left)
+            data, peer = raw.recvfrom(2048)
+            if data[:1] == b"\x81" and peer[0] not in answered:  # echo reply
+                answered.add(peer[0])
+                raw.sendto(request, (peer[0], 0, 0, index))
 
 
 def answers_ssh(address: str, port: int, timeout: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lxml import etree
@@ -157,6 +157,25 @@ def image_xml(spec: ImageSpec, disks: Sequence[Disk]) -> str:
     etree.SubElement(rng, "backend", model="random").text = "/dev/urandom"
     etree.indent(root)
     return etree.tostring(root).decode()
+
+
+def vitals(hypervisor: Hypervisor, source: Source) -> Vitals:
+    """The state of a source that :func:`proofs` compares; of images, their files'."""
+    if source.domain is not None:
+        facts = hypervisor.vitals(source.domain)
+        return replace(facts, files=file_facts(source.disks))
+    return Vitals(False, "", (), "", 0.0, file_facts(source.disks))
+
+
+def file_facts(disks: Sequence[Disk]) -> tuple[tuple[str, int, int, int], ...]:
+    """Inode, modification time (ns) and size of the disks that are local files."""
+    facts = []
+    for disk in disks:
+        path = Path(disk.path)
+        if path.is_file():
+            stat = path.stat()
+            facts.append((disk.path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return tuple(facts)
 
 
 def proofs(source: Source, before: Vitals, after: Vitals) -> tuple[tuple[str, ...], str]:

@@ -92,6 +92,7 @@ class Connection:
             raise GuestUnreachable(
                 f"the guest refuses {self.login.user!r} with the key {self.login.key}: {said}",
                 "give a user and key that the guest accepts (`login:`), or `inject: true`",
+                refused=True,
             )
         raise ConnectionLost(f"ssh to the clone ended: {said}")
 
@@ -171,9 +172,10 @@ class Connection:
     def _argv(self, *rest: str) -> list[str]:
         return ["ssh", "-F", str(self.config), *rest]
 
-    def command_line(self) -> str:
-        """For people: how to enter the clone by hand."""
-        return shlex.join(["ssh", "-F", str(self.config), HOST])
+
+def ssh_command(folder: Path) -> str:
+    """For people: how to enter a kept clone by hand."""
+    return shlex.join(["ssh", "-F", str(folder / "ssh_config"), HOST])
 
 
 def _pump(descriptor: int, deadline: Deadline, on_bytes: Callable[[bytes], None]) -> None:

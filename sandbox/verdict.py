@@ -296,7 +296,7 @@ def _doubts_after(facts: Facts) -> Iterator[_Point]:
     if upgrade and upgrade.status is UpgradeStatus.NOTHING and not facts.expectations.allow_nothing:
         yield _Point(
             "there was nothing to upgrade, and the scenario asks for a change",
-            "check the guest's package sources, or set allow_nothing in the scenario",
+            "check the guest's package sources, or set expect.nothing_to_upgrade in the scenario",
         )
     seen = _last_observation(facts)
     if facts.expectations.kernel == "newest" and seen and not seen.kernels:

@@ -71,6 +71,8 @@ class Connection:
             probe = run(self.argv("-n", self.host, "true"), deadline, check=False)
         except DeadlineExceeded:
             return f"the guest did not answer over SSH within {PROBE_SECONDS:.0f} s"
+        if NOT_SHARED in probe.stderr:
+            return "the guest accepts no more SSH sessions"
         if not probe.ok:
             said = tail(probe.stderr, 1)
             return f"the guest no longer runs commands over SSH: {said or f'exit {probe.status}'}"

@@ -9,7 +9,9 @@ expects to be.
 
 from __future__ import annotations
 
+import filecmp
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -82,17 +84,27 @@ def edit_disk(
     """
     wanted = [*files, *links]
     folders = sorted({str(parent) for path in wanted for parent in Path(path).parents} - {"/"})
-    # mkdir of what is there and rm of what is not fail harmlessly; what counts is checked.
-    commands = [f"mkdir {folder}" for folder in folders]
-    commands += [f"rm {path}" for path in (*remove, *wanted)]
-    commands += [f"write {local} {path}" for path, local in files.items()]
-    commands += [f"symlink {path} {target}" for path, target in links.items()]
+    # mkdir of what is there and rm of what is not fail harmlessly; what counts is checked below.
+    commands = [f'mkdir "{folder}"' for folder in folders]
+    commands += [f'rm "{path}"' for path in (*remove, *wanted)]
+    commands += [f'write "{local}" "{path}"' for path, local in files.items()]
+    commands += [f'symlink "{path}" "{target}"' for path, target in links.items()]
     _debugfs(raw, commands, deadline, write=True)
-    for path in wanted:
-        if "Inode:" not in _debugfs(raw, [f"stat {path}"], deadline):
-            raise HostError(f"debugfs could not write {path} into {raw}", "is the disk full?")
+    for path in {*remove, *wanted}:
+        found = "Inode:" in _debugfs(raw, [f'stat "{path}"'], deadline)
+        if found != (path in wanted) or not _holds(raw, path, files.get(path), deadline):
+            raise HostError(f"debugfs could not change {path} in {raw}", "is that disk full?")
     # Exit status 1 is "errors corrected", which -n cannot reach; anything but 0 is a broken disk.
     run(["e2fsck", "-f", "-n", f"{raw}?offset={OFFSET}"], deadline)
+
+
+def _holds(raw: Path, path: str, local: Path | None, deadline: Deadline) -> bool:
+    """Whether a file got there whole: on a full disk debugfs leaves its size but not its data."""
+    if local is None:
+        return True
+    with tempfile.NamedTemporaryFile() as copy:
+        _debugfs(raw, [f'dump "{path}" {copy.name}'], deadline)
+        return filecmp.cmp(copy.name, local, shallow=False)
 
 
 def _debugfs(raw: Path, commands: Sequence[str], deadline: Deadline, *, write: bool = False) -> str:

@@ -44,7 +44,7 @@ PACKAGES = (
     "python3",
     "systemd-sysv",
     "udev",
-    "usr-is-merged",  # rather than usrmerge, which brings all of Perl
+    "usr-is-merged",
 )
 # What nobody reads in a rehearsal, and what dpkg would unpack again with every upgrade.
 NOT_UNPACKED = (
@@ -62,6 +62,9 @@ EARLY_FILES = {
     "etc/ssh/sshd_config.d/web01.conf": "sshd.conf",
     "etc/systemd/network/wired.network": "wired.network",
 }
+# While building only: usrmerge would bring all of Perl, and usr-is-merged does for a new system.
+BUILD_PREFERENCES = "etc/apt/preferences.d/build"
+NO_USRMERGE = "Package: usrmerge\nPin: release *\nPin-Priority: -1\n"
 UNITS = "/usr/lib/systemd/system"
 LINKS = {
     "etc/systemd/system/multi-user.target.wants/systemd-networkd.service": (
@@ -187,13 +190,14 @@ def ensure_key(cache: Path = CACHE) -> Path:
 def _build_tree(
     tree: Path, folder: Path, mirror: Mirror, packages: Sequence[str], deadline: Deadline
 ) -> None:
-    early = folder / "early"
+    early, first = folder / "early", folder / "first"
+    _write(first / BUILD_PREFERENCES, NO_USRMERGE)
     for inside, data in EARLY_FILES.items():
         _write(early / inside, (DATA / data).read_text())
     for inside, target in LINKS.items():
         (early / inside).parent.mkdir(parents=True, exist_ok=True)
         (early / inside).symlink_to(target)
-    for made in [early, *early.rglob("*")]:
+    for made in [early, first, *early.rglob("*"), *first.rglob("*")]:
         if made.is_dir():
             made.chmod(0o755)  # the umask must not decide who may enter the guest's /etc
     options = {
@@ -206,7 +210,8 @@ def _build_tree(
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=apt", "--format=directory"),
             *(f'--aptopt={key} "{value}"' for key, value in options.items()),
             *(f"--dpkgopt={option}" for option in NOT_UNPACKED),
-            *(f"--essential-hook=sync-in {early} /", f"--include={','.join(packages)}"),
+            *(f"--setup-hook=sync-in {first} /", f"--essential-hook=sync-in {early} /"),
+            f"--include={','.join(packages)}",
             *("--components=main", mirror.codename, str(tree), mirror.release_uri),
         ],
         deadline,
@@ -219,6 +224,7 @@ def _finish_tree(
 ) -> None:
     """Everything that makes the tree this one machine; no first boot is needed."""
     _write(tree / "etc/apt/sources.list", mirror.sources())
+    (tree / BUILD_PREFERENCES).unlink()
     # mmdebstrap's own settings are for building (and name the host's proxy).
     (tree / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
     _write(
@@ -257,7 +263,11 @@ def _identity(mirror: Mirror, packages: Sequence[str], size: int, key: Path) -> 
         *packages,
         str(size),
         key.with_suffix(".pub").read_text(),
-        *(path.read_bytes() for path in sources if path.is_file() and path.name not in NOT_BUILDING),
+        *(
+            path.read_bytes()
+            for path in sources
+            if path.is_file() and path.name not in NOT_BUILDING
+        ),
     )
 
 

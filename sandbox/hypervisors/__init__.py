@@ -54,7 +54,7 @@ class Vitals:
     chain: tuple[str, ...]  # the disks' image files as the hypervisor has them open
     instance: str  # changes when the guest is started again: domain id
     cpu_seconds: float
-    files: tuple[tuple[str, int, int, int], ...]  # path, inode, mtime in ns, size
+    files: tuple[tuple[str, int, int, int], ...] = ()  # path, inode, mtime in ns, size
 
 
 class Hypervisor(Protocol):
@@ -73,7 +73,8 @@ class Hypervisor(Protocol):
     def lookup(self, name: str) -> SourceDomain:
         """Raises :class:`RequestError` for an unknown guest, naming the nearest one."""
 
-    def vitals(self, source: SourceDomain, disks: Sequence[Disk]) -> Vitals: ...
+    def vitals(self, source: SourceDomain) -> Vitals:
+        """Without the files' facts, which are not the hypervisor's."""
 
     def free_memory(self) -> int:
         """Bytes that a new domain may take."""

@@ -109,14 +109,14 @@ class LibvirtQemu:
         listed = ", ".join(known[:10]) or "none"
         return RequestError(f"no guest {name!r} on {self.uri}", f"{hint}guests there: {listed}")
 
-    def vitals(self, source: SourceDomain, disks: Sequence[Disk]) -> Vitals:
+    def vitals(self, source: SourceDomain) -> Vitals:
         with _translated(f"reading {source.name!r}"):
             domain = self._connection.lookupByUUIDString(source.uuid)
             running = bool(domain.isActive())
             xml = domain.XMLDesc(0 if running else libvirt.VIR_DOMAIN_XML_INACTIVE)
             cpu = domain.info()[4] / 1e9
             instance = str(domain.ID()) if running else ""
-        return Vitals(running, xml, disk_chain(xml), instance, cpu, file_facts(disks))
+        return Vitals(running, xml, disk_chain(xml), instance, cpu, ())
 
     def free_memory(self) -> int:
         with _translated("reading the free memory"):
@@ -278,17 +278,6 @@ def disk_chain(domain_xml: str) -> tuple[str, ...]:
     root = etree.fromstring(domain_xml.encode())
     sources = root.iterfind("./devices/disk//source")
     return tuple(str(s.get("file") or s.get("dev") or s.get("name") or "") for s in sources)
-
-
-def file_facts(disks: Sequence[Disk]) -> tuple[tuple[str, int, int, int], ...]:
-    """Inode, modification time (ns) and size of the disks that are local files."""
-    facts = []
-    for disk in disks:
-        path = Path(disk.path)
-        if path.is_file():
-            stat = path.stat()
-            facts.append((disk.path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return tuple(facts)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,8 @@ class UpgradeRequest:
         if self.files:
             words += " with " + ", ".join(file.name for file in self.files)
         if self.repositories:
-            words += f" from {len(self.repositories)} proposed repositories"
+            count = len(self.repositories)
+            words += f" with {count} proposed {'repository' if count == 1 else 'repositories'}"
         return words
 
 

@@ -109,7 +109,13 @@ class AptUpgrader:
             log=simulation.log,
         )
         if failure := simulation.failure:
-            return facts.model_copy(update={"status": failure.status, "error": failure.error})
+            return facts.model_copy(
+                update={
+                    "status": failure.status,
+                    "error": failure.error,
+                    "failed_package": failure.package,
+                }
+            )
         if not simulation.changes:
             return facts
         started = time.monotonic()
@@ -242,7 +248,7 @@ def _progress(status: parse.Status, fetch_share: float) -> tuple[float, str]:
     """Percent of the whole: fetching is the first part of it."""
     if status.kind == "pmconffile":
         return 100 * fetch_share + status.percent * (1 - fetch_share), (
-            f"{status.item}: a configuration file was changed in this guest"
+            f"{status.item} was changed in this guest, and by the new version too"
         )
     if status.kind == "dlstatus":
         return status.percent * fetch_share, f"fetching: {status.text}"

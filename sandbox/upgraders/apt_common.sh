@@ -30,15 +30,20 @@ run_apt() {
 }
 
 # apt's own progress becomes lines "MARK status ..." among its output. They go through a pipe of
-# their own, because the output may just then be in the middle of a line.
+# their own, because the output may just then be in the middle of a line. No file is needed for
+# the exit status: the guest's disk may be full.
 follow_apt() {
     exec 4>&1
-    {
-        run_apt -o APT::Status-Fd=3 "$@" 3>&1 1>&4 2>&1 4>&-
-        echo "$?" >"$work/exit"
-    } | while IFS= read -r line; do
-        printf '%s status %s\n' "$mark" "$line"
-    done >&4
+    status=$(
+        {
+            {
+                run_apt -o APT::Status-Fd=3 "$@" 3>&1 1>&4 2>&1 4>&- 5>&-
+                echo "$?" >&5
+            } | while IFS= read -r line; do
+                printf '%s status %s\n' "$mark" "$line"
+            done >&4
+        } 5>&1
+    )
     exec 4>&-
-    return "$(cat "$work/exit")"
+    return "$status"
 }

@@ -215,7 +215,8 @@ def explain(lines: Sequence[str], exit_status: int, *, updating: bool = False) -
     """
     if full := _first(_DISK_FULL, lines, search=True):
         package = _package_of(lines)
-        return Failure(UpgradeStatus.FAILED, f"the guest's disk is full: {full.strip()}", package)
+        words = f"the guest's disk is full: {_without_letter(full.strip())}"
+        return Failure(UpgradeStatus.FAILED, words, package)
     if failure := _dpkg_failure(lines):
         return failure
     if fetch := fetch_trouble(lines):

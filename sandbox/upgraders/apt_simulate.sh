@@ -19,11 +19,11 @@ main() {
         set -- "$@" $metapackages
     fi
     stage simulate
-    run_apt -s -y "$@" >"$work/simulation" 2>&1
+    simulation=$(run_apt -s -y "$@" 2>&1)
     status=$?
-    cat "$work/simulation"
+    printf '%s\n' "$simulation"
     if [ "$status" -ne 0 ]; then return "$status"; fi
-    if [ -n "$uris" ] && grep -q '^Inst ' "$work/simulation"; then
+    if [ -n "$uris" ] && printf '%s\n' "$simulation" | grep -q '^Inst '; then
         stage uris
         run_apt -y --print-uris "$@" 2>&1
     fi

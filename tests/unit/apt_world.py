@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import subprocess
 import threading
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from local_shell import LocalShell
+
+from sandbox.deadline import Deadline
+from sandbox.records import UpgradeLog
+from sandbox.upgraders import Simulation, UpgradeRequest
+from sandbox.upgraders.apt import AptUpgrader
 
 ARCHITECTURE = subprocess.run(
     ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
@@ -32,6 +40,7 @@ class Suite:
     folder: Path
     label: str
     name: str
+    published: int = 0
 
     def publish(self) -> None:
         entries = [describe(deb) for deb in sorted(self.folder.glob("*.deb"))]
@@ -47,6 +56,10 @@ class Suite:
             f"Origin: Test\nLabel: {self.label}\nSuite: {self.name}\nVersion: 12\n"
             f"Date: Sat, 01 Jan 2022 00:00:00 UTC\nSHA256:\n{sums}"
         )
+        # Two publications within a second must not look like the same to If-Modified-Since.
+        self.published += 10
+        for path in self.folder.iterdir():
+            os.utime(path, (1_700_000_000, 1_700_000_000 + self.published))
 
 
 def describe(deb: Path) -> str:
@@ -80,7 +93,7 @@ class AptWorld:
         handler = partial(QuietHandler, directory=str(folder / "www"))
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         self.write_sources(self.main, self.security)
         conf = folder / "apt.conf"
         conf.write_text(
@@ -93,7 +106,7 @@ class AptWorld:
         self.env = {
             "APT_CONFIG": str(conf),
             "DPKG_ROOT": str(self.root),
-            "DPKG_FORCE": "script-chrootless,not-root,bad-path",
+            "DPKG_FORCE": "script-chrootless,not-root,bad-path,downgrade,unsafe-io",
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         }
 
@@ -160,7 +173,9 @@ class AptWorld:
 
     def install(self, *debs: Path) -> None:
         """Make it part of the guest before the rehearsal."""
-        subprocess.run(["dpkg", "-i", *debs], env=self.env, check=True, capture_output=True)
+        subprocess.run(
+            ["dpkg", "--force-confold", "-i", *debs], env=self.env, check=True, capture_output=True
+        )
 
     def version(self, name: str) -> str:
         done = subprocess.run(
@@ -173,3 +188,33 @@ class AptWorld:
         subprocess.run(
             ["dpkg", "--set-selections"], input=f"{name} hold\n".encode(), env=self.env, check=True
         )
+
+
+class Rehearsal:
+    """A world, a shell into it and an upgrader; what was shown is kept."""
+
+    def __init__(self, world: AptWorld, folder: Path) -> None:
+        self.world = world
+        self.shell = LocalShell(("sh",), env=world.env)
+        self.work = folder / "work"
+        self.upgrader = AptUpgrader(work=str(self.work))
+        self.progress: list[tuple[float | None, str]] = []
+        self.lines: list[str] = []
+
+    def deadline(self, seconds: float = 60) -> Deadline:
+        return Deadline(seconds, "upgrade")
+
+    def simulate(self, request: UpgradeRequest) -> Simulation:
+        return self.upgrader.simulate(
+            self.shell, request, self.deadline(), self._show, self.lines.append
+        )
+
+    def run(self, request: UpgradeRequest) -> UpgradeLog:
+        simulation = self.simulate(request)
+        self.progress.clear()
+        return self.upgrader.apply(
+            self.shell, request, simulation, self.deadline(), self._show, self.lines.append
+        )
+
+    def _show(self, percent: float | None, text: str) -> None:
+        self.progress.append((percent, text))

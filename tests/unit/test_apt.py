@@ -2,90 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
-import threading
+import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apt_world import AptWorld
+from apt_world import Rehearsal
 from local_shell import LocalShell
 from package_server import loopback_port
 
 from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, RequestError
+from sandbox.errors import RequestError
 from sandbox.proxy import PackageProxy
 from sandbox.records import ConffileDecision, UpgradeLog, UpgradeStatus
-from sandbox.upgraders import Simulation, UpgradeRequest, apt, choose, detect
-from sandbox.upgraders.apt import AptUpgrader
+from sandbox.upgraders import UpgradeRequest, choose, detect
 from sandbox.upgraders.script import ScriptUpgrader
 
-SHELLS = [("dash",), ("bash", "--posix")]
-
-
-class Rehearsal:
-    """A world, a shell into it and an upgrader; what was shown is kept."""
-
-    def __init__(self, world: AptWorld, folder: Path) -> None:
-        self.world = world
-        self.shell = LocalShell(("sh",), env=world.env)
-        self.work = folder / "work"
-        self.upgrader = AptUpgrader(work=str(self.work))
-        self.progress: list[tuple[float | None, str]] = []
-        self.lines: list[str] = []
-
-    def deadline(self, seconds: float = 60) -> Deadline:
-        return Deadline(seconds, "upgrade")
-
-    def simulate(self, request: UpgradeRequest) -> Simulation:
-        return self.upgrader.simulate(
-            self.shell, request, self.deadline(), self._show, self.lines.append
-        )
-
-    def run(self, request: UpgradeRequest) -> UpgradeLog:
-        simulation = self.simulate(request)
-        self.progress.clear()
-        return self.upgrader.apply(
-            self.shell, request, simulation, self.deadline(), self._show, self.lines.append
-        )
-
-    def _show(self, percent: float | None, text: str) -> None:
-        self.progress.append((percent, text))
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[AptWorld]:
-    made = AptWorld(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def rehearsal(world: AptWorld, tmp_path: Path) -> Rehearsal:
-    return Rehearsal(world, tmp_path)
-
-
-@pytest.fixture
-def updates(world: AptWorld) -> None:
-    """web and tools have updates, lib a security update that needs something new."""
-    world.install(
-        world.build("web", "1.0", conffiles={"/etc/web.conf": "old\n"}),
-        world.build("lib", "1.0"),
-        world.build("pinned", "1.0"),
-    )
-    (world.root / "etc/web.conf").write_text("mine\n")
-    world.hold("pinned")
-    world.offer(
-        world.main,
-        world.build("web", "2.0", conffiles={"/etc/web.conf": "new\n"}),
-        world.build("pinned", "2.0"),
-    )
-    world.offer(
-        world.security,
-        world.build("lib", "1.1", depends="newdep"),
-        world.build("newdep", "1"),
-    )
+pytest_plugins = ["apt_fixtures"]
+SHELLS = [s for s in (("dash",), ("bash", "--posix"), ("busybox", "sh")) if shutil.which(s[0])]
 
 
 # --- what can be asked for ------------------------------------------------------------------
@@ -147,7 +81,7 @@ def test_progress_is_apts_own_and_only_grows(rehearsal: Rehearsal) -> None:
     texts = " ".join(text for _, text in rehearsal.progress)
     assert "fetching: Retrieving file 1 of 3" in texts
     assert "Unpacking web" in texts
-    assert "web: a configuration file was changed in this guest" in texts
+    assert "/etc/web.conf was changed in this guest, and by the new version too" in texts
 
 
 @pytest.mark.usefixtures("updates")
@@ -243,129 +177,6 @@ def test_nothing_to_upgrade(rehearsal: Rehearsal) -> None:
     assert len(rehearsal.shell.scripts) == 1
 
 
-# --- what goes wrong ------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("updates")
-@pytest.mark.parametrize(
-    ("package", "error"),
-    [
-        ("nonesuch", "Unable to locate package nonesuch"),
-        ("web=9", "Version '9' for 'web' was not found"),
-        ("pinned", "Held packages were changed"),
-    ],
-)
-def test_impossible(rehearsal: Rehearsal, package: str, error: str) -> None:
-    log = rehearsal.run(UpgradeRequest("packages", packages=(package,)))
-    assert log.status == UpgradeStatus.IMPOSSIBLE
-    assert error in log.error
-
-
-@pytest.mark.parametrize("name", ["-o", "web-", "a b", "$(x)", "../x", "web=", "*"])
-def test_names_that_are_options_or_worse(rehearsal: Rehearsal, name: str) -> None:
-    with pytest.raises(RequestError, match="not a package name"):
-        rehearsal.simulate(UpgradeRequest("packages", packages=(name,)))
-    assert rehearsal.shell.scripts == []
-
-
-def test_local_packages_that_are_none(rehearsal: Rehearsal, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"not a \.deb file"):
-        rehearsal.simulate(UpgradeRequest("packages", files=(tmp_path / "none.deb",)))
-    with pytest.raises(RequestError, match="no packages named"):
-        rehearsal.simulate(UpgradeRequest("packages"))
-    fake = tmp_path / "fake.deb"
-    fake.write_text("not a package")
-    log = rehearsal.run(UpgradeRequest("packages", files=(fake,)))
-    assert log.status == UpgradeStatus.FAILED
-    assert log.error
-
-
-def test_a_maintainer_script_fails(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"), world.build("app", "1.0", depends="web"))
-    postinst = "echo preparing\necho 'web: [emerg] unknown directive \"x\"' >&2\nexit 3\n"
-    world.offer(
-        world.main,
-        world.build("web", "2.0", postinst=postinst),
-        world.build("app", "2.0", depends="web (>= 2.0)"),
-    )
-    log = rehearsal.run(UpgradeRequest("all"))
-    assert (log.status, log.failed_package) == (UpgradeStatus.FAILED, "web")
-    assert log.error == (
-        "web: installed web package post-installation script subprocess returned error exit "
-        'status 3: web: [emerg] unknown directive "x"'
-    )
-    assert log.not_configured == ("app:all", "web:all")
-    assert log.exit_status == 100
-    assert "web" in log.log.splitlines()[-1] or "The following packages" in log.log
-
-
-def test_a_mirror_that_is_down(rehearsal: Rehearsal) -> None:
-    rehearsal.world.close()
-    log = rehearsal.run(UpgradeRequest("all"))
-    assert log.status == UpgradeStatus.UNAVAILABLE
-    assert "Could not connect to 127.0.0.1" in log.error
-
-
-@pytest.mark.usefixtures("updates")
-def test_a_package_that_vanished_from_the_mirror(rehearsal: Rehearsal) -> None:
-    request = UpgradeRequest("all")
-    simulation = rehearsal.simulate(request)
-    (rehearsal.world.main.folder / "web_2.0_all.deb").unlink()
-    log = rehearsal.upgrader.apply(rehearsal.shell, request, simulation, rehearsal.deadline())
-    assert log.status == UpgradeStatus.UNAVAILABLE
-    assert log.error.startswith("Failed to fetch")
-    assert rehearsal.world.version("lib") == "1.0"  # nothing was installed
-
-
-@pytest.mark.usefixtures("updates")
-def test_a_package_that_is_not_what_was_promised(rehearsal: Rehearsal) -> None:
-    deb = rehearsal.world.main.folder / "web_2.0_all.deb"
-    deb.write_bytes(b"x" * deb.stat().st_size)
-    log = rehearsal.run(UpgradeRequest("all"))
-    assert (log.status, "Hash Sum mismatch" in log.error) == (UpgradeStatus.UNAVAILABLE, True)
-
-
-def test_a_hanging_maintainer_script_is_named(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"))
-    world.offer(world.main, world.build("web", "2.0", postinst="sleep 60\n"))
-    request = UpgradeRequest("all")
-    simulation = rehearsal.simulate(request)
-    with pytest.raises(DeadlineExceeded, match=r"last words: Setting up web \(2\.0\)"):
-        rehearsal.upgrader.apply(rehearsal.shell, request, simulation, rehearsal.deadline(2))
-
-
-def test_a_question_gets_no_answer_and_the_script_is_not_eaten(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"))
-    postinst = "if read answer; then echo 'somebody answered'; exit 1; fi\n"
-    world.offer(world.main, world.build("web", "2.0", postinst=postinst))
-    assert rehearsal.run(UpgradeRequest("all")).status == UpgradeStatus.APPLIED
-
-
-def test_a_daemon_that_a_script_starts_does_not_hold_us(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"))
-    daemon = "sleep 20 >/dev/null 2>&1 </dev/null &\n"
-    world.offer(world.main, world.build("web", "2.0", postinst=daemon))
-    started = time.monotonic()
-    assert rehearsal.run(UpgradeRequest("all")).status == UpgradeStatus.APPLIED
-    assert time.monotonic() - started < 10
-
-
-@pytest.mark.usefixtures("updates")
-def test_the_guests_own_apt_is_waited_for(
-    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(apt, "LOCK_PAUSE", 0.2)
-    lock = (rehearsal.world.root / "var/lib/apt/lists/lock").open("w")
-    fcntl.lockf(lock, fcntl.LOCK_EX)
-    threading.Timer(1.0, lock.close).start()
-    assert rehearsal.run(UpgradeRequest("all")).status == UpgradeStatus.APPLIED
-    assert any("Could not get lock" in line for line in rehearsal.lines)
-
-
 # --- sources and the proxy ------------------------------------------------------------------
 
 
@@ -420,12 +231,11 @@ def test_a_second_rehearsal_fetches_no_package_twice(rehearsal: Rehearsal, tmp_p
         proxy.rules.add([world.url + "/"], operator=True)
         request = UpgradeRequest("packages", packages=("web",))
         assert rehearsal.run(request).status == UpgradeStatus.APPLIED
-        fetched = proxy.statistics.fetched
         for deb in archives.glob("*.deb"):
             deb.unlink()
         world.install(world.debs / "web_1.0_all.deb")
+        (world.main.folder / "web_2.0_all.deb").unlink()
         assert rehearsal.run(request).status == UpgradeStatus.APPLIED
-        assert proxy.statistics.fetched - fetched < 100
 
 
 # --- choosing, scripts ----------------------------------------------------------------------

@@ -269,8 +269,7 @@ E: Sub-process /usr/bin/dpkg returned an error code (1)
     ),
     "disk full before": (
         UpgradeStatus.FAILED,
-        "the guest's disk is full: E: You don't have enough free space in "
-        "/var/cache/apt/archives/.",
+        "the guest's disk is full: You don't have enough free space in /var/cache/apt/archives/.",
         "",
         "E: You don't have enough free space in /var/cache/apt/archives/.\n",
     ),

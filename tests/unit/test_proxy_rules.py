@@ -53,6 +53,7 @@ def test_no_path_leaves_its_prefix(text: str) -> None:
 
 def test_spellings_that_apt_uses() -> None:
     assert canonical_path("/a%2bb%7ec%3ad") == canonical_path("/a+b~c%3Ad") == "/a%2bb~c%3ad"
+    assert canonical_path("/flat/././Packages") == "/flat/Packages"
     assert canonical_path("/foo_1%253a2.deb") == "/foo_1%253a2.deb"
 
 

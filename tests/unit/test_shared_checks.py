@@ -304,3 +304,27 @@ def test_something_that_is_not_http_is_no_answer_and_sshd_is_not_asked(sshd: Ssh
     assert "does not answer" in answer.words
     assert discover(connection, [tcp(own, process="sshd")]) == {}
     assert discover(connection, [tcp(own, "127.0.0.1", process="other")]) == {}
+
+
+def test_a_scenarios_own_file_may_have_a_shared_ones_name(sshd: Sshd, tmp_path: Path) -> None:
+    own = tmp_path / "kernel" / "test_kernel.py"
+    own.parent.mkdir()
+    own.write_text("def test_own(host):\n    assert host.run('true').rc == 0\n")
+    session = run_checks(
+        files=[own],
+        shared=[SHARED / "test_kernel.py"],
+        ssh_config=sshd.ssh_config,
+        host="clone",
+        phase="before",
+        baseline=None,
+        current=seen(),
+        settings=CheckSettings(),
+        work_dir=tmp_path / "run",
+        deadline=Deadline(60, "checks"),
+        on_result=lambda result: None,
+    )
+    assert session.end is CheckEnd.COMPLETE, session.message
+    assert [result.name for result in session.results] == [
+        "shared/test_kernel.py::test_newest_installed_kernel_runs",
+        "test_kernel.py::test_own",
+    ]

@@ -108,6 +108,22 @@ def test_a_conftest_cannot_hide_checks_that_did_not_run(
         assert session.end is end
 
 
+def test_an_end_that_differs_from_what_was_announced_is_noticed(rehearse: Rehearsal) -> None:
+    session = rehearse(
+        {
+            "test_a.py": """
+                import os
+
+                def test_a():
+                    end = os._exit
+                    os._exit = lambda status: end(7)
+            """
+        }
+    )
+    assert session.end is CheckEnd.DIED
+    assert session.message == "the checks' process ended badly (exit status 7)"
+
+
 def test_leaving_while_a_file_is_loaded_is_noticed(rehearse: Rehearsal) -> None:
     session = rehearse({"test_a.py": "import os\nos._exit(0)"})
     assert session.end is CheckEnd.DIED

@@ -1,0 +1,357 @@
+"""The `sandbox` command: thin. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sandbox import __version__
+from sandbox.errors import RequestError, SandboxError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from sandbox.hypervisors import Hypervisor
+    from sandbox.records import RunRecord
+    from sandbox.settings import Settings
+    from sandbox.store import RunFolder
+
+EXIT_CODES = """\b
+Exit codes:
+  0  pass          the upgrade is safe to apply
+  1  fail          it is not
+  2  rejected      the request is wrong: nothing was cloned
+  3  inconclusive  nobody may conclude that it is safe
+  4  error         the sandbox itself failed: try again
+  130  interrupted (Ctrl-C), everything cleaned up
+"""
+FORMATS = ("text", "json", "junit", "markdown", "html")
+IMAGE_FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
+CONNECT_SECONDS = 20.0
+
+
+class Main(click.Group):
+    """Shows our errors as a message and a hint, with the exit code of their verdict."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except SandboxError as problem:
+            click.secho(f"sandbox: {problem.message}", fg="red", err=True)
+            if problem.hint:
+                click.echo(f"  {problem.hint}", err=True)
+            ctx.exit(2 if isinstance(problem, RequestError) else 4)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(
+    cls=Main,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+)
+@click.version_option(__version__, prog_name="sandbox")
+def main() -> None:
+    """Rehearse an upgrade on a throwaway clone of the real guest, before production is touched.
+
+    \b
+    Examples:
+      sandbox run security --guest web01
+      sandbox run package --guest web01 --upgrade nginx=1.22.1-9+deb12u2
+      sandbox run kernel --image /srv/web01.qcow2 --format qcow2 --key ~/.ssh/id_ed25519
+      sandbox report latest --format html > report.html
+    """
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("scenario")
+@click.option("--guest", help="Guest (libvirt domain) to rehearse; it may be running.")
+@click.option("--image", type=click.Path(path_type=Path), help="Disk image to rehearse instead.")
+@click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Of the image.")
+@click.option("--upgrade", help="all, security, kernel, or packages: nginx,openssl=3.0.20,./x.deb")
+@click.option("--user", help="User to log in as (default: the scenario's, else root).")
+@click.option("--key", type=click.Path(path_type=Path), help="Private key that the guest accepts.")
+@click.option("--keep", is_flag=True, help="Leave the clone up, and say how to enter it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON, nothing else.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="Save the terminal's picture (SVG) there."
+)
+def run(
+    scenario: str,
+    guest: str | None,
+    image: Path | None,
+    image_format: str | None,
+    upgrade: str | None,
+    user: str | None,
+    key: Path | None,
+    keep: bool,
+    as_json: bool,
+    picture: Path | None,
+) -> None:
+    """Rehearse SCENARIO (a name or a folder) on a clone and give the verdict.
+
+    \b
+    Examples:
+      sandbox run security --guest web01
+      sandbox run everything --guest web01 --keep
+      sandbox run ./my-scenario --json | jq -r .decision.reason
+    """
+    from sandbox.foreground import rehearse_in_terminal
+    from sandbox.request import Request
+    from sandbox.settings import read_settings
+
+    if guest is not None and image is not None:
+        raise RequestError("--guest and --image exclude each other", "give one of them")
+    request = Request(scenario, guest, image, image_format, upgrade, user, key)
+    with _interruptible():
+        verdict = rehearse_in_terminal(
+            request, read_settings(), keep=keep, as_json=as_json, picture=picture
+        )
+    sys.exit(verdict.exit_code)
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN", shell_complete=lambda *_: _run_ids())
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
+def report(run_id: str, format_: str, output: Path | None) -> None:
+    """Show the report of RUN: an id, the beginning or end of one, or `latest`.
+
+    \b
+    Examples:
+      sandbox report latest
+      sandbox report latest --format junit --output junit.xml
+    """
+    from sandbox.report import render
+
+    folder, record = _load(run_id)
+    colour = format_ == "text" and output is None and sys.stdout.isatty()
+    text = render(record, folder.artifacts, format_, colour=colour)
+    if output is None:
+        click.echo(text)
+        return
+    try:
+        output.write_text(text)
+    except OSError as problem:
+        raise RequestError(f"cannot write {output}: {problem.strerror}") from problem
+    click.echo(f"written to {output}", err=True)
+
+
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--limit", default=20, show_default=True, help="Newest so many.")
+def list_runs(as_json: bool, limit: int) -> None:
+    """List the runs, newest first."""
+    from sandbox.listing import print_runs
+
+    print_runs(_settings(), as_json=as_json, limit=limit)
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN", shell_complete=lambda *_: _run_ids())
+@click.option("--json", "as_json", is_flag=True, help="The whole record.")
+def show(run_id: str, as_json: bool) -> None:
+    """Show one run: its verdict, phases and where its files are."""
+    from sandbox.listing import print_run
+
+    folder, record = _load(run_id)
+    print_run(record, folder, as_json=as_json)
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN", shell_complete=lambda *_: _run_ids())
+@click.option("--record", is_flag=True, help="Remove the record and its artifacts, too.")
+def rm(run_id: str, record: bool) -> None:
+    """Remove the clone of RUN that was kept (--record: everything of it)."""
+    from sandbox.listing import remove
+
+    with _hypervisor() as hypervisor:
+        remove(hypervisor, _settings(), run_id, with_record=record)
+
+
+@main.command()
+def reap() -> None:
+    """Remove what killed runs left behind; live and kept ones are not touched."""
+    from sandbox.listing import print_reaped
+
+    with _hypervisor() as hypervisor:
+        sys.exit(print_reaped(hypervisor, _settings()))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def doctor(as_json: bool) -> None:
+    """Check this host: what works, what does not, what to do about it."""
+    from sandbox.doctor import print_checks
+
+    sys.exit(print_checks(_settings(), as_json=as_json))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--guest", help="Guest (libvirt domain) to inspect.")
+@click.option("--image", type=click.Path(path_type=Path), help="Disk image to inspect instead.")
+@click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Of the image.")
+@click.option("--user", default="root", show_default=True, help="User to log in as.")
+@click.option("--key", type=click.Path(path_type=Path), help="Private key that it accepts.")
+@click.option("--boot/--no-boot", default=True, help="Boot a clone to see what runs in it.")
+def init(
+    name: str,
+    guest: str | None,
+    image: Path | None,
+    image_format: str | None,
+    user: str,
+    key: Path | None,
+    boot: bool,
+) -> None:
+    """Write scenarios/NAME/scenario.yaml, commented, for a guest that is inspected.
+
+    \b
+    Examples:
+      sandbox init web01-security --guest web01
+      sandbox init legacy --image /srv/old.vmdk --format vmdk --no-boot
+    """
+    from sandbox.init import write_scenario
+    from sandbox.request import Request
+
+    request = Request(name, guest, image, image_format, None, user, key)
+    with _interruptible(), _hypervisor() as hypervisor:
+        write_scenario(request, hypervisor, _settings(), boot=boot)
+
+
+@main.group()
+def scenario() -> None:
+    """Check scenarios, and their JSON Schema for editors."""
+
+
+@scenario.command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+def scenario_check(path: Path) -> None:
+    """Read the scenario at PATH strictly; every problem is named with its line."""
+    from sandbox.scenario import load_scenario
+
+    read = load_scenario(path, shared=_settings().shared_checks)
+    checks = len(read.own_checks) + len(read.shared_checks)
+    click.echo(f"{read.path}: ok ({read.upgrade.what}, {checks} files of checks)")
+
+
+@scenario.command("list")
+def scenario_list() -> None:
+    """The scenarios that can be run by name."""
+    from sandbox.listing import print_scenarios
+
+    print_scenarios(_settings())
+
+
+@scenario.command("schema")
+def scenario_schema() -> None:
+    """Print the JSON Schema of scenario.yaml."""
+    import json
+
+    from sandbox.scenario import scenario_json_schema
+
+    click.echo(json.dumps(scenario_json_schema(_settings().shared_checks), indent=2))
+
+
+@main.group()
+def demo() -> None:
+    """A small production guest to try it on."""
+
+
+@demo.command("up")
+def demo_up() -> None:
+    """Build and start the demo's production guest, web01."""
+    from sandbox.demo.show import start
+
+    start(click.echo)
+
+
+@demo.command("down")
+def demo_down() -> None:
+    """Remove web01."""
+    from sandbox.demo.show import stop
+
+    stop(click.echo)
+
+
+@demo.command("run")
+@click.option("--picture", type=click.Path(path_type=Path), help="Save a picture (SVG) there.")
+def demo_run(picture: Path | None) -> None:
+    """Rehearse two upgrades of web01: a good one, and one that breaks nginx."""
+    from sandbox.demo.show import rehearse_both
+
+    with _interruptible():
+        sys.exit(rehearse_both(_settings(), picture, click.echo))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the shell completion script: eval "$(sandbox completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(main, {}, "sandbox", "_SANDBOX_COMPLETE").source())
+
+
+def _settings() -> Settings:
+    from sandbox.settings import read_settings
+
+    return read_settings()
+
+
+@contextlib.contextmanager
+def _hypervisor() -> Iterator[Hypervisor]:
+    from sandbox.deadline import Deadline
+    from sandbox.hypervisors import driver_for
+
+    hypervisor = driver_for(_settings().uri, Deadline(CONNECT_SECONDS, "connecting"))
+    try:
+        yield hypervisor
+    finally:
+        hypervisor.close()
+
+
+def _load(run_id: str) -> tuple[RunFolder, RunRecord]:
+    from sandbox.store import Store
+
+    store = Store(_settings())
+    folder = store.find(run_id)
+    return folder, store.load(folder)
+
+
+def _run_ids() -> list[str]:
+    from sandbox.store import Store
+
+    with contextlib.suppress(SandboxError, OSError):
+        return ["latest", *reversed(Store(_settings()).ids())]
+    return []
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a run cleanly; a second one does not cut the clean-up short."""
+    asked = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            click.echo("\nalready cleaning up; one moment", err=True)
+            return
+        asked = True
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""What a run leaves for people: console, screen, transcripts, and proof of an untouched source."""
+
+from __future__ import annotations
+
+from sandbox.errors import HostError, SandboxError
+from sandbox.hypervisors import Hypervisor
+from sandbox.reaper import domain_name
+from sandbox.records import UpgradeStatus
+from sandbox.run import Run
+from sandbox.source import Source, proofs, vitals
+
+CONSOLE = "console.log"
+SCREEN = "screen.png"
+
+
+class Witness:
+    """The source's state before it is cloned, to be compared when the clone is gone."""
+
+    def __init__(self, hypervisor: Hypervisor, source: Source) -> None:
+        self._hypervisor = hypervisor
+        self._source = source
+        self._before = vitals(hypervisor, source)
+
+    def compare(self) -> tuple[tuple[str, ...], str]:
+        """As :func:`sandbox.source.proofs`."""
+        return proofs(self._source, self._before, vitals(self._hypervisor, self._source))
+
+
+def prove_untouched(run: Run, witness: Witness | None) -> None:
+    """Compare the source before and after; one that changed makes the run an ``error``."""
+    if witness is None:
+        return
+    try:
+        kept, changed = witness.compare()
+    except SandboxError as problem:
+        run.blame(problem)
+        return
+    run.prove_untouched(kept)
+    if changed:
+        run.blame(HostError(changed, "the clone may not be what the source was: rehearse it again"))
+
+
+def collect(run: Run, hypervisor: Hypervisor) -> None:
+    """Save what the clone shows before it is removed."""
+    if run.has_clone:
+        run.add_artifact("clone.xml", "the clone's definition")
+    console = run.folder.artifacts / CONSOLE
+    if console.exists():
+        console.chmod(0o600)
+        run.add_artifact(CONSOLE, "the guest's serial console")
+    if run.has_clone and _went_wrong(run):
+        picture = hypervisor.screenshot(domain_name(run.folder.id))
+        if picture is not None:
+            path = run.folder.artifacts / SCREEN
+            path.touch(mode=0o600)
+            path.write_bytes(picture)
+            run.add_artifact(SCREEN, "the guest's screen when the run ended")
+
+
+def _went_wrong(run: Run) -> bool:
+    facts = run.facts
+    failed = facts.upgrade is not None and facts.upgrade.status is UpgradeStatus.FAILED
+    stuck = facts.reboot is not None and not facts.reboot.happened
+    return facts.trouble is not None or failed or stuck

@@ -1,0 +1,100 @@
+"""One rehearsal in the foreground: progress, verdict, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from sandbox.deadline import Deadline
+from sandbox.errors import SandboxError
+from sandbox.hypervisors import driver_for
+from sandbox.hypervisors.acceleration import acceleration
+from sandbox.pipeline import rehearse
+from sandbox.records import RunRecord, Verdict
+from sandbox.report import render
+from sandbox.request import Request, prepare
+from sandbox.settings import Settings
+from sandbox.store import Store
+from sandbox.terminal import TerminalProgress
+
+HTML = "report.html"
+CONNECT_SECONDS = 20.0
+_PICTURE_WIDTH = 100
+
+
+def rehearse_in_terminal(
+    request: Request, settings: Settings, *, keep: bool, as_json: bool, picture: Path | None
+) -> Verdict:
+    """Rehearse, show it, and leave an HTML report; returns the verdict."""
+    scenario = prepare(request, settings)
+    hypervisor = driver_for(settings.uri, Deadline(CONNECT_SECONDS, "connecting"))
+    # With --json standard output is for the program that reads it.
+    console = Console(
+        stderr=as_json,
+        highlight=False,
+        soft_wrap=picture is None,
+        record=picture is not None,
+        width=_PICTURE_WIDTH if picture else None,
+    )
+    folder = Store(settings).create()
+    try:
+        with TerminalProgress(console) as progress:
+            record = rehearse(
+                scenario,
+                hypervisor,
+                folder,
+                settings,
+                progress,
+                accelerated=acceleration() == "kvm",
+                keep=keep,
+            )
+    except KeyboardInterrupt:
+        record = Store(settings).load(folder)
+        left = ", ".join(record.left_behind)
+        click.echo(
+            f"\ninterrupted: not everything could be removed: {left}; `sandbox reap` tries again"
+            if left
+            else "\ninterrupted: the clone, its network and its files are removed",
+            err=True,
+        )
+        raise
+    finally:
+        hypervisor.close()
+    write_html(record, folder.artifacts)
+    if as_json:
+        click.echo(render(record, folder.artifacts, "json"))
+    else:
+        show(console, record, folder.artifacts)
+    if picture is not None:
+        picture.write_text(console.export_svg(title="sandbox run"))
+    assert record.decision is not None
+    return record.decision.verdict
+
+
+def show(console: Console, record: RunRecord, folder: Path) -> None:
+    """The report as text, and where to go from here."""
+    console.print()
+    text = render(record, folder, "text", colour=console.is_terminal)
+    console.print(Text.from_ansi(text))
+    if (folder / HTML).exists():
+        console.print(f"report: {folder / HTML}", markup=False)
+    if record.ssh_command:
+        console.print("the clone is up; enter it with", markup=False)
+        console.print(f"  {record.ssh_command}", markup=False)
+        console.print(f"and remove it with  sandbox rm {record.id}", markup=False)
+    if record.left_behind:
+        console.print("not removed: " + "; ".join(record.left_behind), style="red", markup=False)
+        console.print("`sandbox reap` tries again", markup=False)
+
+
+def write_html(record: RunRecord, folder: Path) -> None:
+    """The HTML report among the run's artifacts; a full disk must not cost the verdict."""
+    try:
+        page = folder / HTML
+        page.touch(mode=0o600)
+        page.write_text(render(record, folder, "html"))
+    except (OSError, SandboxError) as problem:
+        click.echo(f"the HTML report could not be written: {problem}", err=True)

@@ -1,0 +1,104 @@
+"""The recipe: plan, clone, boot, check, upgrade, reboot, check, decide, report."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from sandbox import evidence
+from sandbox.clone import CloneLease, create_clone
+from sandbox.guest import Guest
+from sandbox.hypervisors import Hypervisor
+from sandbox.inside import check, may_verify, must_reboot, upgrade, worth_upgrading
+from sandbox.observe import observe
+from sandbox.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_plan
+from sandbox.progress import Progress
+from sandbox.proxy import PackageProxy
+from sandbox.records import Phase, RunRecord
+from sandbox.run import Run
+from sandbox.scenario import Scenario
+from sandbox.settings import Settings
+from sandbox.space_guard import SpaceGuard
+from sandbox.store import RunFolder
+
+
+def rehearse(
+    scenario: Scenario,
+    hypervisor: Hypervisor,
+    folder: RunFolder,
+    settings: Settings,
+    progress: Progress,
+    *,
+    accelerated: bool,
+    keep: bool = False,
+) -> RunRecord:
+    """Rehearse a scenario and give the verdict; a failure of whatever kind becomes one too.
+
+    Raises only KeyboardInterrupt, once everything is cleaned up and written down.
+    """
+    run = Run(folder, progress, scenario)
+    lease = CloneLease(hypervisor, folder)
+    interrupted: KeyboardInterrupt | None = None
+    witness: evidence.Witness | None = None
+    with ExitStack() as undo:
+        try:
+            with run.phase(Phase.PLAN, PLAN_SECONDS) as deadline:
+                plan = make_plan(scenario, hypervisor, folder, accelerated, deadline)
+                run.learn(expectations=plan.expectations)
+            witness = evidence.Witness(hypervisor, plan.order.source)
+            undo.callback(evidence.collect, run, hypervisor)
+            _recipe(plan, hypervisor, run, settings, undo)
+        except KeyboardInterrupt as signal:
+            interrupted, keep = signal, False
+            run.blame(signal)
+        except Exception as problem:
+            run.blame(problem)
+        with run.phase(Phase.CLEANUP, CLEANUP_SECONDS):
+            undo.close()
+            lease.end(keep=keep and run.has_clone)
+            evidence.prove_untouched(run, witness)
+    if interrupted is not None:
+        run.end(lease)
+        raise interrupted
+    return run.end(lease)
+
+
+def _recipe(
+    plan: Plan, hypervisor: Hypervisor, run: Run, settings: Settings, undo: ExitStack
+) -> None:
+    folder, order, seconds = run.folder, plan.order, plan.seconds
+    undo.enter_context(SpaceGuard(folder.clone, lambda why: run.give_up(hypervisor, why)))
+    with run.phase(Phase.CLONE, seconds[Phase.CLONE]) as deadline:
+        clone = create_clone(hypervisor, order, folder, deadline)
+        run.describe_clone(clone)
+        proxy = undo.enter_context(
+            PackageProxy(
+                [],  # until the guest's own sources are known, nothing at all
+                settings.cache / "packages",
+                folder.clone / "proxy.sock",
+                operator_allowed=settings.proxy_allow,
+                upstream_proxy=settings.upstream_proxy,
+            )
+        )
+        guest = undo.enter_context(
+            Guest(hypervisor, clone.entrance, order.login, folder.clone, folder.register)
+        )
+    with run.phase(Phase.BOOT, seconds[Phase.BOOT]) as deadline:
+        guest.enter(deadline)
+        guest.wait_until_up(deadline)
+        run.learn(booted=True)
+    with run.phase(Phase.BASELINE, seconds[Phase.BASELINE]) as deadline:
+        run.learn(before=observe(guest, deadline))
+        run.learn(checks_before=check(plan, run, guest, deadline))
+    if not worth_upgrading(run.facts):
+        return
+    with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline:
+        run.learn(upgrade=upgrade(plan, run, guest, proxy, deadline))
+        reboot = must_reboot(plan, run, guest, deadline)
+    if reboot:
+        with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
+            run.learn(reboot=guest.reboot(deadline))
+    if may_verify(run.facts):
+        with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
+            guest.wait_until_up(deadline)
+            run.learn(after=observe(guest, deadline))
+            run.learn(checks_after=check(plan, run, guest, deadline))

@@ -1,0 +1,291 @@
+"""Observations: the script in real shells, its parser on real and hostile output."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import socket
+import string
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import cmp_to_key
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from local_shell import LocalShell
+
+from sandbox.deadline import Deadline
+from sandbox.errors import GuestUnreachable
+from sandbox.observe import observe
+from sandbox.observe_parse import compare_versions, kernels_of, parse
+from sandbox.records import Filesystem, Observation, Package, Port
+
+SCRIPT = files("sandbox") / "observe.sh"
+DATA = Path(__file__).parent / "data"
+SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
+MARK = "%%mark%%"
+MINIMUM = f"{MARK} boot_id\n00000000-0000-4000-8000-000000000000\n{MARK} kernel\n6.1.0-37-amd64\n"
+
+
+def deadline() -> Deadline:
+    return Deadline(30, "baseline")
+
+
+def parsed(sections: str, own_port: int = 0) -> Observation:
+    """Sections written as "@name" lines, after the least that a guest says."""
+    return parse(MINIMUM + sections.replace("@", f"{MARK} "), MARK, own_port=own_port)
+
+
+# --- the script, on this machine ------------------------------------------------------------
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "interpreter", [s for s in SHELLS if shutil.which(s[0])], ids=lambda argv: argv[0]
+)
+def test_this_machine(interpreter: tuple[str, ...], listening: int) -> None:
+    seen = observe(LocalShell(interpreter), deadline())
+    assert seen.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert seen.kernel == platform.release()
+    assert 0 < seen.uptime <= float(Path("/proc/uptime").read_text().split()[0])
+    dpkg = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${Version}\n"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert {f"{name} {p.version}" for name, p in seen.packages.items()} == {
+        f"{name} {version}" for name, version in zip(dpkg[::2], dpkg[1::2], strict=True)
+    }
+    disk = os.statvfs("/")
+    root = next(fs for fs in seen.filesystems if fs.mount == "/")
+    assert root.size == disk.f_blocks * disk.f_frsize
+    assert listening in [port.port for port in seen.ports]
+    assert "/etc/debian_version" in seen.conffiles or seen.conffiles
+    digest = seen.conffiles.get("/etc/bash.bashrc")
+    if digest:
+        assert digest == subprocess.run(
+            ["md5sum", "/etc/bash.bashrc"], capture_output=True, text=True, check=True
+        ).stdout.split()[0]  # fmt: skip
+
+
+def test_one_round_trip_and_our_own_door_is_not_seen(listening: int) -> None:
+    shell = LocalShell(("sh",), proxy=f"http://127.0.0.1:{listening}")
+    assert listening not in [port.port for port in observe(shell, deadline()).ports]
+    assert len(shell.scripts) == 1
+
+
+@pytest.fixture
+def poor_path(tmp_path: Path) -> Path:
+    """A PATH with the least that a POSIX system has: no ss, dpkg, systemctl, journalctl."""
+    for name in ("sh", "cat", "uname", "head", "tail", "sed", "grep", "sort", "df", "tr", "xargs"):
+        found = shutil.which(name)
+        assert found
+        (tmp_path / name).symlink_to(found)
+    return tmp_path
+
+
+def test_a_poor_guest(poor_path: Path, listening: int) -> None:
+    # The script adds the usual folders to PATH: here they must not bring the tools back.
+    shell = LocalShell(("sh",), env={"PATH": str(poor_path)})
+    text = SCRIPT.read_text().replace(":/usr/local/sbin:/usr/sbin:/sbin", "")
+    answer = shell.run(text, deadline(), args=(MARK,))
+    seen = parse(answer.stdout, MARK)
+    assert seen.packages == seen.conffiles == seen.units == {}
+    assert (seen.state, seen.target, seen.target_reached) == ("unknown", "", True)
+    assert Port(protocol="tcp", address="127.0.0.1", port=listening) in seen.ports
+    assert [fs for fs in seen.filesystems if fs.mount == "/"]
+
+
+def test_a_replaced_program_is_noticed() -> None:
+    program = Path("/opt/upgrade-sandbox-test-sleep")
+    shutil.copy("/bin/sleep", program)
+    child = subprocess.Popen([str(program), "60"])
+    try:
+        time.sleep(0.2)
+        program.unlink()
+        seen = observe(LocalShell(), deadline())
+    finally:
+        program.unlink(missing_ok=True)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert program.name[:15] in seen.stale_processes
+
+
+def test_the_script_is_plain_posix() -> None:
+    for interpreter in (["dash", "-n"], ["bash", "--posix", "-n"]):
+        subprocess.run([*interpreter, str(SCRIPT)], check=True)
+
+
+# --- the parser -----------------------------------------------------------------------------
+
+
+def test_a_real_guest() -> None:
+    seen = parse((DATA / "observe-debian.txt").read_text(), MARK, own_port=43217)
+    assert seen.kernels == ("6.1.0-9-cloud-amd64", "6.1.0-37-cloud-amd64")
+    assert (seen.kernel, seen.reboot_required) == ("6.1.0-9-cloud-amd64", True)
+    assert (seen.state, seen.target, seen.target_reached) == ("degraded", "graphical.target", True)
+    assert seen.boot_seconds == pytest.approx(17.512345)
+    assert seen.uptime == 71.33
+    assert seen.packages["nginx:amd64"] == Package(version="1.22.1-9")
+    assert seen.not_configured == ("broken:all",)
+    assert seen.held == ("nginx",)
+    assert seen.units["nginx.service"] == "active/running"
+    assert seen.units["odd\\x2dname.service"] == "failed/failed"
+    assert "missing.service" not in seen.units
+    assert seen.failed_units == ("odd\\x2dname.service",)
+    assert seen.ports == (
+        Port(protocol="tcp", address="::", port=22, process="sshd"),
+        Port(protocol="tcp", address="0.0.0.0", port=80, process="nginx"),
+        Port(protocol="tcp", address="::", port=443, process="nginx"),
+        Port(protocol="udp", address="127.0.0.53", port=53, process="systemd-resolve"),
+        Port(protocol="udp", address="fe80::1", port=546, process=""),
+    )
+    assert seen.conffiles == {
+        "/etc/gone.conf": "missing",
+        "/etc/nginx/nginx.conf": "d41d8cd98f00b204e9800998ecf8427e",
+        "/etc/with space": "c9f0f895fb98ab9159f51fd0297e236d",
+    }
+    assert seen.filesystems == (
+        Filesystem(mount="/", size=3145728 * 1024, used=1048576 * 1024,
+                   available=1992294 * 1024, inodes_percent=12),
+        Filesystem(mount="/boot/efi", size=102400 * 1024, used=5120 * 1024,
+                   available=97280 * 1024),
+        Filesystem(mount="/srv/with space", size=1024000, used=512000, available=512000,
+                   inodes_percent=1),
+    )  # fmt: skip
+    assert seen.kernel_errors == ("ACPI: bad table", "ata1: failed to resume link")
+    assert seen.journal_errors == ("nginx: something broke",)
+    assert seen.stale_processes == ("dbus-daemon", "nginx")
+
+
+def test_sockets_from_proc() -> None:
+    seen = parsed("""\
+@net_tcp
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1
+   1: 0100007F:9C40 0100007F:0016 01 00000000:00000000 00:00000000 00000000     0        0 2
+@net_tcp6
+   0: 000080FE00000000FF005450563412FE:0050 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0
+   1: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0
+@net_udp
+   7: 00000000:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 3
+""")
+    assert seen.ports == (
+        Port(protocol="tcp", address="127.0.0.1", port=22),
+        Port(protocol="tcp", address="fe80::5054:ff:fe12:3456", port=80),
+        Port(protocol="tcp", address="::", port=443),
+        Port(protocol="udp", address="0.0.0.0", port=68),
+    )
+
+
+def test_rpm_keeps_several_versions_of_one_name() -> None:
+    seen = parsed(
+        "@rpm\nkernel\tx86_64\t5.14-2\tinstalled\tinstall\n"
+        "kernel\tx86_64\t5.14-1\tinstalled\tinstall\n"
+    )
+    assert seen.packages == {"kernel:x86_64": Package(version="5.14-1 5.14-2")}
+
+
+def test_reboot_required() -> None:
+    assert not parsed("@kernels\nvmlinuz-6.1.0-37-amd64\nvmlinuz-6.1.0-9-amd64\n").reboot_required
+    assert parsed("@kernels\nvmlinuz-6.1.0-38-amd64\n").reboot_required
+    assert parsed("@reboot_required\nyes\n").reboot_required
+    assert not parsed("").reboot_required
+
+
+def test_a_guest_still_starting() -> None:
+    seen = parsed(
+        "@manager\nSystemState=starting\n@target\nId=multi-user.target\nActiveState=inactive"
+    )
+    assert (seen.state, seen.target_reached, seen.boot_seconds) == ("starting", False, 0.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "junk", f"{MARK} boot_id\nnot a uuid\n{MARK} kernel\n6.1\n", f"{MARK} kernel\n6.1\n",
+     MINIMUM.replace("6.1.0", "6.1\x1b[0m;0")],
+)  # fmt: skip
+def test_an_answer_that_is_none(text: str) -> None:
+    with pytest.raises(GuestUnreachable, match="did not answer"):
+        parse(text, MARK)
+
+
+def test_hostile_values_are_cleaned_and_limited() -> None:
+    seen = parsed(
+        "@stale\n\x1b[31mred\x07\n" + "x" * 100_000 + "\n@journal\n"
+        + "".join(f"error {n}\n" for n in range(5000))
+        + "@units\nevil.service loaded active running\x1b]0;title\x07\n"
+    )  # fmt: skip
+    assert seen.stale_processes == ("red", "x" * 500)
+    assert len(seen.journal_errors) == 200
+    assert seen.journal_errors[-1] == "error 4999"
+    assert seen.units == {"evil.service": "active/running]0;title"}
+
+
+WORDS = st.sampled_from(
+    ["@units\n", "@ss\n", "@dpkg\n", "@df\n", "@inodes\n", "@mounts\n", "@net_tcp6\n",
+     "@md5sums\n", "@conffiles\n", "@kernels\n", "@manager\n", "@uptime\n", "@kernel_log\n",
+     "@journal\n", "tcp ", "LISTEN ", "0 ", "1:99999 ", "[::]:", "a.service ", "loaded ", "\t",
+     "\n", "/", "%", "-", "9" * 30, "²", "FinishTimestampMonotonic=", "vmlinuz-", "0: ", "0" * 32,
+     ":", "0050 ", "0A ", "=", "\\040", "\\999", "\x00", "\ud800", "users:((\"x\"", "~", "rc"]
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(WORDS, st.text(max_size=10)), max_size=60).map("".join))
+def test_junk_never_breaks_the_parser(junk: str) -> None:
+    seen = parsed(junk)
+    seen.model_dump_json()
+    assert seen.kernel == "6.1.0-37-amd64"
+
+
+@given(st.text(max_size=400))
+def test_junk_without_a_mark_is_unreachable(junk: str) -> None:
+    with pytest.raises(GuestUnreachable):
+        parse(junk, MARK)
+
+
+# --- kernel versions ------------------------------------------------------------------------
+
+
+def test_kernels_newest_last() -> None:
+    names = [
+        "vmlinuz-6.1.0-37-amd64", "vmlinuz-6.1.0-9-amd64", "vmlinuz-6.12.38+deb13-amd64",
+        "vmlinuz-6.1.0-37-cloud-amd64", "vmlinuz-5.10.0-20-amd64", "vmlinuz-6.2.0-rc1",
+        "vmlinuz-6.2.0", "vmlinuz-0-rescue-abc", "vmlinuz-6.1.0-37-amd64.old", "vmlinuz-",
+    ]  # fmt: skip
+    assert kernels_of(names) == (
+        "5.10.0-20-amd64", "6.1.0-9-amd64", "6.1.0-37-amd64", "6.1.0-37-cloud-amd64", "6.2.0-rc1",
+        "6.2.0", "6.12.38+deb13-amd64",
+    )  # fmt: skip
+
+
+VERSIONS = st.text("0123456789abz.+~", min_size=1, max_size=8).map("1".__add__)
+
+
+@given(VERSIONS, VERSIONS)
+def test_the_order_is_dpkgs(left: str, right: str) -> None:
+    ours = compare_versions(left, right)
+    relation = "lt" if ours < 0 else "gt"
+    done = subprocess.run(["dpkg", "--compare-versions", left, relation, right], check=False)
+    equal = subprocess.run(["dpkg", "--compare-versions", left, "eq", right], check=False)
+    assert done.returncode == 0 or equal.returncode == 0
+
+
+@given(st.lists(st.text(string.ascii_lowercase + "0123456789.-~rc", max_size=8), max_size=6))
+def test_the_order_is_an_order(versions: list[str]) -> None:
+    once = sorted(versions, key=cmp_to_key(compare_versions))
+    backwards = list(reversed(once))
+    assert sorted(backwards, key=cmp_to_key(compare_versions)) == once
+    for older, newer in pairwise(once):
+        assert compare_versions(older, newer) <= 0
