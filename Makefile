@@ -10,10 +10,10 @@ setup: ## install what is needed, start libvirt, make .venv
 	@.ci/setup
 
 demo: setup ## build and start web01, rehearse an upgrade that works and one that does not
-	@$(BIN)/sandbox demo
+	@$(BIN)/sandbox demo run
 
 clean-demo: setup ## remove web01 and its network; the cached image stays
-	@$(BIN)/python -c 'from sandbox.demo.guest import stop_production; stop_production()'
+	@$(BIN)/sandbox demo down
 
 lint: setup ## style, format and types
 	$(BIN)/ruff check .

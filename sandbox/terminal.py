@@ -87,6 +87,8 @@ class TerminalProgress:
 
     def detail(self, text: str, percent: float | None = None) -> None:
         self._detail, self._percent = one_line(text, 60), percent
+        if percent is not None and percent < self._told:
+            self._told = 0.0  # another stage of the phase
         if self._live is None and percent is not None and percent >= self._told + _STEP:
             self._told = percent
             self._console.print(f"    {percent:3.0f} %  {self._detail}", markup=False)

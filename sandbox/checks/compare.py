@@ -26,7 +26,11 @@ TRANSIENT_UNITS = (
     "systemd-hostnamed.service",
     "systemd-timedated.service",
     "systemd-localed.service",
-    "systemd-fsckd.service",
+    # File systems are checked when they were not unmounted cleanly, as a running source's are.
+    "systemd-fsck*.service",
+    "e2scrub_reap.service",
+    "systemd-firstboot.service",
+    "systemd-machine-id-commit.service",
     "systemd-rfkill.service",
     "packagekit.service",
     "fwupd.service",

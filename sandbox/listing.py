@@ -1,0 +1,313 @@
+"""What there is: runs and scenarios, listed and shown; and the removal of what runs left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sandbox import closing
+from sandbox.errors import HostError, RequestError, SandboxError
+from sandbox.hypervisors import Hypervisor
+from sandbox.reaper import Reaped, reap, remove_run
+from sandbox.records import RunRecord
+from sandbox.report import render
+from sandbox.report.clean import one_line
+from sandbox.report.view import duration, headline, instant
+from sandbox.request import find_scenario, scenario_names
+from sandbox.scenario import load_scenario
+from sandbox.settings import Settings
+from sandbox.store import RunFolder, Store, is_alive
+
+STYLES = {
+    "pass": "bold green",
+    "fail": "bold red",
+    "rejected": "bold yellow",
+    "inconclusive": "bold yellow",
+    "error": "bold magenta",
+    "running": "cyan",
+    "killed": "bold magenta",
+    "damaged": "bold magenta",
+}
+NOT_REMOVED = 4
+_ROOM_FOR_IDS = 130  # columns; on a narrower terminal the end of an id has to do
+_START = "sandbox run security --guest NAME"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the list. ``seconds`` is None while a run is not finished."""
+
+    id: str
+    started: float
+    guest: str
+    scenario: str
+    state: str  # of the record: running, finished, kept; or damaged
+    verdict: str  # a Verdict's value, or running, killed, damaged
+    reason: str
+    seconds: float | None
+
+
+def print_runs(settings: Settings, *, as_json: bool, limit: int) -> None:
+    """The newest ``limit`` runs: a table on a terminal, aligned text or JSON lines otherwise."""
+    store = _readable_store(settings)
+    rows = [_row(store, run_id) for run_id in reversed(store.ids()[-limit:])]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(asdict(row)))
+        return
+    if not rows:
+        click.echo(f"no runs yet; start one with  {_START}")
+        return
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(_table(rows, full_ids=console.width >= _ROOM_FOR_IDS))
+    else:
+        cells = [_cells(row, instant(row.started)) for row in rows]
+        heads = ("ID", "WHEN", "GUEST", "SCENARIO", "VERDICT", "TIME", "REASON")
+        click.echo("\n".join(_aligned([heads, *cells])))
+
+
+def _row(store: Store, run_id: str) -> Row:
+    folder = store.folder(run_id)
+    try:
+        record = store.load(folder)
+    except RequestError:
+        hint = f"its record cannot be read; `sandbox rm --record {run_id}` removes the run"
+        return Row(run_id, _began(folder), "?", "?", "damaged", "damaged", hint, None)
+    if record.decision is not None:
+        verdict, reason = record.decision.verdict.value, record.decision.reason
+    elif closing.was_killed(folder, record):
+        verdict, reason = "killed", "the sandbox was killed; `sandbox reap` cleans up"
+    else:
+        verdict, reason = "running", f"in phase {closing.phase_of(record).value}"
+    if record.state == "kept":
+        reason = f"(clone kept) {reason}"
+    seconds = record.finished - record.started if record.finished else None
+    return Row(
+        id=run_id,
+        started=record.started,
+        guest=one_line(record.guest, 60),
+        scenario=one_line(record.scenario, 40),
+        state=record.state,
+        verdict=verdict,
+        reason=one_line(reason),
+        seconds=None if seconds is None else round(seconds, 3),
+    )
+
+
+def _began(folder: RunFolder) -> float:
+    """When a run without a readable record began: its id says so."""
+    stamp = folder.id.rpartition("-")[0]
+    try:
+        return datetime.strptime(stamp, "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _cells(row: Row, when: str) -> tuple[str, ...]:
+    took = "–" if row.seconds is None else duration(row.seconds)
+    return (row.id, when, row.guest, row.scenario, row.verdict, took, row.reason)
+
+
+def _table(rows: Sequence[Row], *, full_ids: bool) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for head, least in (("run", 6), ("when", 8), ("guest", 5), ("scenario", 8), ("verdict", 12)):
+        table.add_column(head, no_wrap=True, overflow="ellipsis", min_width=least)
+    table.add_column("time", no_wrap=True, justify="right", min_width=6)
+    table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in rows:
+        run_id, when, guest, scenario, verdict, took, reason = _cells(row, _ago(row.started))
+        style = STYLES.get(verdict, "")
+        table.add_row(
+            Text(run_id if full_ids else run_id.rpartition("-")[2], "cyan"),
+            Text(when, "dim"),
+            Text(guest),
+            Text(scenario),
+            Text(verdict, style),
+            Text(took),
+            Text(reason),
+        )
+    return table
+
+
+def _ago(moment: float) -> str:
+    """How long ago: short enough for a narrow terminal."""
+    passed = max(0.0, time.time() - moment)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if passed >= length:
+            return f"{int(passed // length)} {unit} ago"
+    return "just now"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns padded with blanks, all but the last one."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        yield "  ".join((*padded[:-1], row[-1]))
+
+
+def print_run(record: RunRecord, folder: RunFolder, *, as_json: bool) -> None:
+    """One run: its answer first, then its phases, its files and how to enter a kept clone."""
+    if as_json:
+        click.echo(render(record, folder.artifacts, "json"))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    verdict = "running" if record.decision is None else record.decision.verdict.value
+    console.print(Text(headline(record), STYLES[verdict]))
+    took = duration(record.finished - record.started) if record.finished else "not finished"
+    words = f"run {record.id}, scenario {record.scenario}, {instant(record.started)}, {took}"
+    console.print(Text(one_line(words), "dim"))
+    if record.decision is None and closing.was_killed(folder, record):
+        console.print(Text("the sandbox was killed; `sandbox reap` cleans up", "bold magenta"))
+    if record.decision is not None and record.decision.hint:
+        console.print(Text.assemble(("What to do: ", "bold"), one_line(record.decision.hint)))
+    _print_phases(console, record)
+    _print_files(console, record, folder.artifacts)
+    if record.ssh_command:
+        console.print("\nThe clone is up; enter it with", style="bold")
+        console.print(Text(f"  {one_line(record.ssh_command)}"))
+        console.print(Text(f"and remove it with\n  sandbox rm {record.id}"))
+    if record.left_behind:
+        console.print("\nNot removed (`sandbox reap` tries again)", style="bold red")
+        for thing in record.left_behind:
+            console.print(Text(f"  {one_line(thing)}"))
+
+
+def _print_phases(console: Console, record: RunRecord) -> None:
+    if record.phases:
+        console.print("\nPhases", style="bold")
+    for done in record.phases:
+        mark = ("✓", "green") if done.ok else ("✗", "bold red")
+        line = Text.assemble(
+            "  ", mark, f" {done.phase.value:<10}", (f"{duration(done.seconds):>14}", "cyan")
+        )
+        if done.note:
+            line.append(f"   {one_line(done.note)}", "dim")
+        console.print(line)
+
+
+def _print_files(console: Console, record: RunRecord, place: Path) -> None:
+    files = {place / artifact.name: one_line(artifact.title) for artifact in record.artifacts}
+    files |= {place / "report.html": "the report as a page", place / "run.json": "the record"}
+    there = {str(path): title for path, title in files.items() if path.is_file()}
+    if there:
+        console.print("\nFiles", style="bold")
+        for line in _aligned(list(there.items())):
+            console.print(Text(f"  {line}"))
+
+
+def remove(hypervisor: Hypervisor, settings: Settings, run_id: str, *, with_record: bool) -> None:
+    """Remove the clone of a run, and with ``with_record`` all that is known of it.
+
+    Raises :class:`RequestError` for a run that still runs, :class:`HostError` when something
+    could not be removed; the record then stays.
+    """
+    store = _readable_store(settings)
+    folder = _find(store, settings, run_id)
+    record = _record(store, folder)
+    facts = folder.facts()
+    going_on = record is None or record.state == "running"
+    if going_on and facts.get("kept") != "yes" and is_alive(facts.get("owner", "")):
+        pid = facts["owner"].partition(":")[0]
+        raise RequestError(
+            f"run {folder.id} is still running", f"end it first: Ctrl-C there, or kill {pid}"
+        )
+    done = remove_run(hypervisor, folder)
+    if record is not None:
+        closing.close(folder, record, left_behind=done.failed)
+    _tell(done)
+    if done.failed:
+        raise HostError(
+            f"not everything of run {folder.id} could be removed", "`sandbox rm` tries again"
+        )
+    if with_record:
+        try:
+            if folder.artifacts.exists():
+                shutil.rmtree(folder.artifacts)
+        except OSError as problem:
+            raise HostError(f"the record cannot be removed: {problem}") from problem
+        click.echo(f"{folder.id}: removed the record and its artifacts")
+    elif not done.removed:
+        click.echo(f"{folder.id}: no clone is left; --record removes its record as well")
+
+
+def _find(store: Store, settings: Settings, text: str) -> RunFolder:
+    """A run by what the user said; also one whose record was never written or is lost."""
+    try:
+        return store.find(text)
+    except RequestError:
+        bare = {*store.clone_ids()}
+        if settings.runs.is_dir():
+            bare |= {path.name for path in settings.runs.iterdir() if path.is_dir()}
+        matches = sorted(n for n in bare if text and (n.startswith(text) or n.endswith(text)))
+        exact = [name for name in matches if name == text] or matches
+        if len(exact) != 1:
+            raise
+        return store.folder(exact[0])
+
+
+def _record(store: Store, folder: RunFolder) -> RunRecord | None:
+    try:
+        return store.load(folder)
+    except RequestError:
+        return None  # damaged: that must not keep its clone from being removed
+
+
+def _tell(done: Reaped) -> None:
+    if done.removed:
+        click.echo(f"{done.run}: removed {', '.join(done.removed)}")
+    for problem in done.failed:
+        click.secho(f"{done.run}: not removed: {one_line(problem)}", fg="red", err=True)
+
+
+def print_reaped(hypervisor: Hypervisor, settings: Settings) -> int:
+    """Remove what dead runs left and close their records; 0, or 4 when something stayed."""
+    store = _readable_store(settings)
+    reaped = reap(hypervisor, store)
+    for done in reaped:
+        _tell(done)
+    closed = closing.close_killed(store, reaped)
+    for run_id in closed:
+        click.echo(f"{run_id}: its record says now that it was killed")
+    if not reaped and not closed:
+        click.echo("nothing to remove: no run left anything behind")
+    return NOT_REMOVED if any(done.failed for done in reaped) else 0
+
+
+def print_scenarios(settings: Settings) -> None:
+    """The scenarios that can be run by name, each with what it says of itself."""
+    names = scenario_names(settings)
+    if not names:
+        click.echo("no scenarios here; write one with  sandbox init NAME --guest GUEST")
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(map(len, names))
+    for name in names:
+        try:
+            read = load_scenario(find_scenario(name, settings), shared=settings.shared_checks)
+            words = Text(one_line(read.description) or read.upgrade.what)
+        except SandboxError as problem:
+            words = Text(f"cannot be used: {one_line(problem.message)}", "red")
+        console.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", words))
+
+
+def _readable_store(settings: Settings) -> Store:
+    """The store, when its runs may be read: "no runs" must not stand for "no permission"."""
+    if settings.runs.is_dir() and not os.access(settings.runs, os.R_OK | os.X_OK):
+        raise HostError(
+            f"the runs in {settings.runs} may not be read",
+            "run it as root, or point SANDBOX_STATE to a folder of your own",
+        )
+    return Store(settings)
