@@ -27,6 +27,7 @@ from sandbox.volumes.readonly_export import ReadonlyExporter
 # What a rehearsal writes at most: downloads, a kernel, an initramfs, logs.
 _NEEDED_SPACE = 1 << 30
 _SPARE_MEMORY = 128 << 20
+_NVRAM = "nvram.fd"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def create_clone(
         bridge=net.bridge,
         console_log=console,
         accelerated=order.accelerated,
-        nvram=_copy_nvram(source.xml, folder.clone),
+        nvram=folder.clone / _NVRAM,
+        nvram_copied=_copy_nvram(source.xml, folder.clone / _NVRAM),
         memory=order.memory,
     )
     derived = clone_xml(source.xml, spec)
@@ -114,13 +116,18 @@ def _overlay(export: Export, folder: Path, deadline: Deadline) -> CloneDisk:
     return CloneDisk(export.target, path)
 
 
-def _copy_nvram(source_xml: str, folder: Path) -> Path | None:
-    """The clone's own copy of the source's UEFI variables."""
+def _copy_nvram(source_xml: str, own: Path) -> bool:
+    """Copy the source's UEFI variables for the clone; false where it has none in a file."""
     nvram = etree.fromstring(source_xml.encode()).find("./os/nvram")
-    path = None if nvram is None else (nvram.text or "").strip()
+    path = ""
+    if nvram is not None:
+        source = nvram.find("./source")  # libvirt 8.5 and later can also write it this way
+        path = (nvram.text or "").strip() if source is None else source.get("file", "")
     if not path or not Path(path).is_file():
-        return None
-    return Path(shutil.copyfile(path, folder / "nvram.fd"))
+        return False
+    own.touch(mode=0o600)
+    shutil.copyfile(path, own)
+    return True
 
 
 def _require_memory(hypervisor: Hypervisor, xml: str) -> None:

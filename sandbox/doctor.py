@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 from rich.console import Console
@@ -17,26 +18,86 @@ from sandbox.report.clean import one_line
 from sandbox.settings import Settings
 
 NOT_FIT = 4
-CHECK_SECONDS = 40.0  # for one check; those that start something have shorter limits of their own
-_MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "bold yellow"), State.BAD: ("✗", "red")}
-_NAME_WIDTH = 22
+CHECK_SECONDS = 40.0  # for one check; what it starts has shorter limits of its own
+_MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.BAD: ("✗", "red")}
+_NAME_WIDTH = 20
 
 
 def print_checks(settings: Settings, *, as_json: bool) -> int:
     """Print every check as it ends; 0 when none is "not ok", else 4."""
-    console = Console(highlight=False, soft_wrap=True)
-    group, states = "", []
-    for check in all_checks(settings):
-        if check.group != group and not as_json:
-            console.print(Text(f"{check.group}\n" if not group else f"\n{check.group}\n", "bold"), end="")
-            group = check.group
-        with console.status(check.name) if console.is_terminal and not as_json else _Nothing():
-            found = examine(check.run)
-        states.append(found.state)
-        if as_json:
-            click.echo(json.dumps(as_object(check, found)))
-        else:
-            _print(console, check, found)
+    console = Console(highlight=False)
+    states, group = [], ""
+    with contextlib.closing(all_checks(settings)) as checks:
+        for check in checks:
+            if not as_json and check.group != group:
+                console.print(Text(("\n" if group else "") + check.group, "bold"))
+                group = check.group
+            waiting = console.is_terminal and not as_json
+            with console.status(check.name) if waiting else contextlib.nullcontext():
+                found = examine(check.run)
+            states.append(found.state)
+            if as_json:
+                line = {"check": check.name, "state": found.state.value}
+                click.echo(json.dumps({**line, "detail": found.detail, "hint": found.hint}))
+            elif console.is_terminal:
+                _print_pretty(console, check, found)
+            else:
+                _print_plain(check, found)
     if not as_json:
-        _print_end(console, states)
+        console.print(_conclusion(states), soft_wrap=True)
     return NOT_FIT if State.BAD in states else 0
+
+
+def examine(run: Callable[[], Finding], seconds: float = CHECK_SECONDS) -> Finding:
+    """What a check finds; one that fails, or hangs in a library, has found that."""
+    found: list[Finding] = []
+
+    def attempt() -> None:
+        try:
+            found.append(run())
+        except SandboxError as problem:
+            found.append(Finding(State.BAD, problem.message, problem.hint))
+        except OSError as problem:
+            found.append(Finding(State.BAD, str(problem), "see the message; is this run as root?"))
+        except Exception as problem:
+            what = f"this check itself failed: {type(problem).__name__}: {problem}"
+            found.append(Finding(State.BAD, what, "please report it"))
+
+    # A library call that never returns must not keep the other checks from being made.
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found:
+        return Finding(State.BAD, f"no answer within {seconds:.0f} s", "restart what hangs")
+    state, detail, hint = found[0].state, one_line(found[0].detail), one_line(found[0].hint)
+    return Finding(state, detail, hint)
+
+
+def _print_pretty(console: Console, check: Check, found: Finding) -> None:
+    mark, style = _MARKS[found.state]
+    row = Table.grid(padding=(0, 1), pad_edge=False)
+    row.add_column(width=3, justify="right")
+    row.add_column(width=_NAME_WIDTH)
+    row.add_column(overflow="fold")
+    row.add_row(Text(mark, f"bold {style}"), Text(check.name), Text(found.detail, "dim"))
+    if found.hint and found.state is not State.OK:
+        row.add_row("", Text("→", style, justify="right"), Text(found.hint, style))
+    console.print(row)
+
+
+def _print_plain(check: Check, found: Finding) -> None:
+    click.echo(f"  {found.state.value:<8} {check.name:<{_NAME_WIDTH}} {found.detail}".rstrip())
+    if found.hint and found.state is not State.OK:
+        click.echo(f"  {'':<8} {'':<{_NAME_WIDTH}} {found.hint}")
+
+
+def _conclusion(states: Sequence[State]) -> Text:
+    bad, warnings = states.count(State.BAD), states.count(State.WARNING)
+    noted = f"{warnings} warning{'' if warnings == 1 else 's'}"
+    if bad:
+        words = (
+            f"\n{bad} of {len(states)} checks not ok, {noted}: no rehearsal before that is mended"
+        )
+        return Text(words, "bold red")
+    words = f"\nThis host can rehearse upgrades ({len(states)} checks, {noted})."
+    return Text.assemble((words, "bold green"), "\nStart with  sandbox run security --guest NAME")

@@ -26,6 +26,7 @@ PACKAGE_OF = {
     "mmdebstrap": "mmdebstrap",
 }
 TAIL_LINES = 12
+_WIDTH = 300
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,6 @@ def kill_group(pid: int) -> None:
 
 
 def tail(text: str, lines: int = TAIL_LINES) -> str:
-    """The last non-empty lines of a program's output."""
+    """The last non-empty lines of a program's output, long ones cut."""
     kept = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return "\n".join(kept[-lines:])
+    return "\n".join(line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…" for line in kept[-lines:])

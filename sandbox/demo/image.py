@@ -28,7 +28,7 @@ HOSTNAME = "web01"
 SIZE = 2 * 1024**3
 BUILD_SECONDS = 1200
 # Our files whose text does not shape the image; what mirror.py finds is hashed by its value.
-NOT_BUILDING = ("guest.py", "mirror.py", "site-2.0.conf")
+NOT_BUILDING = ("guest.py", "mirror.py", "show.py", "site-2.0.conf")
 PACKAGES = (
     "dbus",
     "e2fsprogs",
@@ -63,6 +63,7 @@ EARLY_FILES = {
     "etc/systemd/network/wired.network": "wired.network",
 }
 # While building only: usrmerge would bring all of Perl, and usr-is-merged does for a new system.
+MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"
 BUILD_PREFERENCES = "etc/apt/preferences.d/build"
 NO_USRMERGE = "Package: usrmerge\nPin: release *\nPin-Priority: -1\n"
 UNITS = "/usr/lib/systemd/system"
@@ -210,6 +211,9 @@ def _build_tree(
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=apt", "--format=directory"),
             *(f'--aptopt={key} "{value}"' for key, value in options.items()),
             *(f"--dpkgopt={option}" for option in NOT_UNPACKED),
+            f"--hook-dir={MERGED_USR}",
+            # /bin and its like as links from the start, which is what usr-is-merged asks for.
+            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
             *(f"--setup-hook=sync-in {first} /", f"--essential-hook=sync-in {early} /"),
             f"--include={','.join(packages)}",
             *("--components=main", mirror.codename, str(tree), mirror.release_uri),

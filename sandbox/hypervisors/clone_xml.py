@@ -2,50 +2,56 @@
 
 What the list does not name does not reach the clone and is reported: a device that is new to
 us must not connect a clone to production by accident. Addresses of devices are kept, so that
-the guest finds its disks and network cards where it always did.
+the guest finds its disks and network cards where it always did. :mod:`.clone_devices` has the
+devices, this module the machine around them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lxml import etree
 
 from sandbox.hypervisors import Mark
+from sandbox.hypervisors.clone_devices import (
+    CloneDisk,
+    Differences,
+    copy_device,
+    copy_serial_ports,
+    disk_problem,
+    macs,
+)
 from sandbox.hypervisors.marks import mark_element
 
-# Top-level elements copied as they are.
-_KEPT = ("vcpu", "iothreads", "os", "features", "cpu", "clock", "pm", "genid")
-# Devices copied as they are: they live inside QEMU and lead nowhere.
-_KEPT_DEVICES = ("controller", "input", "video", "panic", "watchdog", "iommu", "memballoon")
-# Top-level elements that say nothing of the guest: not worth a line in the report.
+__all__ = ["CloneDisk", "CloneSpec", "CloneXml", "clone_xml", "disk_problem", "macs"]
+
+# Top-level elements that make the guest's machine what it is.
+_KEPT = ("vcpu", "os", "features", "cpu", "clock", "pm", "genid")
+# Those that say nothing of the guest: not worth a line in the report.
 _SILENT = (
     *("name", "uuid", "title", "description", "metadata", "memory", "currentMemory", "devices"),
-    *("on_poweroff", "on_reboot", "on_crash", "seclabel", "resource", "maxMemory", "sysinfo"),
+    *("on_poweroff", "on_reboot", "on_crash", "seclabel", "resource", "maxMemory"),
+    *("iothreads", "iothreadids"),
 )
-_SILENT_DEVICES = ("emulator", "disk", "interface", "serial", "console", "graphics", "rng", "audio")
 _WHY = {
-    "hostdev": "passes a device of the host through",
-    "filesystem": "shares a folder of the host",
-    "redirdev": "redirects a USB device",
-    "channel": "leads to a program on the host",
-    "shmem": "shares memory with another guest",
-    "vsock": "is a socket to the host",
-    "tpm": "holds state outside the disks",
     "commandline": "is QEMU's own command line",
     "launchSecurity": "needs secrets of the host",
+    "sysinfo": "repeats the source's UUID, or hands over files of the host",
 }
-
-
-@dataclass(frozen=True)
-class CloneDisk:
-    """Where one of the clone's disks lives."""
-
-    target: str
-    overlay: Path
+# Of <os>: what chooses and sets up the firmware, and nothing that reads files of the host.
+_OS_KEPT = ("type", "boot", "bootmenu", "bios", "firmware", "loader", "nvram")
+_POWERS = {"b": 0, "bytes": 0, "KiB": 10, "k": 10, "MiB": 20, "M": 20, "GiB": 30, "G": 30}
+_POWERS |= {"TiB": 40, "T": 40}
+_THOUSANDS = {"KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_PARSER = etree.XMLParser(
+    remove_comments=True,
+    remove_pis=True,
+    remove_blank_text=True,
+    resolve_entities=False,
+    no_network=True,
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,15 @@ class CloneSpec:
     bridge: str
     console_log: Path
     accelerated: bool
-    nvram: Path | None = None  # a copy of the source's UEFI variables
+    nvram: Path  # where the clone's UEFI variables are, when its firmware is UEFI
+    nvram_copied: bool = False  # they hold the source's; else they start empty
     memory: int | None = None  # bytes; None: as the source
 
 
 @dataclass(frozen=True)
 class CloneXml:
+    """The clone's definition, and every difference from the source for the report."""
+
     xml: str
     dropped: tuple[str, ...]
     changed: tuple[str, ...]
@@ -71,30 +80,41 @@ class CloneXml:
 
 def clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
     """Derive the clone's XML; every difference that a guest could notice is listed."""
-    source = etree.fromstring(source_xml.encode())
-    dropped: list[str] = []
-    changed: list[str] = []
+    source = etree.fromstring(source_xml.encode(), _PARSER)
+    differences = Differences()
     kind = "kvm" if spec.accelerated else "qemu"
     if source.get("type") != kind:
-        changed.append(f"runs under {kind} (the source: {source.get('type')})")
+        differences.changed.append(f"runs under {kind} (the source: {source.get('type')})")
+    differences.changed.append("SMBIOS: the clone has a UUID of its own")
     domain = etree.Element("domain", type=kind)
     etree.SubElement(domain, "name").text = spec.name
     etree.SubElement(domain, "metadata").append(mark_element(spec.mark))
-    memory = _memory(source) if spec.memory is None else spec.memory
-    if spec.memory is not None and spec.memory != _memory(source):
-        changed.append(f"memory {spec.memory >> 20} MiB (the source: {_memory(source) >> 20} MiB)")
-    for tag in ("memory", "currentMemory"):  # ballooned guests get all of it: no surprises
-        etree.SubElement(domain, tag, unit="KiB").text = str(memory >> 10)
+    _add_memory(domain, source, spec, differences)
     for child in source.iterchildren(etree.Element):
-        _copy_top_level(domain, child, spec, dropped, changed)
+        _copy_top_level(domain, child, spec, differences)
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "preserve")):
         etree.SubElement(domain, f"on_{event}").text = action
     devices = etree.SubElement(domain, "devices")
     for device in source.iterfind("./devices/*"):
-        _copy_device(devices, device, spec, dropped, changed)
-    _add_console(devices, source, spec.console_log, changed)
+        copy_device(devices, device, spec.disks, spec.bridge, differences)
+    copy_serial_ports(devices, source, spec.console_log, differences)
+    etree.cleanup_namespaces(domain)
     etree.indent(domain)
-    return CloneXml(etree.tostring(domain).decode(), tuple(dropped), tuple(changed))
+    return CloneXml(
+        etree.tostring(domain).decode(), tuple(differences.dropped), tuple(differences.changed)
+    )
+
+
+def _add_memory(
+    domain: etree._Element, source: etree._Element, spec: CloneSpec, differences: Differences
+) -> None:
+    memory = _memory(source) if spec.memory is None else spec.memory
+    if spec.memory is not None and spec.memory != _memory(source):
+        differences.changed.append(
+            f"memory {spec.memory >> 20} MiB (the source: {_memory(source) >> 20} MiB)"
+        )
+    for tag in ("memory", "currentMemory"):  # ballooned guests get all of it: no surprises
+        etree.SubElement(domain, tag, unit="KiB").text = str(memory >> 10)
 
 
 def _memory(source: etree._Element) -> int:
@@ -102,163 +122,94 @@ def _memory(source: etree._Element) -> int:
     element = source.find("./memory")
     if element is None or not (element.text or "").strip().isdigit():
         return 512 << 20
-    unit = element.get("unit", "KiB")
-    powers = {"b": 0, "bytes": 0, "KiB": 10, "k": 10, "MiB": 20, "M": 20, "GiB": 30, "G": 30}
-    return int(str(element.text).strip()) << powers.get(unit, 10)
+    number, unit = int(str(element.text).strip()), element.get("unit", "KiB")
+    return number * _THOUSANDS.get(unit, 1 << _POWERS.get(unit, 10))
 
 
 def _copy_top_level(
-    domain: etree._Element,
-    child: etree._Element,
-    spec: CloneSpec,
-    dropped: list[str],
-    changed: list[str],
+    domain: etree._Element, child: etree._Element, spec: CloneSpec, differences: Differences
 ) -> None:
-    tag = etree.QName(child).localname
-    if tag not in _KEPT:
+    name = etree.QName(child)
+    tag = name.localname
+    if name.namespace or tag not in _KEPT:
         if tag not in _SILENT:
-            dropped.append(f"<{tag}>: {_WHY.get(tag, 'concerns the host, not the guest')}")
+            reason = _WHY.get(tag, "concerns the host, not the guest")
+            differences.dropped.append(f"<{tag}>: {reason}")
         return
     element = copy.deepcopy(child)
     if tag == "vcpu":
-        element.attrib.pop("cpuset", "")
-    if tag == "cpu" and not spec.accelerated and element.get("mode", "custom") != "maximum":
-        # Named and host CPU models need KVM; under emulation the fullest CPU is the nearest.
-        element = etree.Element("cpu", mode="maximum", check="none")
-        changed.append("CPU model: emulated, all features that QEMU offers")
-    if tag == "os":
-        _own_firmware_state(element, spec, changed)
+        for attribute in ("cpuset", "placement"):  # where on the host they run
+            element.attrib.pop(attribute, "")
+    elif tag == "cpu":
+        element = _cpu(element, spec, differences)
+    elif tag == "os":
+        _adapt_os(element, spec, differences)
+    elif not spec.accelerated:
+        _remove_hyperv(element, differences)
     domain.append(element)
 
 
-def _own_firmware_state(element: etree._Element, spec: CloneSpec, changed: list[str]) -> None:
-    for smbios in element.findall("./smbios"):
-        element.remove(smbios)  # sysinfo repeats the source's UUID, which libvirt refuses here
-        changed.append("SMBIOS: the clone has a UUID of its own")
-    for nvram in element.findall("./nvram"):
-        if spec.nvram is None:
-            element.remove(nvram)
-            continue
-        nvram.attrib.clear()
-        for child in list(nvram):
-            nvram.remove(child)
-        nvram.text = str(spec.nvram)
+def _cpu(source: etree._Element, spec: CloneSpec, differences: Differences) -> etree._Element:
+    """The source's CPU; the fullest one where there is no acceleration for named models."""
+    cpu = source
+    if not spec.accelerated and source.get("mode", "custom") != "maximum":
+        cpu = etree.Element("cpu", mode="maximum", check="none")
+        for part in ("topology", "numa"):
+            cpu.extend(source.findall(f"./{part}"))
+        differences.changed.append("CPU model: emulated, all features that QEMU offers")
+    for numa in cpu.findall("./numa"):
+        if spec.memory is not None:
+            cpu.remove(numa)  # its cells' sizes would overrule the memory that was asked for
+            differences.changed.append("NUMA: one node, for another size of memory")
+    for cell in cpu.iterfind("./numa/cell"):
+        cell.attrib.pop("memAccess", "")  # shared with processes of the host
+    return cpu
 
 
-def _copy_device(
-    devices: etree._Element,
-    device: etree._Element,
-    spec: CloneSpec,
-    dropped: list[str],
-    changed: list[str],
-) -> None:
-    tag = etree.QName(device).localname
-    if tag == "disk":
-        _copy_disk(devices, device, {d.target: d.overlay for d in spec.disks}, dropped)
-    elif tag == "interface":
-        _copy_interface(devices, device, spec.bridge, dropped)
-    elif tag == "rng":
-        element = copy.deepcopy(device)
-        for backend in element.findall("./backend"):
-            element.remove(backend)
-        etree.SubElement(element, "backend", model="random").text = "/dev/urandom"
-        devices.append(_without_alias(element))
-    elif tag in _KEPT_DEVICES:
-        devices.append(_without_alias(copy.deepcopy(device)))
-    elif tag not in _SILENT_DEVICES:
-        label = device.get("type") or device.get("mode") or ""
-        words = f"<{tag}{' type=' + repr(label) if label else ''}>"
-        dropped.append(f"{words}: {_WHY.get(tag, 'is not known to be safe in a clone')}")
+def _remove_hyperv(element: etree._Element, differences: Differences) -> None:
+    """Without acceleration QEMU does not start with these (features, and the clock's timer)."""
+    for part in (*element.findall("./hyperv"), *element.findall("./timer[@name='hypervclock']")):
+        element.remove(part)
+        differences.changed.append("Hyper-V enlightenments: not there under emulation")
 
 
-def _without_alias(element: etree._Element) -> etree._Element:
-    for alias in element.findall("./alias"):
-        element.remove(alias)
-    return element
-
-
-def _copy_disk(
-    devices: etree._Element,
-    device: etree._Element,
-    overlays: Mapping[str, Path],
-    dropped: list[str],
-) -> None:
-    target = device.find("./target")
-    name = "" if target is None else str(target.get("dev"))
-    kind = device.get("device", "disk")
-    if name in overlays and kind == "disk":
-        disk = etree.SubElement(devices, "disk", type="file", device="disk")
-        # unsafe: a throw-away overlay needs no flush to the host's disk; the guest sees the same.
-        etree.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe", discard="unmap")
-        etree.SubElement(disk, "source", file=str(overlays[name]))
-        for part in ("target", "serial", "wwn", "vendor", "product", "boot", "address", "blockio"):
-            for element in device.findall(f"./{part}"):
-                disk.append(copy.deepcopy(element))
-    elif kind in ("cdrom", "floppy") and target is not None:
-        drive = etree.SubElement(devices, "disk", type="file", device=kind)  # ejected
-        drive.append(copy.deepcopy(target))
-        if kind == "cdrom":
-            etree.SubElement(drive, "readonly")
-        for element in device.findall("./address"):
-            drive.append(copy.deepcopy(element))
-        if device.find("./source") is not None:
-            dropped.append(f"medium in {name}: ejected")
-    else:
-        dropped.append(f"disk {name}: {disk_problem(device) or 'left out by the scenario'}")
-
-
-def disk_problem(device: etree._Element) -> str:
-    """Why a disk of the source cannot be cloned; "" when it can."""
-    kind = device.get("device", "disk")
-    if kind == "lun":
-        return "is a SCSI device passed through"
-    if device.find("./shareable") is not None:
-        return "is shared with other guests"
-    if device.get("type") in ("nvme", "vhostuser", "dir", "volume"):
-        return f"its type {device.get('type')!r} cannot be cloned"
-    return ""
-
-
-def _copy_interface(
-    devices: etree._Element, device: etree._Element, bridge: str, dropped: list[str]
-) -> None:
-    kind = device.get("type", "")
-    if kind in ("hostdev", "vdpa", "vhostuser"):
-        dropped.append(f"network card {_mac(device)}: type {kind!r} is hardware of the host")
+def _adapt_os(os: etree._Element, spec: CloneSpec, differences: Differences) -> None:
+    """The source's firmware, read-only, with variables of the clone's own."""
+    for part in list(os):
+        tag = etree.QName(part).localname
+        if tag not in _OS_KEPT:
+            os.remove(part)
+            if tag != "smbios":  # goes with the UUID
+                differences.dropped.append(f"<os> <{tag}>: leads to files of the host")
+    loader = os.find("./loader")
+    uefi = os.get("firmware") == "efi" or os.find("./nvram") is not None
+    if loader is not None and (loader.text or "").strip():
+        _pin_loader(os, loader, differences)
+        uefi = uefi or loader.get("type") == "pflash"
+    template, template_format = "", ""
+    for nvram in os.findall("./nvram"):
+        template, template_format = nvram.get("template", ""), nvram.get("templateFormat", "")
+        os.remove(nvram)
+    if not uefi or (loader is not None and loader.get("stateless") == "yes"):
         return
-    interface = etree.SubElement(devices, "interface", type="bridge")
-    etree.SubElement(interface, "source", bridge=bridge)
-    for part in ("mac", "model", "mtu", "rom", "boot", "address"):
-        for element in device.findall(f"./{part}"):
-            interface.append(copy.deepcopy(element))
-    source = device.find("./source")
-    where = "" if source is None else " ".join(str(v) for v in source.attrib.values())
-    dropped.append(f"network of {_mac(device)}: {where or kind} replaced by the clone's own bridge")
-
-
-def _mac(device: etree._Element) -> str:
-    mac = device.find("./mac")
-    return "?" if mac is None else str(mac.get("address"))
-
-
-def macs(domain_xml: str) -> tuple[str, ...]:
-    """The MAC addresses of a domain's network cards, in order."""
-    found = etree.fromstring(domain_xml.encode()).iterfind("./devices/interface/mac")
-    return tuple(str(mac.get("address")).lower() for mac in found)
-
-
-def _add_console(
-    devices: etree._Element, source: etree._Element, log: Path, changed: list[str]
-) -> None:
-    """The source's first serial port, its output in a file of ours; one is added if need be."""
-    serial = etree.SubElement(devices, "serial", type="pty")
-    # virtlogd writes it, so the log survives us and the domain.
-    etree.SubElement(serial, "log", file=str(log), append="on")
-    original = source.find("./devices/serial")
-    if original is None:
-        changed.append("a serial port was added: its output is the run's console log")
-        etree.SubElement(serial, "target", port="0")
+    # Always a file of ours: one that libvirt places by itself stays on the host for ever.
+    own = etree.SubElement(os, "nvram")
+    own.text = str(spec.nvram)
+    if spec.nvram_copied:
         return
-    for part in ("target", "address"):
-        for element in original.findall(f"./{part}"):
-            serial.append(copy.deepcopy(element))
+    differences.changed.append("UEFI variables: as new, the source's are not to be had")
+    if template:
+        own.set("template", template)
+    if template and template_format:
+        own.set("templateFormat", template_format)
+
+
+def _pin_loader(os: etree._Element, loader: etree._Element, differences: Differences) -> None:
+    """A firmware image that is named needs no choosing, and is never written by a clone."""
+    if os.attrib.pop("firmware", "") == "efi":
+        loader.set("type", "pflash")
+    for firmware in os.findall("./firmware"):
+        os.remove(firmware)
+    if loader.get("type") == "pflash" and loader.get("readonly") != "yes":
+        loader.set("readonly", "yes")
+        differences.changed.append("firmware image: read-only in the clone")

@@ -30,9 +30,10 @@ class Archive:
         entries = [self._entry(package) for package in packages]
         index = "\n".join(entries).encode()
         release = f"Suite: stable\nSHA256:\n {_sha256(index)} {len(index)} Packages\n".encode()
-        self.objects = {
-            f"{SOURCE}{package.name}": package.read_bytes() for package in packages
-        } | {f"{SOURCE}Packages": index, f"{SOURCE}Release": release}
+        self.objects = {f"{SOURCE}{package.name}": package.read_bytes() for package in packages} | {
+            f"{SOURCE}Packages": index,
+            f"{SOURCE}Release": release,
+        }
 
     @staticmethod
     def _entry(package: Path) -> str:
@@ -61,7 +62,9 @@ def serving() -> Iterator[Archive]:
         def do_GET(self) -> None:
             archive.asked.append(self.path)
             path = urlsplit(self.path)
-            body = archive.objects.get(f"{path.scheme}://{path.netloc}{path.path}".replace("/./", "/"))
+            body = archive.objects.get(
+                f"{path.scheme}://{path.netloc}{path.path}".replace("/./", "/")
+            )
             status = 503 if archive.down else 404 if body is None else 200
             content = body if status == 200 and body is not None else b"no"
             self.send_response(status)

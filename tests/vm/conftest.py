@@ -119,6 +119,13 @@ class Lab:
             upgrade=upgrade,
             key=key or self.image.key,
         )
+        return self._rehearse(request, keep)
+
+    def run_as_stated(self, scenario: Path) -> RunRecord:
+        """Everything as the scenario says it."""
+        return self._rehearse(Request(str(scenario)), False)
+
+    def _rehearse(self, request: Request, keep: bool) -> RunRecord:
         return rehearse(
             prepare(request, self.settings),
             self.hypervisor,

@@ -1,0 +1,250 @@
+"""Every kind of verdict, each reached by what really happens in a real guest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from archive import SOURCE, Archive
+from conftest import PRODUCTION, Lab
+from PIL import Image
+
+from sandbox.demo.broken import (
+    DATA,
+    SITE_CONFIG,
+    SITE_PACKAGE,
+    SITE_PAGE,
+    build_broken_site,
+    build_deb,
+)
+from sandbox.demo.guest import Production
+from sandbox.demo.image import DemoImage, derive_image
+from sandbox.records import Outcome, RunRecord, UpgradeStatus, Verdict
+from sandbox.report import render
+
+pytestmark = pytest.mark.vm
+
+ALL = "upgrade: {what: all}\n"
+MEMORY = "memory: 512MiB\n"
+LOOK = "def test_nginx_runs(host):\n    assert host.service('nginx').is_running\n"
+
+
+def verdict(record: RunRecord) -> Verdict:
+    assert record.decision is not None
+    return record.decision.verdict
+
+
+def reason(record: RunRecord) -> str:
+    assert record.decision is not None
+    return record.decision.reason
+
+
+def test_a_good_upgrade_of_a_running_guest_passes(
+    lab: Lab, archive: Archive, production: Production, tmp_path: Path
+) -> None:
+    archive.offer([_site_11(tmp_path)])
+    record = lab.run(lab.scenario(ALL, test_own=LOOK), guest=PRODUCTION)
+    assert verdict(record) is Verdict.PASS, reason(record)
+    facts = record.facts
+    assert facts.upgrade is not None
+    assert [(c.name, c.old, c.new) for c in facts.upgrade.changes] == [("web01-site", "1.0", "1.1")]
+    assert facts.after is not None
+    assert facts.after.packages["web01-site:all"].version == "1.1"
+    assert record.source is not None
+    assert record.source.method == "backup export"
+    assert any("ran on" in proof for proof in record.source.untouched)
+    assert _results(record, "after")["test_own.py::test_nginx_runs"] is Outcome.PASSED
+    assert len(_results(record, "after")) == len(_results(record, "before")) > 10
+    for format in ("text", "json", "junit", "markdown", "html"):
+        assert render(record, lab.artifacts(record), format)
+    assert render(record, lab.artifacts(record), "text").startswith("YES")
+
+
+def test_a_new_version_that_breaks_its_service_fails(
+    lab: Lab, archive: Archive, tmp_path: Path
+) -> None:
+    archive.offer([])
+    broken = build_broken_site(tmp_path)
+    record = lab.run(lab.scenario(ALL + MEMORY), upgrade=str(broken))
+    assert verdict(record) is Verdict.FAIL
+    assert "nginx" in reason(record)
+    assert "\n" not in reason(record)
+    assert record.facts.upgrade is not None
+    assert record.facts.upgrade.status is UpgradeStatus.APPLIED, "dpkg itself was content"
+    assert render(record, lab.artifacts(record), "text").startswith("NO")
+
+
+def test_a_failing_maintainer_script_fails(lab: Lab, archive: Archive, tmp_path: Path) -> None:
+    archive.offer([])
+    package = build_deb(
+        "web01-extra",
+        "1.0",
+        out=tmp_path,
+        postinst="#!/bin/sh\necho 'cannot migrate the database' >&2\nexit 3\n",
+    )
+    record = lab.run(lab.scenario(ALL + MEMORY), upgrade=str(package))
+    assert verdict(record) is Verdict.FAIL
+    assert "web01-extra" in reason(record)
+    assert record.facts.upgrade is not None
+    assert record.facts.upgrade.failed_package == "web01-extra"
+    assert "cannot migrate the database" in (lab.artifacts(record) / "upgrade.log").read_text()
+
+
+def test_a_guest_that_does_not_boot_after_the_upgrade_fails_with_its_screen(
+    lab: Lab, archive: Archive, tmp_path: Path
+) -> None:
+    archive.offer([])
+    package = build_deb(
+        "web01-boot",
+        "1.0",
+        out=tmp_path,
+        # An initramfs without the disk's driver: the classic of a preflight that was all green.
+        files={"/etc/initramfs-tools/hooks/zz-forget-the-disk": FORGET_THE_DISK},
+        executable=["/etc/initramfs-tools/hooks/zz-forget-the-disk"],
+        postinst="#!/bin/sh\nset -e\nupdate-initramfs -u\n",
+    )
+    text = ALL + MEMORY + "reboot: always\ndeadlines: {reboot: 5m}\n"
+    record = lab.run(lab.scenario(text), upgrade=str(package))
+    assert verdict(record) is Verdict.FAIL
+    assert record.facts.reboot is not None
+    assert not record.facts.reboot.happened
+    assert "initramfs" in reason(record)
+    screen = lab.artifacts(record) / "screen.png"
+    with Image.open(screen) as picture:
+        assert picture.width >= 640
+        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 1, "a blank screen"
+    assert "data:image/png" in render(record, lab.artifacts(record), "html")
+
+
+FORGET_THE_DISK = """#!/bin/sh
+[ "$1" != prereqs ] || exit 0
+find "$DESTDIR" -name 'virtio_blk.ko*' -delete
+"""
+
+
+def test_a_check_that_fails_before_is_inconclusive(
+    lab: Lab, archive: Archive, tmp_path: Path
+) -> None:
+    archive.offer([_site_11(tmp_path)])
+    own = "def test_database(host):\n    assert host.service('postgresql').is_running\n"
+    record = lab.run(lab.scenario(ALL + MEMORY, test_own=own))
+    assert verdict(record) is Verdict.INCONCLUSIVE
+    assert "test_database" in reason(record)
+
+
+def test_an_unreachable_mirror_is_our_error(lab: Lab, archive: Archive, tmp_path: Path) -> None:
+    archive.offer([_site_11(tmp_path)])
+    archive.down = True
+    try:
+        record = lab.run(lab.scenario(ALL + MEMORY))
+    finally:
+        archive.down = False
+    assert verdict(record) is Verdict.ERROR
+    assert record.facts.upgrade is not None
+    assert record.facts.upgrade.status is UpgradeStatus.UNAVAILABLE
+
+
+def test_a_full_disk_in_the_guest_fails(
+    lab: Lab, archive: Archive, base_image: DemoImage, tmp_path: Path
+) -> None:
+    archive.offer([])
+    nearly_full = derive_image(
+        base_image,
+        "vmfull",
+        print,
+        files={
+            "/etc/apt/sources.list": f"deb [trusted=yes] {SOURCE} ./\n",
+            "/etc/systemd/system/fill.service": FILL,
+        },
+        links={
+            "/etc/systemd/system/multi-user.target.wants/fill.service": (
+                "/etc/systemd/system/fill.service"
+            )
+        },
+    )
+    package = build_deb("web01-big", "1.0", out=tmp_path, files={"/opt/big": bytes(80 << 20)})
+    text = ALL + MEMORY + "checks: {filesystems_max_percent: 100}\n"
+    record = lab.run(lab.scenario(text), image=nearly_full.path, upgrade=str(package))
+    assert verdict(record) is Verdict.FAIL
+    assert "full" in reason(record) or "space" in reason(record)
+
+
+FILL = """[Unit]
+Description=leave 40 MB free
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'fallocate -l $(( ($(stat -f -c %%a /) - 10240) * $(stat -f -c %%S /) )) /fill'
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def test_nothing_to_upgrade_is_said(lab: Lab, archive: Archive) -> None:
+    archive.offer([])
+    record = lab.run(lab.scenario(ALL + MEMORY))
+    assert verdict(record) is Verdict.PASS
+    assert "nothing to upgrade" in reason(record)
+
+
+def test_zero_checks_are_no_evidence(lab: Lab, archive: Archive, tmp_path: Path) -> None:
+    archive.offer([_site_11(tmp_path)])
+    record = lab.run(lab.scenario(ALL + MEMORY + "checks: {shared: []}\n"))
+    assert verdict(record) is Verdict.INCONCLUSIVE
+    assert "no check" in reason(record)
+
+
+def test_a_kept_conffile_is_reported_with_its_difference(
+    lab: Lab, archive: Archive, tmp_path: Path
+) -> None:
+    """The administrator edited the site's configuration; the new version brings another."""
+    edited = derive_image(
+        lab.image,
+        "vmedited",
+        print,
+        files={SITE_CONFIG: "# edited by the administrator\n"},
+    )
+    archive.offer([_site_11(tmp_path, config="# as shipped by 1.1\n")])
+    record = lab.run(lab.scenario(ALL + MEMORY), image=edited.path)
+    assert record.facts.upgrade is not None
+    kept = record.facts.upgrade.conffiles
+    assert [(file.path, file.decision) for file in kept] == [(SITE_CONFIG, "kept")]
+    assert "edited by the administrator" in kept[0].diff
+
+
+def test_a_key_is_injected_for_a_guest_that_accepts_none(
+    lab: Lab, archive: Archive, tmp_path: Path
+) -> None:
+    archive.offer([])
+    locked = derive_image(lab.image, "vmlocked", print, remove=["/root/.ssh/authorized_keys"])
+    folder = lab.scenario(
+        ALL + MEMORY + "login: {inject: true}\n"
+        f"source: {{image: {{path: {locked.path}, format: qcow2}}}}\n"
+    )
+    record = lab.run_as_stated(folder)
+    assert verdict(record) is Verdict.PASS, reason(record)
+    assert record.source is not None
+    assert record.source.mutations
+    assert "authorized_keys" in record.source.mutations[0]
+
+
+def _site_11(out: Path, config: str | None = None) -> Path:
+    """A good new version of web01's site."""
+    return build_deb(
+        SITE_PACKAGE,
+        "1.1",
+        out=out,
+        files={
+            SITE_CONFIG: config or (DATA / "site-1.0.conf").read_text(),
+            SITE_PAGE: "<h1>web01, new</h1>\n",
+        },
+        conffiles=[SITE_CONFIG],
+        postinst=(DATA / "site-postinst.sh").read_text(),
+        depends="nginx",
+    )
+
+
+def _results(record: RunRecord, phase: str) -> dict[str, Outcome]:
+    session = record.facts.checks_before if phase == "before" else record.facts.checks_after
+    assert session is not None
+    return {result.name: result.outcome for result in session.results}
