@@ -145,7 +145,9 @@ def report(run_id: str, format_: str, output: Path | None) -> None:
 
 @main.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--limit", default=20, show_default=True, help="Newest so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Newest so many."
+)
 def list_runs(as_json: bool, limit: int) -> None:
     """List the runs, newest first."""
     from sandbox.listing import print_runs

@@ -19,6 +19,7 @@ from sandbox.settings import Settings
 
 NOT_FIT = 4
 CHECK_SECONDS = 40.0  # for one check; what it starts has shorter limits of its own
+UNDO_SECONDS = 5.0  # for what a check made when Ctrl-C comes
 _MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.BAD: ("✗", "red")}
 _NAME_WIDTH = 20
 
@@ -66,7 +67,11 @@ def examine(run: Callable[[], Finding], seconds: float = CHECK_SECONDS) -> Findi
     # A library call that never returns must not keep the other checks from being made.
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
-    thread.join(seconds)
+    try:
+        thread.join(seconds)
+    except KeyboardInterrupt:
+        thread.join(UNDO_SECONDS)  # it may hold a bridge
+        raise
     if not found:
         return Finding(State.BAD, f"no answer within {seconds:.0f} s", "restart what hangs")
     state, detail, hint = found[0].state, one_line(found[0].detail), one_line(found[0].hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sandbox.deadline import Deadline
-from sandbox.errors import SandboxError
+from sandbox.errors import RequestError, SandboxError
 from sandbox.hypervisors import driver_for
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.pipeline import rehearse
@@ -23,6 +24,7 @@ from sandbox.terminal import TerminalProgress
 HTML = "report.html"
 CONNECT_SECONDS = 20.0
 _PICTURE_WIDTH = 100
+_WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # rich names a web font
 
 
 def rehearse_in_terminal(
@@ -69,7 +71,7 @@ def rehearse_in_terminal(
     else:
         show(console, record, folder.artifacts)
     if picture is not None:
-        picture.write_text(console.export_svg(title="sandbox run"))
+        save_picture(console, picture, f"sandbox run {request.scenario} --guest {record.guest}")
     assert record.decision is not None
     return record.decision.verdict
 
@@ -77,10 +79,12 @@ def rehearse_in_terminal(
 def show(console: Console, record: RunRecord, folder: Path) -> None:
     """The report as text, and where to go from here."""
     console.print()
-    text = render(record, folder, "text", colour=console.is_terminal)
+    coloured = console.is_terminal or console.record
+    text = render(record, folder, "text", colour=coloured, brief=True)
     console.print(Text.from_ansi(text))
+    console.print(f"all of it:  sandbox report {record.id}", markup=False)
     if (folder / HTML).exists():
-        console.print(f"report: {folder / HTML}", markup=False)
+        console.print(f"as a page:  {folder / HTML}", markup=False)
     if record.ssh_command:
         console.print("the clone is up; enter it with", markup=False)
         console.print(f"  {record.ssh_command}", markup=False)
@@ -88,6 +92,15 @@ def show(console: Console, record: RunRecord, folder: Path) -> None:
     if record.left_behind:
         console.print("not removed: " + "; ".join(record.left_behind), style="red", markup=False)
         console.print("`sandbox reap` tries again", markup=False)
+
+
+def save_picture(console: Console, path: Path, title: str) -> None:
+    """What the console showed, as an SVG that loads nothing from elsewhere."""
+    drawing = console.export_svg(title=title)
+    try:
+        path.write_text(_WEB_FONT.sub("", drawing))
+    except OSError as problem:
+        raise RequestError(f"cannot write the picture {path}: {problem.strerror}") from problem
 
 
 def write_html(record: RunRecord, folder: Path) -> None:

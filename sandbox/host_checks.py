@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -81,7 +81,7 @@ class _Host:
     hypervisor: Hypervisor | None = field(default=None)
 
 
-def all_checks(settings: Settings) -> Iterator[Check]:
+def all_checks(settings: Settings) -> Generator[Check, None, None]:
     """Every check, in the order in which one would mend things; to be run one after the other."""
     host = _Host(settings)
     try:
@@ -248,8 +248,7 @@ def _throwaway_bridge() -> Iterator[network.Network]:
         yield names
     finally:
         deadline = Deadline(TOOL_SECONDS, "removing a bridge")
-        if names.table in run(["nft", "list", "tables", "netdev"], deadline, check=False).stdout:
-            run(["nft", "delete", "table", "netdev", names.table], deadline)
+        network.remove_gate(names)
         if Path("/sys/class/net", names.bridge).exists():
             run(["ip", "link", "delete", names.bridge], deadline)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -41,6 +42,8 @@ STYLES = {
 }
 NOT_REMOVED = 4
 _ROOM_FOR_IDS = 130  # columns; on a narrower terminal the end of an id has to do
+_WIDEST = 24  # columns of one cell, the reason aside
+_LEAST_REASON = 16
 _START = "sandbox run security --guest NAME"
 
 
@@ -71,7 +74,7 @@ def print_runs(settings: Settings, *, as_json: bool, limit: int) -> None:
         return
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(_table(rows, full_ids=console.width >= _ROOM_FOR_IDS))
+        console.print(_table(rows, console.width))
     else:
         cells = [_cells(row, instant(row.started)) for row in rows]
         heads = ("ID", "WHEN", "GUEST", "SCENARIO", "VERDICT", "TIME", "REASON")
@@ -102,7 +105,7 @@ def _row(store: Store, run_id: str) -> Row:
         state=record.state,
         verdict=verdict,
         reason=one_line(reason),
-        seconds=None if seconds is None else round(seconds, 3),
+        seconds=seconds,
     )
 
 
@@ -120,24 +123,27 @@ def _cells(row: Row, when: str) -> tuple[str, ...]:
     return (row.id, when, row.guest, row.scenario, row.verdict, took, row.reason)
 
 
-def _table(rows: Sequence[Row], *, full_ids: bool) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for head, least in (("run", 6), ("when", 8), ("guest", 5), ("scenario", 8), ("verdict", 12)):
-        table.add_column(head, no_wrap=True, overflow="ellipsis", min_width=least)
-    table.add_column("time", no_wrap=True, justify="right", min_width=6)
-    table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=1)
+def _table(rows: Sequence[Row], width: int) -> Table:
+    """At most ``width`` columns, one line a run: the reason takes what the others leave."""
+    cells = []
     for row in rows:
-        run_id, when, guest, scenario, verdict, took, reason = _cells(row, _ago(row.started))
-        style = STYLES.get(verdict, "")
-        table.add_row(
-            Text(run_id if full_ids else run_id.rpartition("-")[2], "cyan"),
-            Text(when, "dim"),
-            Text(guest),
-            Text(scenario),
-            Text(verdict, style),
-            Text(took),
-            Text(reason),
+        run_id, _when, guest, scenario, verdict, took, reason = _cells(row, "")
+        shown = run_id if width >= _ROOM_FOR_IDS else run_id.rpartition("-")[2]
+        cells.append((shown, _ago(row.started), guest, scenario, verdict, took, reason))
+    heads = ("run", "when", "guest", "scenario", "verdict", "time", "reason")
+    styles = ("cyan", "dim", "", "", "", "", "")
+    widest = [min(_WIDEST, max(map(len, column))) for column in zip(heads, *cells, strict=True)]
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    widest[-1] = max(_LEAST_REASON, width - sum(widest[:-1]) - 2 * len(widest))
+    for head, style, most in zip(heads, styles, widest, strict=True):
+        justify: Literal["right", "left"] = "right" if head == "time" else "left"
+        table.add_column(
+            head, style=style, justify=justify, no_wrap=True, overflow="ellipsis", max_width=most
         )
+    for line in cells:
+        texts = [Text(cell) for cell in line]
+        texts[4].stylize(STYLES.get(line[4], ""))
+        table.add_row(*texts)
     return table
 
 

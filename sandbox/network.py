@@ -4,6 +4,11 @@ The hypervisor makes the bridge and its DHCP server; the gate is an nftables cha
 bridge's ingress, where everything that the host's own network stack could ever see of the
 clone has to pass. It lets through answers to our SSH connection, neighbour discovery and DHCP
 requests, and nothing else: no forwarding, no service of the host, no metadata address.
+
+One kind of frame does not come that way: those to the addresses of IEEE 802.1D (01:80:c2:00:00:0x)
+a bridge hands to the host's stack on the port that they came in by, so that a datagram in one
+would reach the host's services past the gate. A second chain drops them at the clone's ports;
+the one address that no chain sees (LLDP's) the bridge is told to treat like any other.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from lxml import etree
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError
 from sandbox.hypervisors import Hypervisor, Mark
+from sandbox.hypervisors.clone_devices import port_prefix
 from sandbox.hypervisors.marks import mark_element
 from sandbox.process import run
 
@@ -23,6 +29,7 @@ from sandbox.process import run
 _POOL = (198, 18)
 _SUBNETS = 512
 _TRIES = 8
+_FORWARD_LLDP = ("group_fwd_mask", "0x4000")  # 01:80:c2:00:00:0e
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,16 @@ def network_xml(network: Network, mark: Mark, subnet: int) -> str:
 
 def gate_rules(network: Network, ssh_port: int) -> str:
     """The nftables ruleset of a run's gate; pure, so that a test can read it."""
+    # Answers only: the clone can never open a connection to the host. And to this link only:
+    # nothing passes that a host which is also a router would forward.
+    answers = f"tcp sport {ssh_port} tcp flags & (syn | ack) != syn accept"
     rules = (
+        "ip6 daddr { fe80::/10, ff02::/16 } "
         "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, echo-reply } accept",
-        # Answers only: the clone can never open a connection to the host.
-        f"ip6 saddr fe80::/10 ip6 daddr fe80::/10 tcp sport {ssh_port} "
-        "tcp flags & (syn | ack) != syn accept",
-        f"ip daddr 198.18.0.0/15 tcp sport {ssh_port} tcp flags & (syn | ack) != syn accept",
+        f"ip6 saddr fe80::/10 ip6 daddr fe80::/10 {answers}",
+        f"ip daddr 198.18.0.0/15 {answers}",
         "arp daddr ip 198.18.0.0/15 accept",
-        "udp sport 68 udp dport 67 accept",
+        "ip daddr { 198.18.0.0/15, 255.255.255.255 } udp sport 68 udp dport 67 accept",
     )
     lines = [
         f"table netdev {network.table} {{",
@@ -73,6 +82,13 @@ def gate_rules(network: Network, ssh_port: int) -> str:
         f'    type filter hook ingress device "{network.bridge}" priority -500; policy drop;',
         *(f"    {rule}" for rule in rules),
         "    counter",
+        "  }",
+        "}",
+        f"table bridge {network.table} {{",
+        "  chain ports {",
+        "    type filter hook input priority -500; policy accept;",
+        f'    iifname "{port_prefix(network.bridge)}*" '
+        "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop",
         "  }",
         "}",
     ]
@@ -89,8 +105,9 @@ def create(
         ["nft", "-f", "-"],
         deadline,
         input=gate_rules(network, ssh_port).encode(),
-        hint="the clone's bridge cannot be closed off without nftables (netdev ingress)",
+        hint="the clone's bridge cannot be closed off without nftables (netdev and bridge)",
     )
+    run(["ip", "link", "set", network.bridge, "type", "bridge", *_FORWARD_LLDP], deadline)
     # libvirt turns IPv6 off on a bridge without an IPv6 <ip>; with one it would announce
     # itself as a router. Link-local is all that we need, and a guest sees no difference.
     run(["sysctl", "-qw", f"net.ipv6.conf.{network.bridge}.disable_ipv6=0"], deadline)
@@ -115,9 +132,16 @@ def remove(hypervisor: Hypervisor, run_id: str) -> tuple[str, ...]:
     removed = []
     if hypervisor.destroy_network(network.name, run_id):
         removed.append(f"network {network.name}")
-    deadline = Deadline(20, "removing the gate")
-    tables = run(["nft", "list", "tables", "netdev"], deadline, check=False).stdout
-    if network.table in tables.split():
-        run(["nft", "delete", "table", "netdev", network.table], deadline)
+    if remove_gate(network):
         removed.append(f"gate {network.table}")
     return tuple(removed)
+
+
+def remove_gate(network: Network) -> bool:
+    """Remove a gate's tables; false when there were none."""
+    deadline = Deadline(20, "removing the gate")
+    there = run(["nft", "list", "tables"], deadline, check=False).stdout.splitlines()
+    ours = [line for line in there if line.split()[-1:] == [network.table]]
+    for line in ours:
+        run(["nft", "delete", *line.split()], deadline)
+    return bool(ours)

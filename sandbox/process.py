@@ -84,7 +84,7 @@ def run(
         args, child.returncode, out.decode(errors="replace"), err.decode(errors="replace")
     )
     if check and not done.ok:
-        raise CommandFailed(args, done.status, tail(done.stderr or done.stdout), hint)
+        raise CommandFailed(args, done.status, tail(f"{done.stdout}\n{done.stderr}"), hint)
     return done
 
 

@@ -46,6 +46,8 @@ class TerminalProgress:
         self._percent: float | None = None
         self._told = 0.0
         self._passed = self._failed = 0
+        # A log has lines for what a terminal shows live; a picture needs neither.
+        self._says_steps = not console.is_terminal and not console.record
 
     def __enter__(self) -> TerminalProgress:
         if self._console.is_terminal:
@@ -82,14 +84,14 @@ class TerminalProgress:
         self._phase, self._began = phase, time.monotonic()
         self._detail, self._percent, self._told = "", None, 0.0
         self._passed = self._failed = 0
-        if self._live is None:
+        if self._says_steps:
             self._console.print(f"  … {WORDS[phase]} (at most {seconds(deadline)})")
 
     def detail(self, text: str, percent: float | None = None) -> None:
         self._detail, self._percent = one_line(text, 60), percent
         if percent is not None and percent < self._told:
             self._told = 0.0  # another stage of the phase
-        if self._live is None and percent is not None and percent >= self._told + _STEP:
+        if self._says_steps and percent is not None and percent >= self._told + _STEP:
             self._told = percent
             self._console.print(f"    {percent:3.0f} %  {self._detail}", markup=False)
 

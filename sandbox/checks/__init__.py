@@ -64,5 +64,5 @@ class CheckSettings(Record):
     )
     sudo: bool = Field(default=False, description="run the commands of the checks through sudo")
     settle_seconds: float = Field(
-        default=60.0, ge=0, description="how long a shared check waits for something to come up"
+        default=30.0, ge=0, description="how long the shared checks wait for something to come up"
     )

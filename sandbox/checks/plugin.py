@@ -71,9 +71,12 @@ class ChecksPlugin:
         """Notes that outlive the phase."""
         return Facts(self._job.facts_path)
 
-    @pytest.fixture
+    @pytest.fixture(scope="session")
     def patience(self) -> Deadline:
-        """How long this check may wait for something to come up."""
+        """How long the checks may wait, all together, for something to come up.
+
+        One clock for all of them: what did not come up for the first will not for the next.
+        """
         left = max(0.0, self._deadline.remaining() - SPARE_SECONDS)
         return Deadline(min(self._job.settings.settle_seconds, left), "patience")
 

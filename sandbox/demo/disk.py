@@ -84,8 +84,10 @@ def edit_disk(
     """
     wanted = [*files, *links]
     folders = sorted({str(parent) for path in wanted for parent in Path(path).parents} - {"/"})
-    # mkdir of what is there and rm of what is not fail harmlessly; what counts is checked below.
-    commands = [f'mkdir "{folder}"' for folder in folders]
+    # debugfs leaks an inode when it makes a folder that is there: only those that are missing.
+    # rm of what is not there fails harmlessly; what counts is checked below.
+    missing = [f for f in folders if "Inode:" not in _debugfs(raw, [f'stat "{f}"'], deadline)]
+    commands = [f'mkdir "{folder}"' for folder in missing]
     commands += [f'rm "{path}"' for path in (*remove, *wanted)]
     commands += [f'write "{local}" "{path}"' for path, local in files.items()]
     commands += [f'symlink "{path}" "{target}"' for path, target in links.items()]

@@ -28,7 +28,7 @@ HOSTNAME = "web01"
 SIZE = 2 * 1024**3
 BUILD_SECONDS = 1200
 # Our files whose text does not shape the image; what mirror.py finds is hashed by its value.
-NOT_BUILDING = ("guest.py", "mirror.py", "show.py", "site-2.0.conf")
+NOT_BUILDING = ("guest.py", "mirror.py", "show.py", "picture.py", "site-2.0.conf")
 PACKAGES = (
     "dbus",
     "e2fsprogs",

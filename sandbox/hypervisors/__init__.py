@@ -6,6 +6,7 @@ and removes only what carries our mark.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,14 @@ class Hypervisor(Protocol):
     def marked_domains(self) -> tuple[tuple[str, Mark], ...]: ...
 
     def marked_networks(self) -> tuple[tuple[str, Mark], ...]: ...
+
+
+def unknown_guest(name: str, known: Sequence[str], uri: str) -> RequestError:
+    """The error of every driver for a guest that is not there."""
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    listed = ", ".join(known[:10]) or "none"
+    return RequestError(f"no guest {name!r} on {uri}", f"{hint}guests there: {listed}")
 
 
 def driver_for(uri: str, deadline: Deadline) -> Hypervisor:

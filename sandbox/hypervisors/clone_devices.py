@@ -102,6 +102,8 @@ def _inside(
         driver.attrib.pop("iothread", "")  # the clone has none: they are the host's tuning
         for mapping in list(driver):
             driver.remove(mapping)
+        if not driver.attrib:
+            element.remove(driver)
     if element.tag == "rng":
         etree.SubElement(element, "backend", model="random").text = "/dev/urandom"
     if element.tag == "watchdog" and element.get("action") in _HOST_ACTIONS:
@@ -127,6 +129,8 @@ def _copy_disk(
     kind = device.get("device", "disk")
     if name in overlays and kind == "disk":
         disk = etree.SubElement(devices, "disk", type="file", device="disk")
+        if device.get("model"):  # virtio-transitional and such: what the guest finds on its bus
+            disk.set("model", str(device.get("model")))
         # unsafe: a throw-away overlay needs no flush to the host's disk; the guest sees the same.
         etree.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe", discard="unmap")
         etree.SubElement(disk, "source", file=str(overlays[name]))
@@ -159,6 +163,11 @@ def disk_problem(device: etree._Element) -> str:
     return ""
 
 
+def port_prefix(bridge: str) -> str:
+    """How the host's ends of a clone's network cards begin: the gate knows them by that."""
+    return f"{bridge}-"
+
+
 def _copy_interface(
     devices: etree._Element, device: etree._Element, bridge: str, differences: Differences
 ) -> None:
@@ -168,8 +177,10 @@ def _copy_interface(
             f"network card {_mac(device)}: type {kind!r} is hardware of the host"
         )
         return
+    port = f"{port_prefix(bridge)}{len(devices.findall('./interface'))}"
     interface = etree.SubElement(devices, "interface", type="bridge")
     etree.SubElement(interface, "source", bridge=bridge)
+    etree.SubElement(interface, "target", dev=port)
     _copy_parts(interface, device, _CARD_PARTS)
     for rom in interface.findall("./rom"):
         rom.attrib.pop("file", "")  # of the host

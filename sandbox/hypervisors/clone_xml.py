@@ -28,12 +28,12 @@ from sandbox.hypervisors.marks import mark_element
 __all__ = ["CloneDisk", "CloneSpec", "CloneXml", "clone_xml", "disk_problem", "macs"]
 
 # Top-level elements that make the guest's machine what it is.
-_KEPT = ("vcpu", "os", "features", "cpu", "clock", "pm", "genid")
+_KEPT = ("vcpu", "os", "features", "cpu", "clock", "pm")
 # Those that say nothing of the guest: not worth a line in the report.
 _SILENT = (
     *("name", "uuid", "title", "description", "metadata", "memory", "currentMemory", "devices"),
     *("on_poweroff", "on_reboot", "on_crash", "seclabel", "resource", "maxMemory"),
-    *("iothreads", "iothreadids"),
+    *("iothreads", "iothreadids", "genid"),
 )
 _WHY = {
     "commandline": "is QEMU's own command line",
@@ -88,6 +88,7 @@ def clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
     differences.changed.append("SMBIOS: the clone has a UUID of its own")
     domain = etree.Element("domain", type=kind)
     etree.SubElement(domain, "name").text = spec.name
+    domain.extend(source.findall("./genid"))  # libvirt's schema wants it here
     etree.SubElement(domain, "metadata").append(mark_element(spec.mark))
     _add_memory(domain, source, spec, differences)
     for child in source.iterchildren(etree.Element):
@@ -170,7 +171,7 @@ def _remove_hyperv(element: etree._Element, differences: Differences) -> None:
     """Without acceleration QEMU does not start with these (features, and the clock's timer)."""
     for part in (*element.findall("./hyperv"), *element.findall("./timer[@name='hypervclock']")):
         element.remove(part)
-        differences.changed.append("Hyper-V enlightenments: not there under emulation")
+        differences.changed.append(f"Hyper-V ({part.tag}): not there under emulation")
 
 
 def _adapt_os(os: etree._Element, spec: CloneSpec, differences: Differences) -> None:

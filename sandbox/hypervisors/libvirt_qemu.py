@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import os
 import threading
@@ -16,9 +15,9 @@ from lxml import etree
 
 from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, HostError, RequestError
-from sandbox.hypervisors import Export, Mark, SourceDomain, Vitals
+from sandbox.hypervisors import Export, Mark, SourceDomain, Vitals, unknown_guest
 from sandbox.hypervisors.backup_xml import backup_socket, backup_xml
-from sandbox.hypervisors.marks import read_mark
+from sandbox.hypervisors.marks import read_mark, require_mark
 from sandbox.records import Disk
 
 _EXPORT = "export"  # beneath the clone's folder; belongs to the source's QEMU
@@ -91,7 +90,7 @@ class LibvirtQemu:
         except libvirt.libvirtError as problem:
             if problem.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                 raise HostError(f"looking up {name!r}: {_say(problem)}") from problem
-            raise self._unknown(name) from problem
+            raise unknown_guest(name, self.guests(), self.uri) from problem
         with _translated(f"reading {name!r}"):
             running = self.state(name) in ("running", "paused")
             flags = libvirt.VIR_DOMAIN_XML_SECURE
@@ -101,13 +100,6 @@ class LibvirtQemu:
             if read_mark(xml) is not None:
                 raise RequestError(f"{name!r} is a clone of ours, not a guest")
             return SourceDomain(name, domain.UUIDString(), xml, running)
-
-    def _unknown(self, name: str) -> RequestError:
-        known = self.guests()
-        near = difflib.get_close_matches(name, known, 1, 0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        listed = ", ".join(known[:10]) or "none"
-        return RequestError(f"no guest {name!r} on {self.uri}", f"{hint}guests there: {listed}")
 
     def vitals(self, source: SourceDomain) -> Vitals:
         with _translated(f"reading {source.name!r}"):
@@ -204,12 +196,7 @@ class LibvirtQemu:
     def _remove(self, look_up: Callable[[], Any], absent: int, name: str, run: str) -> bool:
         try:
             thing = look_up()
-            mark = read_mark(thing.XMLDesc(0))
-            if mark is None or mark.run != run:
-                raise HostError(
-                    f"{name!r} does not carry the mark of run {run}: not removed",
-                    "somebody else made it; remove it by hand if you know that it is not needed",
-                )
+            require_mark(name, thing.XMLDesc(0), run)
             thing.destroy()
         except libvirt.libvirtError as problem:
             if problem.get_error_code() == absent:

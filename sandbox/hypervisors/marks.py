@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lxml import etree
 
+from sandbox.errors import HostError
 from sandbox.hypervisors import Mark
 
 NAMESPACE = "https://upgrade-sandbox.invalid/mark/1"
@@ -31,3 +32,13 @@ def read_mark(xml: str) -> Mark | None:
         owner=found.get("owner", ""),
         deadline=int(deadline) if deadline.isdigit() else 0,
     )
+
+
+def require_mark(name: str, xml: str, run: str) -> None:
+    """Raise :class:`HostError` unless a run made this: asked before anything is removed."""
+    mark = read_mark(xml)
+    if mark is None or mark.run != run:
+        raise HostError(
+            f"{name!r} does not carry the mark of run {run}: not removed",
+            "somebody else made it; remove it by hand if you know that it is not needed",
+        )

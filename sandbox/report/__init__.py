@@ -13,9 +13,12 @@ from sandbox.records import RunRecord
 FORMATS = ("text", "json", "junit", "markdown", "html")
 
 
-def render(record: RunRecord, run_dir: Path, format: str, *, colour: bool = False) -> str:
-    """``record`` as a report. Artifacts are read from ``run_dir``; ``colour`` is for text only.
+def render(
+    record: RunRecord, run_dir: Path, format: str, *, colour: bool = False, brief: bool = False
+) -> str:
+    """``record`` as a report. Artifacts are read from ``run_dir``.
 
+    ``colour`` and ``brief`` (what a terminal shows when a run ends) are for text only.
     Raises :class:`RequestError` for a format that does not exist.
     """
     from sandbox.report.view import view
@@ -24,7 +27,7 @@ def render(record: RunRecord, run_dir: Path, format: str, *, colour: bool = Fals
         case "text":
             from sandbox.report.text import render_text
 
-            return render_text(view(record, run_dir), colour=colour)
+            return render_text(view(record, run_dir), colour=colour, brief=brief)
         case "json":
             from sandbox.report.json_ import render_json
 

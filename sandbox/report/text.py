@@ -18,6 +18,7 @@ from sandbox.report.view import View, difference_lines, duration, instant
 
 WIDTH = 100
 _ROWS = 60
+_NAMED = 6  # packages and differences that the brief report names
 _CELL_WIDTH = 38  # wide enough for a kernel package's name
 _ORIGIN_WIDTH = 16
 _TABLE_FRAME = 13  # what a table of four columns needs around its cells
@@ -33,8 +34,13 @@ _STYLES = {
 _EFFECT_STYLES = {Effect.HOLDS: "green", Effect.BROKE: "bold red", Effect.UNJUDGED: "dim"}
 
 
-def render_text(shown: View, *, colour: bool = False, width: int = WIDTH) -> str:
-    """The whole report; the first line is the answer. No escape sequence unless ``colour``."""
+def render_text(
+    shown: View, *, colour: bool = False, width: int = WIDTH, brief: bool = False
+) -> str:
+    """The report; the first line is the answer. No escape sequence unless ``colour``.
+
+    ``brief`` is what a terminal shows when a run ends: the answer, why, and what changed.
+    """
     stream = StringIO()
     console = Console(
         file=stream,
@@ -50,14 +56,18 @@ def render_text(shown: View, *, colour: bool = False, width: int = WIDTH) -> str
     console.print(Text(shown.headline, _STYLES.get(shown.verdict, "bold")), soft_wrap=True)
     _summary(console, shown)
     _findings(console, shown)
-    _packages(console, shown)
-    _checks(console, shown)
-    if shown.differences:
-        _differences(console, shown.differences)
+    if brief:
+        _brief(console, shown)
+    else:
+        _packages(console, shown)
+        _checks(console, shown)
+        if shown.differences:
+            _differences(console, shown.differences)
     _trouble(console, shown)
-    _phases(console, shown)
-    _source(console, shown)
-    _files(console, shown)
+    if not brief:
+        _phases(console, shown)
+        _source(console, shown)
+        _files(console, shown)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
@@ -77,6 +87,23 @@ def _findings(console: Console, shown: View) -> None:
     if shown.record.decision and shown.record.decision.findings:
         _title(console, "Evidence")
         _items(console, shown.record.decision.findings)
+
+
+def _brief(console: Console, shown: View) -> None:
+    """Counts, and the differences that were not asked for."""
+    lines = [f"checks: {shown.count_line or 'none ran'}"]
+    if shown.packages:
+        names = [change.name for change in shown.packages]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines.append(f"packages {shown.packages_word}: {', '.join(names[:_NAMED])}{more}")
+    differences = [*difference_lines(shown.differences)] if shown.differences else []
+    lines += differences[:_NAMED]
+    if len(differences) > _NAMED:
+        lines.append(f"… and {len(differences) - _NAMED} more differences")
+    if shown.record.source and shown.record.source.untouched:
+        lines.append(f"source untouched: {', '.join(shown.record.source.untouched)}")
+    _title(console, "In short")
+    _items(console, lines)
 
 
 def _packages(console: Console, shown: View) -> None:

@@ -1,0 +1,442 @@
+"""The clone's XML: golden cases, and for any mixture of devices nothing of production in it.
+
+Everything of production in the sources is named ``leak…`` or carries a UUID that begins with
+``1eaa1eaa``: neither may be found in a clone. ``python tests/unit/test_clone_xml.py`` writes the
+golden files anew; read the difference before committing it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lxml import etree
+
+from sandbox.hypervisors import Mark
+from sandbox.hypervisors.clone_xml import (
+    CloneDisk,
+    CloneSpec,
+    CloneXml,
+    clone_xml,
+    disk_problem,
+    macs,
+)
+from sandbox.hypervisors.marks import read_mark
+
+GOLDEN = Path(__file__).parent / "golden"
+SCHEMA = etree.RelaxNG(etree.parse("/usr/share/libvirt/schemas/domain.rng"))
+# name, accelerated, memory
+CASES = (
+    ("bios", False, None),
+    ("uefi", True, None),
+    ("hostile", True, 1 << 30),
+    ("windows", False, None),
+    ("nics", False, None),
+)
+MARK = Mark("20260102-030405-abcdef", "17:42:boot-id", 1800000000)
+FOLDER = Path("/var/lib/upgrade-sandbox/clones/20260102-030405-abcdef")
+
+
+def source(name: str) -> str:
+    return (GOLDEN / f"clone-{name}.source.xml").read_text()
+
+
+def spec_for(xml: str, *, accelerated: bool = False, memory: int | None = None) -> CloneSpec:
+    """What clone.py would ask for: an overlay for each disk that can be cloned."""
+    disks = [
+        str(device.find("./target").get("dev"))
+        for device in etree.fromstring(xml.encode()).iterfind("./devices/disk")
+        if device.get("device", "disk") == "disk"
+        and not disk_problem(device)
+        and device.get("type") in ("file", "block")
+    ]
+    return CloneSpec(
+        name=f"sandbox-{MARK.run}",
+        mark=MARK,
+        disks=tuple(CloneDisk(target, FOLDER / f"{target}.qcow2") for target in disks),
+        bridge="sbabcdef",
+        console_log=Path("/var/lib/upgrade-sandbox/runs/20260102-030405-abcdef/console.log"),
+        accelerated=accelerated,
+        nvram=FOLDER / "nvram.fd",
+        nvram_copied=True,
+        memory=memory,
+    )
+
+
+def derive(xml: str, **changes: object) -> CloneXml:
+    return clone_xml(xml, replace(spec_for(xml), **changes))  # type: ignore[arg-type]
+
+
+def golden_text(name: str, accelerated: bool, memory: int | None) -> str:
+    xml = source(name)
+    derived = clone_xml(xml, spec_for(xml, accelerated=accelerated, memory=memory))
+    lines = [f"dropped: {line}" for line in derived.dropped]
+    lines += [f"changed: {line}" for line in derived.changed]
+    assert "--" not in "".join(lines)
+    return f"{derived.xml}\n<!--\n" + "\n".join(lines) + "\n-->\n"
+
+
+def assert_nothing_of_production(source_xml: str, derived: CloneXml) -> None:
+    assert "leak" not in derived.xml.lower()
+    assert "1eaa1eaa" not in derived.xml
+    clone = etree.fromstring(derived.xml.encode())
+    for device in ("hostdev", "filesystem", "channel", "redirdev", "shmem", "vsock", "tpm"):
+        assert clone.find(f"./devices/{device}") is None
+    assert "commandline" not in derived.xml
+    cards = clone.findall("./devices/interface")
+    assert {card.find("./source").get("bridge") for card in cards} <= {"sbabcdef"}
+    assert {card.get("type") for card in cards} <= {"bridge"}
+    known = [path for path in re.findall(r"/[\w./-]+", derived.xml) if path.startswith("/dev")]
+    assert set(known) <= {"/dev/urandom", "/devices"}
+    assert SCHEMA.validate(clone), SCHEMA.error_log.last_error
+    assert read_mark(derived.xml) == MARK
+    # Every device of the source is there, or said not to be, or of no interest to the guest.
+    assert set(macs(derived.xml)) <= set(macs(source_xml))
+
+
+@pytest.mark.parametrize(("name", "accelerated", "memory"), CASES)
+def test_golden(name: str, accelerated: bool, memory: int | None) -> None:
+    assert SCHEMA.validate(etree.fromstring(source(name).encode())), "the source is not realistic"
+    expected = (GOLDEN / f"clone-{name}.clone.xml").read_text()
+    assert golden_text(name, accelerated, memory) == expected
+
+
+@pytest.mark.parametrize(("name", "accelerated", "memory"), CASES)
+def test_golden_clones_have_nothing_of_production(
+    name: str, accelerated: bool, memory: int | None
+) -> None:
+    xml = source(name)
+    derived = clone_xml(xml, spec_for(xml, accelerated=accelerated, memory=memory))
+    assert_nothing_of_production(xml, derived)
+
+
+# -- any mixture of devices -------------------------------------------------------------------
+
+KIND = "<address type='pci' domain='0x0000' bus='0x00' slot='0x{n:02x}' function='0x0'/>"
+DEVICES = (
+    "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+    "<source file='/srv/leak/{n}.qcow2'/><target dev='vd{letter}' bus='virtio'/></disk>",
+    "<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/leak{n}'/>"
+    "<target dev='sd{letter}' bus='scsi'/></disk>",
+    "<disk type='file' device='disk'><source file='/srv/leak/{n}.raw'/>"
+    "<target dev='hd{letter}' bus='ide'/><shareable/></disk>",
+    "<disk type='network' device='disk'><source protocol='nbd' name='leak'>"
+    "<host name='leak.example.org' port='10809'/></source>"
+    "<target dev='vd{letter}' bus='virtio'/></disk>",
+    "<disk type='network' device='disk'><source protocol='iscsi' name='leak/1'>"
+    "<host name='leak.example.org' port='3260'/><initiator><iqn name='iqn.leak'/></initiator>"
+    "</source><target dev='vd{letter}' bus='virtio'/></disk>",
+    "<disk type='nvme' device='disk'><driver name='qemu' type='raw'/>"
+    "<source type='pci' managed='yes' namespace='1'>"
+    "<address domain='0x0000' bus='0x65' slot='0x00' function='0x0'/></source>"
+    "<target dev='vd{letter}' bus='virtio'/></disk>",
+    "<disk type='vhostuser' device='disk'><driver name='qemu' type='raw'/>"
+    "<source type='unix' path='/srv/leak/blk.sock'/><target dev='vd{letter}' bus='virtio'/></disk>",
+    "<disk type='dir' device='floppy'><driver name='qemu' type='fat'/><source dir='/srv/leak'/>"
+    "<target dev='fd{letter}' bus='fdc'/><readonly/></disk>",
+    "<disk type='block' device='lun' rawio='yes'><driver name='qemu' type='raw'/>"
+    "<source dev='/dev/leak{n}'><reservations managed='yes'/></source>"
+    "<target dev='sd{letter}' bus='scsi'/></disk>",
+    "<disk type='file' device='cdrom'><source file='/srv/leak/{n}.iso'/>"
+    "<target dev='sd{letter}' bus='sata'/><readonly/></disk>",
+    "<disk type='block' device='cdrom'><source dev='/dev/leak-sr0'/>"
+    "<target dev='hd{letter}' bus='ide'/><readonly/></disk>",
+    "<interface type='network'><mac address='52:54:00:1e:00:{n:02x}'/><source network='leaknet'/>"
+    "<model type='virtio'/></interface>",
+    "<interface type='bridge'><mac address='52:54:00:1e:00:{n:02x}'/><source bridge='leakbr0'/>"
+    "<script path='/srv/leak/up'/><backend tap='/dev/leak-tun' vhost='/dev/leak-vhost'/></interface>",
+    "<interface type='direct'><mac address='52:54:00:1e:00:{n:02x}'/>"
+    "<source dev='leak0' mode='vepa'/></interface>",
+    "<interface type='ethernet'><mac address='52:54:00:1e:00:{n:02x}'/>"
+    "<ip address='192.0.2.7' prefix='24'/><target dev='leak1'/></interface>",
+    "<interface type='user'><mac address='52:54:00:1e:00:{n:02x}'/></interface>",
+    "<interface type='client'><mac address='52:54:00:1e:00:{n:02x}'/>"
+    "<source address='192.0.2.7' port='5558'/></interface>",
+    "<interface type='hostdev'><source><address type='pci' domain='0x0000' bus='0x65' slot='0x10' "
+    "function='0x0'/></source></interface>",
+    "<interface type='vdpa'><source dev='/dev/leak-vdpa'/></interface>",
+    "<controller type='scsi' index='{n}' model='virtio-scsi'><driver iothread='1'/></controller>",
+    "<controller type='usb' index='{n}' model='qemu-xhci'/>",
+    "<controller type='ccid' index='{n}'/>",
+    "<serial type='tcp'><source mode='bind' host='leak.example.org' service='4444'/>"
+    "<protocol type='raw'/><target port='{n}'/></serial>",
+    "<serial type='unix'><source mode='connect' path='/srv/leak/serial'/></serial>",
+    "<serial type='udp'><source mode='connect' host='leak.example.org' service='1'/></serial>",
+    "<serial type='dev'><source path='/dev/leak-ttyS0'/></serial>",
+    "<serial type='pipe'><source path='/srv/leak/pipe'/></serial>",
+    "<console type='tcp'><source mode='connect' host='leak.example.org' service='4'/>"
+    "<protocol type='raw'/><target type='virtio' port='{n}'/></console>",
+    "<parallel type='pty'><target port='{n}'/></parallel>",
+    "<channel type='spicevmc'><target type='virtio' name='com.redhat.spice.0'/></channel>",
+    "<channel type='unix'><source mode='bind' path='/srv/leak/{n}'/>"
+    "<target type='guestfwd' address='192.0.2.7' port='4600'/></channel>",
+    "<smartcard mode='host'/>",
+    "<smartcard mode='host-certificates'><certificate>leak1</certificate>"
+    "<certificate>leak2</certificate><certificate>leak3</certificate>"
+    "<database>/srv/leak/nss</database></smartcard>",
+    "<input type='tablet' bus='usb'/>",
+    "<input type='passthrough' bus='virtio'><source evdev='/dev/input/leak{n}'/></input>",
+    "<input type='evdev'><source dev='/dev/input/leak{n}' grab='all' repeat='on'/></input>",
+    "<hub type='usb'/>",
+    "<graphics type='vnc' autoport='yes' listen='192.0.2.7' passwd='leak'/>",
+    "<graphics type='egl-headless'><gl rendernode='/dev/dri/leak'/></graphics>",
+    "<sound model='ich9'><codec type='micro'/></sound>",
+    "<audio id='{n}' type='file' path='/srv/leak/sound.wav'/>",
+    "<video><driver name='vhostuser'/><model type='virtio' heads='1'/></video>",
+    "<video><model type='virtio'><acceleration accel3d='yes' rendernode='/dev/dri/leak'/>"
+    "</model></video>",
+    "<watchdog model='i6300esb' action='dump'/>",
+    "<watchdog model='ib700' action='pause'/>",
+    "<hostdev mode='subsystem' type='scsi_host'><source protocol='vhost' wwpn='naa.5123456789abcde0'/>"
+    "</hostdev>",
+    "<hostdev mode='subsystem' type='mdev' model='vfio-pci'>"
+    "<source><address uuid='1eaa1eaa-0009-4000-8000-00000000aaaa'/></source></hostdev>",
+    "<redirdev bus='usb' type='unix'><source mode='connect' path='/srv/leak/usb'/></redirdev>",
+    "<filesystem type='mount'><source dir='/srv/leak'/><target dir='leak'/></filesystem>",
+    "<filesystem type='file'><source file='/srv/leak/fs'/><target dir='leak'/></filesystem>",
+    "<lease><lockspace>leak</lockspace><key>leak</key><target path='/srv/leak/lease'/></lease>",
+    "<memory model='nvdimm' access='shared'><source><path>/srv/leak/nvdimm</path></source><target>"
+    "<size unit='KiB'>524288</size><node>0</node><label><size unit='KiB'>128</size></label>"
+    "</target></memory>",
+    "<memory model='virtio-pmem' access='shared'><source><path>/srv/leak/pmem</path></source>"
+    "<target><size unit='KiB'>524288</size></target></memory>",
+    "<nvram><address type='spapr-vio' reg='0x3000'/></nvram>",
+    "<panic model='hyperv'/>",
+    "<shmem name='leak{n}'><model type='ivshmem-doorbell'/><server path='/srv/leak/shmem'/></shmem>",
+    "<rng model='virtio'><backend model='random'>/dev/leak-hwrng</backend></rng>",
+    "<rng model='virtio'><backend model='egd' type='unix'><source mode='connect' path='/srv/leak/e'/>"
+    "</backend></rng>",
+    "<tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/leak-tpm0'/></backend></tpm>",
+    "<tpm model='tpm-crb'><backend type='external'><source type='unix' mode='connect' "
+    "path='/srv/leak/tpm'/></backend></tpm>",
+    "<vsock model='virtio'><cid auto='yes' address='{n}'/></vsock>",
+    "<iommu model='intel'><driver iotlb='on'/></iommu>",
+    "<memballoon model='virtio'/>",
+    # Unknown to this libvirt's schema: newer ones have them.
+    "<crypto model='virtio' type='qemu'><backend model='lkcf' leak='leak'/></crypto>",
+    "<pstore backend='acpi-erst'><path>/srv/leak/pstore</path></pstore>",
+    "<interface type='null'><mac address='52:54:00:1e:00:{n:02x}'/><source leak='leak'/></interface>",
+    "<teleporter to='leak.example.org'/>",
+)
+TOP_LEVEL = (
+    "<bootloader>/srv/leak/pygrub</bootloader>",
+    "<memoryBacking><hugepages/><source type='file'/></memoryBacking>",
+    "<numatune><memory mode='strict' nodeset='1'/></numatune>",
+    "<cputune><vcpupin vcpu='0' cpuset='1'/></cputune>",
+    "<blkiotune><device><path>/dev/leak</path><weight>500</weight></device></blkiotune>",
+    "<memtune><hard_limit unit='KiB'>1</hard_limit></memtune>",
+    "<idmap><uid start='0' target='1000' count='10'/></idmap>",
+    "<keywrap><cipher name='aes' state='on'/></keywrap>",
+    "<launchSecurity type='sev'><policy>0x1</policy><dhCert>leak</dhCert></launchSecurity>",
+    "<sysinfo type='fwcfg'><entry name='opt/leak' file='/srv/leak/ignition'/></sysinfo>",
+    "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>"
+    "<q:arg value='leak'/></q:commandline>",
+    "<q:os xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>leak</q:os>",
+    "<seclabel type='static' model='dac' relabel='no'><label>leak:leak</label></seclabel>",
+    "<metadata><app:x xmlns:app='https://leak.example.org'>leak</app:x></metadata>",
+    "<!-- leak -->",
+    "<?leak leak?>",
+    "<newfangled path='/srv/leak'/>",
+)
+OS = (
+    "<os><type arch='x86_64' machine='pc'>hvm</type>{}</os>",
+    "<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type>{}</os>",
+)
+OS_PARTS = (
+    "<loader type='rom'>/usr/share/seabios/bios.bin</loader>",
+    "<loader type='pflash'>/usr/share/OVMF/OVMF.fd</loader>",
+    "<nvram>/srv/leak/vars.fd</nvram>",
+    "<nvram type='file'><source file='/srv/leak/vars.fd'/></nvram>",
+    "<boot dev='hd'/>",
+    "<kernel>/srv/leak/vmlinuz</kernel>",
+    "<initrd>/srv/leak/initrd</initrd>",
+    "<cmdline>root=leak</cmdline>",
+    "<dtb>/srv/leak/dtb</dtb>",
+    "<acpi><table type='slic'>/srv/leak/slic</table></acpi>",
+    "<smbios mode='host'/>",
+    "<varstore path='/srv/leak/vars.json'/>",
+)
+
+
+# A domain has at most one of these.
+SINGLE = ("<watchdog", "<memballoon", "<iommu", "<nvram", "<vsock", "<tpm")
+
+
+def kind_or_all(device: str) -> str:
+    return next((tag for tag in SINGLE if device.startswith(tag)), device)
+
+
+@st.composite
+def domains(draw: st.DrawFn) -> str:
+    single = st.sampled_from([d for d in DEVICES if d.startswith(SINGLE)])
+    many = st.sampled_from([d for d in DEVICES if not d.startswith(SINGLE)])
+    devices = draw(st.lists(many, max_size=14))
+    devices += draw(st.lists(single, unique_by=kind_or_all, max_size=4))
+    around = draw(st.lists(st.sampled_from(TOP_LEVEL), unique=True, max_size=5))
+    os_parts = draw(st.lists(st.sampled_from(OS_PARTS), unique_by=lambda p: p[:6], max_size=4))
+    filled = [
+        device.format(n=number, letter=chr(ord("a") + number))
+        for number, device in enumerate(devices)
+    ]
+    return (
+        "<domain type='kvm' id='3'><name>leak</name>"
+        "<uuid>1eaa1eaa-000a-4000-8000-00000000aaaa</uuid><memory unit='KiB'>524288</memory>"
+        f"<vcpu>1</vcpu>{draw(st.sampled_from(OS)).format(''.join(os_parts))}"
+        f"{''.join(around)}<devices>{''.join(filled)}</devices></domain>"
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(xml=domains(), accelerated=st.booleans(), nvram_copied=st.booleans())
+def test_any_mixture_leads_nowhere(xml: str, accelerated: bool, nvram_copied: bool) -> None:
+    derived = derive(xml, accelerated=accelerated, nvram_copied=nvram_copied)
+    assert_nothing_of_production(xml, derived)
+    dropped = "\n".join(derived.dropped)
+    for device in etree.fromstring(xml.encode()).iterfind("./devices/*"):
+        assert is_accounted_for(device, derived.xml, dropped), etree.tostring(device)
+
+
+def is_accounted_for(device: etree._Element, clone: str, dropped: str) -> bool:
+    """The guest has it, or the report says that it has not."""
+    tag = device.tag
+    if tag in ("graphics", "audio"):  # the host's side of what the guest has
+        return True
+    mac, target = device.find("./mac"), device.find("./target")
+    if tag == "interface" and mac is not None:
+        return f'<mac address="{mac.get("address")}"/>' in clone and mac.get("address") in dropped
+    if tag == "disk" and target is not None:
+        return f'dev="{target.get("dev")}"' in clone or f"disk {target.get('dev')}:" in dropped
+    return f"<{tag}" in clone or f"<{tag}" in dropped or "network card" in dropped
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.permutations(range(12)))
+def test_network_cards_keep_their_order_and_addresses(order: list[int]) -> None:
+    devices = "".join(
+        f"<interface type='bridge'><mac address='52:54:00:00:00:{n:02X}'/><source bridge='leak'/>"
+        f"{KIND.format(n=n + 2)}</interface>"
+        for n in order
+    )
+    xml = f"<domain type='kvm'><memory>1</memory><devices>{devices}</devices></domain>"
+    clone = derive(xml).xml
+    assert macs(clone) == macs(xml) == tuple(f"52:54:00:00:00:{n:02x}" for n in order)
+    slots = [a.get("slot") for a in etree.fromstring(clone).iterfind("./devices/interface/address")]
+    assert slots == [f"0x{n + 2:02x}" for n in order]
+
+
+# -- what the guest notices -------------------------------------------------------------------
+
+
+def minimal(*, devices: str = "", rest: str = "") -> str:
+    return (
+        "<domain type='qemu'><name>x</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>"
+        f"<os><type>hvm</type></os>{rest}<devices>{devices}</devices></domain>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [
+        ("<memory unit='KiB'>1048576</memory>", 1 << 30),
+        ("<memory>1048576</memory>", 1 << 30),
+        ("<memory unit='b'>1073741824</memory>", 1 << 30),
+        ("<memory unit='MiB'> 1024 </memory>", 1 << 30),
+        ("<memory unit='G'>1</memory>", 1 << 30),
+        ("<memory unit='TiB'>2</memory>", 2 << 40),
+        ("<memory unit='MB'>1024</memory>", 1024 * 10**6),
+    ],
+)
+def test_memory_in_every_unit(text: str, bytes_: int) -> None:
+    xml = minimal().replace("<memory unit='MiB'>64</memory>", text)
+    clone = etree.fromstring(derive(xml).xml)
+    assert clone.findtext("./memory") == clone.findtext("./currentMemory") == str(bytes_ >> 10)
+
+
+def test_another_size_of_memory_is_listed_and_not_overruled_by_numa_cells() -> None:
+    numa = "<cpu><numa><cell id='0' cpus='0' memory='65536' unit='KiB'/></numa></cpu>"
+    derived = derive(minimal(rest=numa), memory=32 << 20)
+    assert "memory 32 MiB (the source: 64 MiB)" in derived.changed
+    assert "<numa>" not in derived.xml
+    assert "<numa>" in derive(minimal(rest=numa)).xml
+
+
+def test_topology_survives_the_emulated_cpu() -> None:
+    cpu = "<cpu mode='host-passthrough'><topology sockets='1' dies='1' cores='1' threads='1'/></cpu>"
+    clone = etree.fromstring(derive(minimal(rest=cpu)).xml)
+    assert clone.find("./cpu").get("mode") == "maximum"
+    assert clone.find("./cpu/topology") is not None
+
+
+def test_uefi_variables_are_never_left_to_libvirt_to_place() -> None:
+    uefi = minimal().replace("<os>", "<os firmware='efi'>")
+    derived = derive(uefi, nvram_copied=False)
+    assert etree.fromstring(derived.xml).findtext("./os/nvram") == str(FOLDER / "nvram.fd")
+    assert any(line.startswith("UEFI variables") for line in derived.changed)
+    assert "nvram" not in derive(minimal()).xml, "a BIOS guest has none"
+
+
+def test_fresh_uefi_variables_keep_the_template() -> None:
+    derived = derive(source("uefi"), nvram_copied=False)
+    nvram = etree.fromstring(derived.xml).find("./os/nvram")
+    assert nvram.get("template") == "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+    assert "template" not in derive(source("uefi"), nvram_copied=True).xml
+
+
+def test_a_stateless_firmware_gets_no_variables() -> None:
+    loader = "<loader type='pflash' stateless='yes'>/usr/share/OVMF/OVMF.fd</loader></os>"
+    derived = derive(minimal().replace("</os>", loader))
+    assert "nvram" not in derived.xml
+    assert 'readonly="yes"' in derived.xml
+
+
+def test_a_firmware_image_is_never_writable() -> None:
+    derived = derive(source("hostile"))
+    assert etree.fromstring(derived.xml).find("./os/loader").get("readonly") == "yes"
+    assert "firmware image: read-only in the clone" in derived.changed
+
+
+def test_only_the_first_serial_port_is_logged_and_the_others_are_there() -> None:
+    ports = "<serial type='pty'><target port='{}'/></serial>"
+    clone = etree.fromstring(derive(minimal(devices=ports.format(0) + ports.format(1))).xml)
+    serials = clone.findall("./devices/serial")
+    assert [s.find("./target").get("port") for s in serials] == ["0", "1"]
+    assert [s.find("./log") is not None for s in serials] == [True, False]
+
+
+def test_a_debug_port_is_no_console() -> None:
+    debug = "<serial type='pty'><target type='isa-debug'/></serial>"
+    derived = derive(minimal(devices=debug))
+    serials = etree.fromstring(derived.xml).findall("./devices/serial")
+    assert [s.find("./log") is not None for s in serials] == [False, True]
+    assert "a serial port was added: its output is the run's console log" in derived.changed
+
+
+def test_a_disk_of_the_scenario_not_cloned_is_listed() -> None:
+    derived = derive(source("bios"), disks=(CloneDisk("vda", FOLDER / "vda.qcow2"),))
+    assert any(line.startswith("disk vdb: ") for line in derived.dropped)
+    assert 'dev="vdb"' not in derived.xml
+
+
+def test_a_disk_is_always_read_as_the_overlay_that_it_is() -> None:
+    clone = etree.fromstring(derive(source("bios")).xml)
+    for disk in clone.iterfind("./devices/disk[@device='disk']"):
+        assert disk.find("./driver").get("type") == "qcow2"
+        assert disk.find("./source").get("file").startswith(str(FOLDER))
+
+
+def test_blob_resources_need_the_host_and_go() -> None:
+    video = "<video><model type='virtio' blob='on'/></video>"
+    assert "blob" not in derive(minimal(devices=video)).xml
+
+
+def write_golden_files() -> None:
+    for case in CASES:
+        (GOLDEN / f"clone-{case[0]}.clone.xml").write_text(golden_text(*case))
+
+
+if __name__ == "__main__":
+    write_golden_files()
