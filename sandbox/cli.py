@@ -117,7 +117,7 @@ def run(
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=lambda *_: _run_ids())
+@click.argument("run_id", metavar="RUN", shell_complete=lambda *given: _run_ids(given[-1]))
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
 def report(run_id: str, format_: str, output: Path | None) -> None:
@@ -156,7 +156,7 @@ def list_runs(as_json: bool, limit: int) -> None:
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=lambda *_: _run_ids())
+@click.argument("run_id", metavar="RUN", shell_complete=lambda *given: _run_ids(given[-1]))
 @click.option("--json", "as_json", is_flag=True, help="The whole record.")
 def show(run_id: str, as_json: bool) -> None:
     """Show one run: its verdict, phases and where its files are."""
@@ -167,7 +167,7 @@ def show(run_id: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=lambda *_: _run_ids())
+@click.argument("run_id", metavar="RUN", shell_complete=lambda *given: _run_ids(given[-1]))
 @click.option("--record", is_flag=True, help="Remove the record and its artifacts, too.")
 def rm(run_id: str, record: bool) -> None:
     """Remove the clone of RUN that was kept (--record: everything of it)."""
@@ -329,11 +329,14 @@ def _load(run_id: str) -> tuple[RunFolder, RunRecord]:
     return folder, store.load(folder)
 
 
-def _run_ids() -> list[str]:
+def _run_ids(begun: str) -> list[str]:
+    """What completes the beginning of a run's id; silent, since a shell is asking."""
     from sandbox.store import Store
 
     with contextlib.suppress(SandboxError, OSError):
-        return ["latest", *reversed(Store(_settings()).ids())]
+        newest_first = Store(_settings()).ids()[::-1]
+        names = ("latest", *newest_first) if newest_first else ()
+        return [name for name in names if name.startswith(begun)]
     return []
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
+from sandbox.noise import comes_and_goes
 from sandbox.records import (
     CheckResult,
     CheckSession,
@@ -20,10 +21,6 @@ from sandbox.records import (
     Record,
 )
 
-# Units that come and go with logins (ours among them) and say nothing of an upgrade.
-_PASSING_UNIT = re.compile(
-    r"^(session-.*\.scope|user@.*|user-runtime-dir@.*|run-user-.*\.mount|sshd?@.*)$"
-)
 _ABSENT = ("config-files", "not-installed")
 # What differs in the same log line from one boot to the next: times, process ids, addresses.
 _VOLATILE = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|\d+")
@@ -133,9 +130,7 @@ def compare(before: Observation, after: Observation) -> Differences:
     return Differences(
         packages=_package_changes(before.packages, after.packages),
         half_configured=_new(before.not_configured, after.not_configured),
-        units=tuple(
-            c for c in _changes(before.units, after.units) if not _PASSING_UNIT.match(c.name)
-        ),
+        units=tuple(c for c in _changes(before.units, after.units) if not comes_and_goes(c.name)),
         failed_units=tuple(sorted(failed)),
         recovered_units=tuple(sorted(recovered)),
         ports_opened=_new_ports(before.ports, after.ports),

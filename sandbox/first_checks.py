@@ -7,12 +7,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
-from sandbox.checks.compare import (
-    TRANSIENT_UNITS,
-    ignored,
-    is_lasting,
-    plain_address,
-)
+from sandbox.checks.compare import ignored, is_lasting, plain_address
+from sandbox.noise import TRANSIENT_UNITS
 from sandbox.records import Observation, Port
 from sandbox.report.clean import one_line
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from sandbox import reach
 from sandbox.deadline import Deadline
@@ -30,6 +31,8 @@ _DEAD_ENDS = (
     ("No bootable device", "the firmware found nothing to boot"),
     ("not a bootable disk", "the firmware found nothing to boot"),
 )
+# initramfs-tools says so once a second while the root disk is missing; slow disks need a few.
+_WAITING, _WAITING_LINES = "/scripts/local-block", 8
 _PATIENCE = 15.0  # seconds between a dead end on the console and giving up
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
 
@@ -97,6 +100,10 @@ class Guest:
                     return self._boot_id
                 except ConnectionLost as lost:
                     refusal = lost.message
+                except DeadlineExceeded as slow:
+                    if deadline.expired():
+                        self._give_up(deadline, slow.message, slow)
+                    refusal = slow.message  # of this attempt; a busy guest is asked again
             reason = self._dead_end()
             dead_since = (dead_since or time.monotonic()) if reason else None
             if dead_since is not None and time.monotonic() - dead_since > _PATIENCE:
@@ -107,14 +114,16 @@ class Guest:
         try:
             deadline.sleep(0.5)
         except DeadlineExceeded as late:
-            what = refusal or "nothing answers on its SSH port"
-            said = self.console_tail(1)
-            raise GuestUnreachable(
-                f"no SSH within {deadline.seconds:.0f} s: {what}"
-                + (f"; its console says {said[0]!r}" if said else ""),
-                f"it needs a running sshd on port {self._login.port} and a network card with IPv6 "
-                "link-local or DHCP; see its console and screen",
-            ) from late
+            self._give_up(deadline, refusal or "nothing answers on its SSH port", late)
+
+    def _give_up(self, deadline: Deadline, what: str, cause: DeadlineExceeded) -> NoReturn:
+        said = self.console_tail(1)
+        raise GuestUnreachable(
+            f"no SSH within {deadline.seconds:.0f} s: {what}"
+            + (f"; its console says {said[0]!r}" if said else ""),
+            f"it needs a running sshd on port {self._login.port} and a network card with IPv6 "
+            "link-local or DHCP; see its console and screen",
+        ) from cause
 
     def _require_running(self) -> None:
         state = self._hypervisor.state(self._entrance.domain)
@@ -173,6 +182,9 @@ class Guest:
             raise GuestUnreachable(
                 "the guest restarted while the upgrade ran", "see its console for the reason"
             )
+        # Only now: an answer that was lost with the connection can be asked for again.
+        with contextlib.suppress(ConnectionLost):
+            self.run('rm -rf "$1"', deadline, args=(job,))
         return int(status)
 
     def _reconnect(self, deadline: Deadline) -> None:
@@ -184,8 +196,7 @@ class Guest:
             )
 
     def put(self, local: Path, remote: str, deadline: Deadline) -> None:
-        command = 'umask 077 && mkdir -p "${1%/*}" && cat >"$1"'
-        argv = [*self._sudo(), "sh", "-c", command, "sh", remote]
+        argv = [*self._sudo(), "sh", "-c", _RECEIVE, "sh", remote]
         done = self.connection.execute(argv, deadline, input=local.read_bytes())
         if not done.ok:
             raise CommandFailed(done.argv, done.status, done.stderr, f"copying to {remote}")
@@ -268,13 +279,20 @@ class Guest:
             return _CONTROL.sub("", file.read().decode(errors="replace").replace("\r", "\n"))
 
     def _dead_end(self) -> str:
-        text = self._console_text()[-4096:]
-        return next((meaning for words, meaning in _DEAD_ENDS if words in text), "")
+        return dead_end(self._console_text()[-4096:])
 
     def console_tail(self, lines: int) -> tuple[str, ...]:
         """The console's last non-empty lines."""
         said = [line.rstrip() for line in self._console_text().splitlines() if line.strip()]
         return tuple(said[-lines:])
+
+
+def dead_end(console: str) -> str:
+    """Why a guest whose console ends like this will never answer; "" while it may."""
+    lines = console.splitlines()[-_WAITING_LINES:]
+    if len(lines) == _WAITING_LINES and all(_WAITING in line for line in lines):
+        return "its initramfs waits for a root disk that does not appear"
+    return next((meaning for words, meaning in _DEAD_ENDS if words in console), "")
 
 
 class _Lines:
@@ -308,8 +326,7 @@ def _begin_script(script: str) -> str:
     return f"""umask 077
 d=$1
 shift
-mkdir -p "$d" || exit
-printf %s {program} >"$d/job"
+mkdir -p "$d" && printf %s {program} >"$d/job" && : >"$d/log" || exit
 (
   trap '' HUP
   sh "$d/job" "$@" >"$d/log" 2>&1 </dev/null
@@ -332,5 +349,9 @@ _STATUS = "\n--upgrade-sandbox-status="
 _COLLECT = f"""tail -c "+$2" "$1/log" 2>/dev/null
 printf '\\n%s' '{_STATUS.strip()}'
 cat "$1/rc" 2>/dev/null
-rm -rf "$1"
+"""
+# Run by `sh -c`, with the file's content on standard input.
+_RECEIVE = """umask 077
+case $1 in */*) mkdir -p -- "${1%/*}/" || exit ;; esac
+cat >"$1" && chmod 600 -- "$1"
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sandbox import network
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError, SandboxError
+from sandbox.errors import HostError, SandboxError, ToolMissing
 from sandbox.hypervisors import Hypervisor, driver_for
 from sandbox.hypervisors.acceleration import acceleration, probe
 from sandbox.process import PACKAGE_OF, run
@@ -239,25 +239,32 @@ def optional_program(name: str) -> Finding:
 def _throwaway_bridge() -> Iterator[network.Network]:
     """A bridge named as a run's, with nothing on it; gone afterwards with what hangs on it."""
     names = network.names(f"doctor-{secrets.token_hex(3)}")
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_remove_bridge, names.bridge)
+        undo.callback(_remove_gate, names)
         run(
             ["ip", "link", "add", names.bridge, "type", "bridge"],
             Deadline(TOOL_SECONDS, "making a bridge"),
             hint="bridges need root and the kernel's module bridge",
         )
         yield names
-    finally:
-        deadline = Deadline(TOOL_SECONDS, "removing a bridge")
+
+
+def _remove_bridge(bridge: str) -> None:
+    if Path("/sys/class/net", bridge).exists():
+        run(["ip", "link", "delete", bridge], Deadline(TOOL_SECONDS, "removing a bridge"))
+
+
+def _remove_gate(names: network.Network) -> None:
+    with contextlib.suppress(ToolMissing):  # then no rules were loaded either
         network.remove_gate(names)
-        if Path("/sys/class/net", names.bridge).exists():
-            run(["ip", "link", "delete", names.bridge], deadline)
 
 
 def gate_closes() -> Finding:
     """The rules that close off a clone's bridge, loaded on a bridge that nobody uses."""
     with _throwaway_bridge() as names:
         deadline = Deadline(TOOL_SECONDS, "loading rules")
-        hint = "the kernel needs nf_tables with netdev ingress (CONFIG_NFT_… and 4.2 or newer)"
+        hint = "the kernel needs nf_tables with the families netdev (ingress) and bridge"
         rules = network.gate_rules(names, 22).encode()
         run(["nft", "-f", "-"], deadline, input=rules, hint=hint)
         loaded = run(["nft", "list", "table", "netdev", names.table], deadline).stdout

@@ -134,6 +134,9 @@ def image_xml(spec: ImageSpec, disks: Sequence[Disk]) -> str:
     os = etree.SubElement(root, "os")
     if spec.firmware == "uefi":
         os.set("firmware", "efi")
+        # Else libvirt may choose firmware that boots signed loaders only.
+        firmware = etree.SubElement(os, "firmware")
+        etree.SubElement(firmware, "feature", enabled="no", name="secure-boot")
     etree.SubElement(os, "type", arch="x86_64", machine=spec.machine).text = "hvm"
     etree.SubElement(os, "boot", dev="hd")
     features = etree.SubElement(root, "features")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, GuestUnreachable, HostError
+from sandbox.errors import ConnectionLost, GuestUnreachable, HostError, RequestError
 from sandbox.process import Completed, kill_group, run, start, tail
 
 HOST = "clone"  # the alias in the run's ssh_config; testinfra uses it too
@@ -35,15 +37,15 @@ def config_text(folder: Path, login: Login, address: str) -> str:
         "HostName": address.replace("%", "%%"),  # ssh expands % itself
         "User": login.user,
         "Port": str(login.port),
-        "IdentityFile": str(login.key),
+        "IdentityFile": _path(login.key),
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
         "BatchMode": "yes",
         # The first key seen is pinned for the run; the bridge has one port, nobody is in between.
         "StrictHostKeyChecking": "accept-new",
-        "UserKnownHostsFile": str(folder / "known_hosts"),
+        "UserKnownHostsFile": _path(folder / "known_hosts"),
         "GlobalKnownHostsFile": "/dev/null",
-        "ControlPath": str(folder / "ssh.sock"),
+        "ControlPath": _path(folder / "ssh.sock"),
         "ConnectTimeout": "15",
         # A guest under emulation may stall while it builds an initramfs; a minute is dead.
         "ServerAliveInterval": "10",
@@ -54,8 +56,15 @@ def config_text(folder: Path, login: Login, address: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _path(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
 def _quoted(value: str) -> str:
-    return f'"{value}"' if " " in value else value
+    if not any(odd in value for odd in " \t#'\"\\"):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 class Connection:
@@ -116,8 +125,13 @@ class Connection:
             check=False,
         )
         answer = done.stdout.strip()
+        if not done.ok and wanted:
+            # It was let once; what is left of the broken connection still has the port.
+            raise ConnectionLost(
+                f"the package proxy's port is not free yet: {tail(done.stderr, 2)}"
+            )
         if not done.ok or not (answer.isdigit() or wanted):
-            raise GuestUnreachable(
+            raise RequestError(
                 f"the guest's sshd refuses to forward the package proxy: {tail(done.stderr, 2)}",
                 "its sshd_config needs AllowTcpForwarding yes (or remote)",
             )
@@ -179,13 +193,10 @@ def ssh_command(folder: Path) -> str:
 
 
 def _pump(descriptor: int, deadline: Deadline, on_bytes: Callable[[bytes], None]) -> None:
-    import os
-    import select
-
     while True:
         ready, _, _ = select.select([descriptor], [], [], min(1.0, deadline.remaining()))
+        deadline.check()  # also while output comes: a script that never ends can talk for ever
         if not ready:
-            deadline.check()
             continue
         data = os.read(descriptor, 65536)
         if not data:

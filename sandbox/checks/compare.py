@@ -8,33 +8,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from sandbox.checks import PORT_PATTERN
+from sandbox.noise import TRANSIENT_UNITS
 from sandbox.records import Filesystem, Observation, Port
 
 SETTLING_STATES = ("initializing", "starting")
-# Units that come and go by themselves: login sessions, ours among them, and services that
-# D-Bus or a socket starts on demand and that end when idle.
-TRANSIENT_UNITS = (
-    "user@*.service",
-    "user-runtime-dir@*.service",
-    "session-*.scope",
-    "run-user-*.mount",
-    "run-credentials-*.mount",
-    "snap-*.mount",
-    "proc-sys-fs-binfmt_misc.mount",
-    "ssh@*.service",
-    "sshd@*.service",
-    "systemd-hostnamed.service",
-    "systemd-timedated.service",
-    "systemd-localed.service",
-    # File systems are checked when they were not unmounted cleanly, as a running source's are.
-    "systemd-fsck*.service",
-    "e2scrub_reap.service",
-    "systemd-firstboot.service",
-    "systemd-machine-id-commit.service",
-    "systemd-rfkill.service",
-    "packagekit.service",
-    "fwupd.service",
-)
 FIRST_RANDOM_PORT = 32768  # net.ipv4.ip_local_port_range
 DHCP_CLIENT_PORTS = (68, 546)
 # Programs that listen on a port the kernel picks anew at every start. The nameless one is the

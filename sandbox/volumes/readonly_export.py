@@ -32,10 +32,12 @@ class ReadonlyExporter:
     def _serve(self, disk: Disk, folder: RunFolder, deadline: Deadline) -> Export:
         socket = folder.clone / f"{disk.target}.sock"
         log = folder.clone / f"{disk.target}.nbd.log"
+        ready = folder.clone / f"{disk.target}.nbd.pid"
         with log.open("wb") as output:
-            server = start(nbd_command(disk, socket), output)
+            server = start(nbd_command(disk, socket, ready), output)
         folder.register(server.pid, "qemu-nbd")
-        while not socket.exists():
+        # The socket alone is there before the image was opened, and when it cannot be.
+        while not ready.exists():
             if server.poll() is not None:
                 said = tail(log.read_text(errors="replace"))
                 raise HostError(f"{disk.path} cannot be exported: {said}")
@@ -45,18 +47,21 @@ class ReadonlyExporter:
         return Export(disk.target, socket, disk.target, disk.size)
 
 
-def nbd_command(disk: Disk, socket: Path) -> tuple[str, ...]:
-    """qemu-nbd's argument list: always read-only, always with the stated format."""
+def nbd_command(disk: Disk, socket: Path, ready: Path) -> tuple[str, ...]:
+    """qemu-nbd's argument list: always read-only, always with the stated format.
+
+    ``ready`` is a file that it writes once it serves.
+    """
     options = {
         "driver": disk.format,
         "force-share": "on",
         "read-only": "on",
-        "file.driver": "file",
+        "file.driver": "host_device" if Path(disk.path).is_block_device() else "file",
         "file.filename": disk.path.replace(",", ",,"),
         "file.locking": "off",
     }
     return (
         *("qemu-nbd", "--read-only", "--persistent", "--shared=8"),
-        *("--socket", str(socket), "--export-name", disk.target),
+        *("--socket", str(socket), "--pid-file", str(ready), "--export-name", disk.target),
         *("--image-opts", ",".join(f"{key}={value}" for key, value in options.items())),
     )

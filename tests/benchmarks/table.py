@@ -133,5 +133,5 @@ def write(path: Path, measurements: Sequence[Measurement], load_before: float) -
         for one in measurements
     }
     path.parent.mkdir(exist_ok=True)
-    merged = {name: value for name, value in sorted((kept | fresh).items())}
+    merged = dict(sorted((kept | fresh).items()))
     path.write_text(json.dumps({"measurements": merged}, indent=1, ensure_ascii=False) + "\n")

@@ -62,7 +62,7 @@ def test_shared_connection_against_testinfras_own(
     results.add(
         Measurement(
             name="checks-connection",
-            what=f"{OURS} trivial checks: testinfra's own ssh backend : our one connection",
+            what=f"{OURS} trivial checks: testinfra's own ssh backend against our one connection",
             ratio=each / ours,
             least=5.0,
             seconds={

@@ -29,7 +29,7 @@ def test_help_costs_little_cpu(results: Results) -> None:
     results.add(
         Measurement(
             name="help-against-python",
-            what="CPU time of `sandbox --help` : of Python that does nothing",
+            what="CPU time of `sandbox --help` against Python that does nothing",
             ratio=took / empty,
             seconds={"sandbox --help": took, "python -c pass": empty},
         )
@@ -37,7 +37,7 @@ def test_help_costs_little_cpu(results: Results) -> None:
     results.add(
         Measurement(
             name="help-against-allowance",
-            what=f"CPU time of `sandbox --help` : the {ALLOWED} s that it may take",
+            what=f"CPU time of `sandbox --help` against the {ALLOWED} s that it may take",
             ratio=took / ALLOWED,
             most=1.0,
             seconds={"sandbox --help": took},

@@ -11,6 +11,7 @@ import contextlib
 import secrets
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from sandbox.deadline import Deadline
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.hypervisors.marks import mark_element
+from sandbox.hypervisors.marks import mark_element, read_mark
 from sandbox.network import Network, names, network_xml
 from sandbox.process import run
 from sandbox.settings import Settings
@@ -65,7 +66,7 @@ class FakeLab:
 
     def guest(self, *, running: bool, disks: tuple[Path, ...] = ()) -> str:
         name = f"sbtest-guest-{secrets.token_hex(3)}"
-        self.hypervisor.define(domain_xml(name, self.folder, disks), running=running)
+        self.hypervisor.define(domain_xml(name, disks), running=running)
         return name
 
     def foreign_network(self) -> str:
@@ -104,7 +105,7 @@ class LibvirtLab:
     def guest(self, *, running: bool, disks: tuple[Path, ...] = ()) -> str:
         name = f"sbtest-guest-{secrets.token_hex(3)}"
         self.made.append(name)
-        domain = self.connection.defineXML(domain_xml(name, self.folder, disks))
+        domain = self.connection.defineXML(domain_xml(name, disks))
         if running:
             domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         return name
@@ -136,33 +137,32 @@ class LibvirtLab:
         return name in {network.name() for network in self.connection.listAllNetworks(0)}
 
     def remove_everything(self) -> None:
-        """Domains and networks of this test only, by the names that it made."""
+        """Domains and networks of this test only: by the names that it made, or our own mark."""
         for domain in self.connection.listAllDomains(0):
-            if domain.name() in self.made or _is_of(domain, self.folder):
-                with contextlib.suppress(libvirt.libvirtError):  # one of both is already so
+            if domain.name() in self.made or _is_ours(domain):
+                with contextlib.suppress(libvirt.libvirtError):  # it is not running
                     domain.destroy()
-                with contextlib.suppress(libvirt.libvirtError):
+                with contextlib.suppress(libvirt.libvirtError):  # it was gone with that
                     domain.undefine()
         for network in self.connection.listAllNetworks(0):
-            if network.name() in self.made_networks or "sbtest" in network.name():
-                with contextlib.suppress(libvirt.libvirtError):
-                    if network.name() in self.made_networks or _is_of(network, self.folder):
-                        network.destroy()
+            if network.name() in self.made_networks or _is_ours(network):
+                with contextlib.suppress(libvirt.libvirtError):  # gone since it was listed
+                    network.destroy()
 
 
-def _is_of(thing: Any, folder: Path) -> bool:
-    """Whether a test in this folder made it: the mark's owner, or its files, say so."""
-    with contextlib.suppress(libvirt.libvirtError):
-        return str(folder) in thing.XMLDesc(0)
+def _is_ours(thing: Any) -> bool:
+    """Whether it carries the mark of this very process, which runs one test at a time."""
+    with contextlib.suppress(libvirt.libvirtError):  # gone since it was listed
+        mark = read_mark(thing.XMLDesc(0))
+        return mark is not None and mark.owner == this_process()
     return False
 
 
-def domain_xml(name: str, folder: Path, disks: tuple[Path, ...] = (), mark: Mark | None = None) -> str:
-    """A machine of 32 MiB with nothing to boot. Its files lie in ``folder``."""
+def domain_xml(name: str, disks: tuple[Path, ...] = (), mark: Mark | None = None) -> str:
+    """A machine of 32 MiB with nothing to boot."""
     root = etree.Element("domain", type="qemu")
     etree.SubElement(root, "name").text = name
     etree.SubElement(root, "uuid").text = str(uuid.uuid4())
-    etree.SubElement(root, "description").text = str(folder)
     if mark is not None:
         etree.SubElement(root, "metadata").append(mark_element(mark))
     etree.SubElement(root, "memory", unit="MiB").text = "32"
@@ -189,18 +189,29 @@ class ThisRun:
     network: Network
     subnet: int
 
-    def domain(self, folder: Path, disks: tuple[Path, ...] = ()) -> str:
-        return domain_xml(f"sandbox-{self.id}", folder, disks, self.mark)
+    @property
+    def domain(self) -> str:
+        return f"sandbox-{self.id}"
+
+    def domain_xml(self, disks: tuple[Path, ...] = ()) -> str:
+        return domain_xml(self.domain, disks, self.mark)
 
     def network_xml(self, subnet: int | None = None) -> str:
         return network_xml(self.network, self.mark, self.subnet if subnet is None else subnet)
 
 
-def new_run(folder: Path) -> ThisRun:
-    token = secrets.token_hex(3)
-    # Not among the first 512 subnets, which real runs use.
-    mark = Mark(f"sbtest-{token}", f"{this_process()} {folder}", 1800000000)
-    return ThisRun(mark.run, mark, names(mark.run), 512 + secrets.randbelow(1 << 8))
+def new_run() -> ThisRun:
+    mark = Mark(f"sbtest-{secrets.token_hex(3)}", this_process(), int(time.time()) + 600)
+    return ThisRun(mark.run, mark, names(mark.run), _free_subnet())
+
+
+def _free_subnet() -> int:
+    """One that no bridge of this host has: real runs come and go meanwhile."""
+    taken = run(["ip", "-4", "-o", "addr"], Deadline(20, "ip")).stdout
+    while True:
+        subnet = secrets.randbelow(512)
+        if f" 198.{18 + subnet // 256}.{subnet % 256}.1/" not in taken:
+            return subnet
 
 
 @pytest.fixture
@@ -218,8 +229,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def this_run(folder: Path) -> ThisRun:
-    return new_run(folder)
+def this_run() -> ThisRun:
+    return new_run()
 
 
 @pytest.fixture

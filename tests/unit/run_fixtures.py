@@ -29,6 +29,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         return LibvirtQemu.connect("test:///default", deadline)  # the same books, until closed
 
     monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
+    monkeypatch.setattr("sandbox.host_checks.driver_for", driver_for)
     monkeypatch.setenv("SANDBOX_STATE", str(state / "state"))
     monkeypatch.setenv("SANDBOX_CACHE", str(state / "cache"))
     try:

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def hypervisor() -> Iterator[Hypervisor]:
     driver.close()
 
 
-@pytest.fixture
-def state() -> Iterator[Path]:
+@contextmanager
+def new_state() -> Iterator[Path]:
     """A state folder of the test's own: short, since sockets live beneath it."""
     folder = Path(tempfile.mkdtemp(prefix="sbvm-", dir="/tmp"))
     folder.chmod(0o711)
@@ -77,7 +78,13 @@ def state() -> Iterator[Path]:
 
 
 @pytest.fixture
-def settings(state: Path, archive: archives.Archive) -> Settings:
+def state() -> Iterator[Path]:
+    with new_state() as folder:
+        yield folder
+
+
+def settings_for(state: Path, archive: archives.Archive) -> Settings:
+    """All that is fetched comes from the tests' own archive."""
     return Settings(
         state=state,
         cache=state / "cache",
@@ -85,6 +92,11 @@ def settings(state: Path, archive: archives.Archive) -> Settings:
         upstream_proxy=archive.url,
         proxy_allow=(archives.SOURCE,),
     )
+
+
+@pytest.fixture
+def settings(state: Path, archive: archives.Archive) -> Settings:
+    return settings_for(state, archive)
 
 
 @dataclass

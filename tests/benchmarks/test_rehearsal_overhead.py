@@ -1,0 +1,121 @@
+"""A whole rehearsal against the least that a person could do by hand, with the same guest.
+
+Both upgrade the demo's image with the security updates that really wait for it, a kernel
+among them, through the same package proxy with the same warm cache: the network of this
+machine takes no part in the comparison. By hand goes first, so that whatever it leaves warm
+serves the product; what the product does beyond it (a look at the guest and its checks before
+the upgrade, a simulation, thirteen shared checks, a second look, the report) has to fit into
+a tenth of the time.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from by_hand import ByHand, essence, rehearse_by_hand
+from table import Measurement, Results
+
+from sandbox.deadline import Deadline
+from sandbox.demo.image import DemoImage
+from sandbox.demo.mirror import find_mirror
+from sandbox.hypervisors import Hypervisor
+from sandbox.proxy import PackageProxy
+from sandbox.records import CheckEnd, RunRecord, Verdict
+from sandbox.settings import read_settings, shipped_scenarios
+from sandbox.source import ImageSpec
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.vm]
+
+SCENARIO = shipped_scenarios() / "security"
+MOST = 1.10
+SECONDS = 3600.0
+# What a proxy with a warm cache fetches: answers to "has it changed?".
+WARM_BYTES = 1 << 20
+
+
+def test_whole_rehearsal_against_by_hand(
+    results: Results, hypervisor: Hypervisor, base_image: DemoImage, state: Path
+) -> None:
+    read_once(base_image.path)
+    hand, fetched = by_hand(hypervisor, base_image, state)
+    if fetched > WARM_BYTES:
+        print(f"the package cache was cold ({fetched >> 20} MiB fetched): by hand once more")
+        hand, fetched = by_hand(hypervisor, base_image, state)
+    assert fetched <= WARM_BYTES, "the packages come from the network each time: no comparison"
+    total, record, machine = by_product(base_image, state)
+    assert record.decision is not None
+    assert record.decision.verdict is Verdict.PASS, record.decision.reason
+    assert record.facts.checks_after is not None
+    assert record.facts.checks_after.end is CheckEnd.COMPLETE
+    assert record.facts.upgrade is not None
+    assert record.facts.upgrade.changes, "nothing was upgraded: nothing was measured"
+    assert len(record.facts.upgrade.changes) == hand.changed, "not the same upgrade"
+    assert essence(machine) == essence(hand.machine), "not the same machine"
+    phases = {f"product: {phase.phase}": phase.seconds for phase in record.phases}
+    steps = {f"by hand: {step}": seconds for step, seconds in hand.seconds.items()}
+    checks = (record.facts.checks_before, record.facts.checks_after)
+    results.add(
+        Measurement(
+            name="rehearsal-against-hand",
+            what="a whole rehearsal (`sandbox run security`) against by hand",
+            ratio=total / hand.total,
+            most=MOST,
+            seconds={"product": total, "by hand": hand.total} | phases | steps,
+            note=f"{hand.changed} packages; the checks of the product took"
+            f" {sum(session.seconds for session in checks if session):.1f} s of it",
+        )
+    )
+
+
+def read_once(path: Path) -> None:
+    """Into the page cache, before anybody's clock runs."""
+    with path.open("rb") as file:
+        while file.read(1 << 24):
+            continue
+
+
+def by_hand(hypervisor: Hypervisor, image: DemoImage, state: Path) -> tuple[ByHand, int]:
+    """The person's rehearsal, and how many bytes its packages came over the network."""
+    settings, mirror = read_settings(), find_mirror()
+    folder = state / "hand"
+    folder.mkdir(exist_ok=True)
+    with PackageProxy(
+        [mirror.release_uri, mirror.security_uri],
+        settings.cache / "packages",
+        folder / "proxy.sock",
+        operator_allowed=settings.proxy_allow,
+        upstream_proxy=settings.upstream_proxy,
+    ) as proxy:
+        done = rehearse_by_hand(
+            hypervisor,
+            image,
+            ImageSpec(disks=((image.path, "qcow2"),)),
+            proxy.socket,
+            SCENARIO / "test_security.py",
+            folder,
+            Deadline(SECONDS, "rehearsal by hand"),
+        )
+        return done, proxy.statistics.fetched
+
+
+def by_product(image: DemoImage, state: Path) -> tuple[float, RunRecord, str]:
+    """The command as a user gives it: its wall-clock time, its record, the clone's XML."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [
+            *(str(Path(sys.executable).with_name("sandbox")), "run", str(SCENARIO)),
+            *("--image", str(image.path), "--format", "qcow2", "--key", str(image.key), "--json"),
+        ],
+        env=os.environ | {"SANDBOX_STATE": str(state)},
+        stdout=subprocess.PIPE,
+        timeout=SECONDS,
+        check=False,
+    )
+    seconds = time.monotonic() - started
+    record = RunRecord.model_validate_json(done.stdout)
+    return seconds, record, (state / "runs" / record.id / "clone.xml").read_text()

@@ -1,0 +1,74 @@
+"""Rehearsals that are cut off: the guests of tests/vm, and the real command in its own process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
+
+from commands import Command
+from guests import (
+    Lab,
+    archive,
+    base_image,
+    hypervisor,
+    image,
+    lab,
+    production,
+    settings,
+    state,
+)
+
+from sandbox.demo.broken import build_deb
+
+__all__ = [
+    "archive",
+    "base_image",
+    "hypervisor",
+    "image",
+    "lab",
+    "production",
+    "settings",
+    "state",
+]
+
+PACKAGE = "sbtest-extra"
+SCENARIO = f"""
+upgrade: {{what: packages, packages: [{PACKAGE}]}}
+reboot: always
+checks: {{shared: []}}
+"""
+CHECK = "def test_is_up(host):\n    assert host.file('/etc/hostname').exists\n"
+
+
+@pytest.fixture
+def scenario(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A whole rehearsal that costs little: one small package, and a reboot."""
+    request.getfixturevalue("archive").offer([build_deb(PACKAGE, "1.0", out=tmp_path / "deb")])
+    return lab.scenario(SCENARIO, test_up=CHECK)
+
+
+@pytest.fixture
+def sandbox(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """Starts `sandbox ARGUMENTS` with the test's state folder; ends what still runs."""
+    environment = {name: value for name, value in os.environ.items() if "SANDBOX" not in name} | {
+        "SANDBOX_STATE": str(lab.settings.state),
+        "SANDBOX_CACHE": str(lab.settings.cache),
+        "SANDBOX_UPSTREAM_PROXY": lab.settings.upstream_proxy,
+        "SANDBOX_PROXY_ALLOW": " ".join(lab.settings.proxy_allow),
+    }
+    started: list[Command] = []
+
+    def start(*arguments: object, **more: str) -> Command:
+        output = tmp_path / f"output{len(started)}"
+        started.append(Command(arguments, environment | more, output))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.end()

@@ -1,0 +1,115 @@
+"""kill -9 in every phase, then `sandbox reap`: nothing is left, and the source runs on."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import leftovers
+import pytest
+from commands import Command
+from guests import PRODUCTION, Lab
+
+from sandbox.demo.guest import Production
+from sandbox.records import Phase
+
+pytestmark = pytest.mark.vm
+
+Start = Callable[..., Command]
+# Where nothing exists yet, or nothing any more, there is nothing to find.
+EMPTY = (Phase.PLAN, Phase.CLEANUP)
+
+
+@pytest.fixture
+def source_runs_on(production: Production) -> Iterator[None]:
+    before = _boot_id(production)
+    yield
+    assert leftovers.backup_jobs([PRODUCTION]) == 0
+    assert _boot_id(production) == before
+
+
+def _boot_id(production: Production) -> str:
+    argv = production.ssh("cat", "/proc/sys/kernel/random/boot_id")
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.usefixtures("source_runs_on")
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_running_source(
+    phase: Phase, sandbox: Start, scenario: Path, lab: Lab, production: Production
+) -> None:
+    run = sandbox("run", scenario, "--guest", PRODUCTION, "--key", production.key)
+    _kill_in(phase, run, sandbox, lab)
+
+
+@pytest.mark.parametrize("phase", [Phase.CLONE, Phase.BOOT, Phase.BASELINE, Phase.UPGRADE])
+def test_an_image(phase: Phase, sandbox: Start, scenario: Path, lab: Lab) -> None:
+    run = sandbox("run", scenario, *_image(lab))
+    _kill_in(phase, run, sandbox, lab)
+
+
+def _image(lab: Lab) -> tuple[object, ...]:
+    return "--image", lab.image.path, "--format", "qcow2", "--key", lab.image.key
+
+
+def _kill_in(phase: Phase, run: Command, sandbox: Start, lab: Lab) -> None:
+    run.wait_for_phase(phase)
+    run.kill()
+    state = lab.settings.state
+    assert leftovers.count(state) or phase in EMPTY, "this kill would prove nothing"
+    (killed,) = sandbox("list", "--json").records()
+    assert killed["verdict"] == "killed"
+    reaped = sandbox("reap").succeed()
+    assert killed["id"] in reaped
+    assert leftovers.count(state) == {}, reaped
+    (closed,) = sandbox("list", "--json").records()
+    assert closed["state"] == "finished"
+    if phase is not Phase.CLEANUP:  # by then everything may have been proved
+        assert closed["verdict"] == "error"
+        assert f"killed during {phase.value}" in closed["reason"]
+    assert "nothing to remove" in sandbox("reap").succeed()
+
+
+@pytest.mark.parametrize("attempt", range(12))
+def test_at_any_moment_while_the_clone_is_made(
+    attempt: int, sandbox: Start, scenario: Path, lab: Lab
+) -> None:
+    """The moments between a thing's making and its being noted down, found by luck."""
+    run = sandbox("run", scenario, *_image(lab))
+    run.wait_for_phase(Phase.PLAN)
+    time.sleep(random.Random(attempt).uniform(0, 1.2))
+    run.kill()
+    reaped = sandbox("reap").succeed()
+    assert leftovers.count(lab.settings.state) == {}, reaped
+
+
+def test_reaping_does_not_touch_a_live_run(sandbox: Start, scenario: Path, lab: Lab) -> None:
+    run = sandbox("run", scenario, *_image(lab))
+    for phase in Phase:
+        run.wait_for_phase(phase)
+        assert "nothing to remove" in sandbox("reap").succeed(), phase
+    assert run.finish() == 0, run.output
+
+
+def test_reaping_does_not_touch_a_kept_clone(
+    sandbox: Start, scenario: Path, lab: Lab, tmp_path: Path
+) -> None:
+    run = sandbox("run", scenario, *_image(lab), "--keep")
+    assert run.finish() == 0, run.output
+    (kept,) = sandbox("list", "--json").records()
+    assert kept["state"] == "kept"
+    before = leftovers.count(lab.settings.state)
+    assert before["domains"] == 1
+    assert "nothing to remove" in sandbox("reap").succeed()
+    other = tmp_path / "other"
+    assert "nothing to remove" in sandbox("reap", SANDBOX_STATE=str(other)).succeed()
+    assert leftovers.count(lab.settings.state) == before
+    enter = ("ssh", "-F", lab.settings.clones / kept["id"] / "ssh_config", "clone", "hostname")
+    said = subprocess.run(enter, check=True, capture_output=True, text=True).stdout
+    assert said == "web01\n"
+    sandbox("rm", kept["id"]).succeed()
+    assert leftovers.count(lab.settings.state) == {}
+    assert "nothing to remove" in sandbox("reap").succeed()

@@ -1,0 +1,259 @@
+"""rm and reap: what they remove, what they spare, and what the records say afterwards."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_world import DEAD, World
+from sample_records import broken_nginx, passed
+
+from sandbox.closing import phase_of
+from sandbox.records import Phase, PhaseTime, RunRecord, Verdict
+from sandbox.store import RunFolder
+
+pytest_plugins = ["run_fixtures"]
+
+
+# --- rm ----------------------------------------------------------------------------------------
+
+
+def keep(world: World, record: RunRecord) -> RunFolder:
+    """A kept clone that is up."""
+    values = {"state": "kept", "ssh_command": "ssh -F x clone"}
+    folder = world.run(record.model_copy(update=values))
+    folder.note(kept="yes")
+    world.start_clone(folder)
+    return folder
+
+
+def test_rm_removes_a_kept_clone_and_closes_its_record(world: World) -> None:
+    folder = keep(world, passed())
+    told = world.invoke("rm", folder.id[-6:])
+    assert told.exit_code == 0, told.output
+    assert f"domain sandbox-{folder.id}" in told.stdout
+    assert world.clones() == []
+    assert not folder.clone.exists()
+    record = world.store.load(folder)
+    assert (record.state, record.ssh_command, record.left_behind) == ("finished", "", ())
+    assert record.decision == passed().decision
+    assert record.finished == passed().finished
+
+
+def test_rm_twice_is_no_fault_and_record_removes_the_rest(world: World) -> None:
+    folder = keep(world, passed())
+    world.invoke("rm", folder.id)
+    again = world.invoke("rm", folder.id)
+    assert again.exit_code == 0
+    assert "no clone is left; --record removes its record as well" in again.stdout
+    assert world.invoke("rm", folder.id, "--record").exit_code == 0
+    assert not folder.artifacts.exists()
+    assert world.invoke("rm", folder.id).exit_code == 2
+
+
+def test_rm_refuses_a_run_that_is_alive(world: World, running: RunRecord, alive: str) -> None:
+    folder = world.run(running, owner=alive)
+    world.start_clone(folder, alive)
+    for arguments in (("rm", folder.id), ("rm", folder.id, "--record")):
+        told = world.invoke(*arguments)
+        assert told.exit_code == 2
+        assert "still running" in told.stderr
+        assert f"kill {os.getpid()}" in told.stderr
+    assert len(world.clones()) == 2
+    assert folder.artifacts.exists()
+
+
+def test_rm_refuses_a_run_that_has_only_begun(world: World, alive: str) -> None:
+    folder = world.run(owner=alive)  # no record yet
+    assert world.invoke("rm", folder.id, "--record").exit_code == 2
+    assert folder.clone.exists()
+
+
+def test_rm_takes_a_finished_run_of_a_worker_that_lives_on(world: World, alive: str) -> None:
+    """One worker process answers for many runs; a finished one is nobody's any more."""
+    folder = world.run(passed(), owner=alive)
+    world.start_clone(folder, alive)
+    assert world.invoke("rm", folder.id).exit_code == 0
+    assert world.clones() == []
+
+
+def test_rm_takes_a_kept_clone_whose_owner_lives(world: World, alive: str) -> None:
+    folder = keep(world, passed())
+    folder.note(owner=alive)
+    assert world.invoke("rm", folder.id).exit_code == 0
+    assert world.clones() == []
+
+
+def test_rm_of_a_killed_run_gives_it_its_verdict(world: World, running: RunRecord) -> None:
+    folder = world.run(running)
+    assert world.invoke("rm", folder.id).exit_code == 0
+    decision = world.store.load(folder).decision
+    assert decision is not None
+    assert (decision.verdict, decision.reason) == (
+        Verdict.ERROR,
+        "the sandbox was killed during upgrade",
+    )
+
+
+@pytest.mark.parametrize("text", ["{", None])
+def test_rm_removes_a_run_whose_record_is_damaged_or_missing(
+    world: World, text: str | None
+) -> None:
+    folder = keep(world, passed())
+    if text is None:
+        (folder.artifacts / "run.json").unlink()
+    else:
+        (folder.artifacts / "run.json").write_text(text)
+    told = world.invoke("rm", folder.id, "--record")
+    assert told.exit_code == 0, told.output
+    assert world.clones() == []
+    assert not folder.artifacts.exists()
+    assert not folder.clone.exists()
+
+
+def test_rm_that_fails_says_so_and_keeps_the_record(world: World) -> None:
+    folder = keep(world, passed())
+    folder.note(source="test")  # the test driver cannot end exports
+    told = world.invoke("rm", folder.id, "--record")
+    assert told.exit_code == 4
+    assert "not removed: ending the export of 'test'" in told.stderr
+    assert "not everything" in told.stderr
+    record = world.store.load(folder)
+    assert record.left_behind[0].startswith("ending the export")
+    assert folder.clone.exists()
+
+
+def test_rm_never_touches_what_others_made(world: World) -> None:
+    folder = world.run(passed())
+    other = world.run(passed())
+    world.start_clone(other)
+    world.invoke("rm", folder.id, "--record")
+    assert len(world.clones()) == 2
+    assert other.clone.exists()
+    assert "test" in world.hypervisor.guests()
+
+
+@pytest.mark.parametrize("text", ["", "..", "../..", "/", ".", "*", "2"])
+def test_rm_takes_no_path_for_a_run(world: World, text: str) -> None:
+    folders = [world.run(passed()), world.run(passed())]
+    assert world.invoke("rm", "--record", "--", text).exit_code == 2
+    assert all(folder.artifacts.exists() and folder.clone.exists() for folder in folders)
+
+
+# --- reap --------------------------------------------------------------------------------------
+
+
+def test_reap_with_nothing_to_do_says_so(world: World) -> None:
+    world.run(passed(), clone=False)
+    told = world.invoke("reap")
+    assert (told.exit_code, told.stderr) == (0, "")
+    assert "nothing to remove" in told.stdout
+
+
+def test_reap_removes_the_dead_and_spares_the_living_and_the_kept(
+    world: World, running: RunRecord, alive: str
+) -> None:
+    dead, live = world.run(running), world.run(running, owner=alive)
+    kept = world.run(passed().model_copy(update={"state": "kept"}))
+    kept.note(kept="yes")
+    world.start_clone(dead)
+    told = world.invoke("reap")
+    assert told.exit_code == 0, told.output
+    assert f"{dead.id}: removed domain sandbox-{dead.id}" in told.stdout
+    assert world.clones() == []
+    assert not dead.clone.exists()
+    assert live.clone.exists()
+    assert kept.clone.exists()
+    assert world.store.load(live).state == "running"
+    assert world.store.load(kept).state == "kept"
+    closed = world.store.load(dead)
+    assert closed.decision is not None
+    assert (closed.state, closed.decision.verdict) == ("finished", Verdict.ERROR)
+    assert closed.decision.reason == "the sandbox was killed during upgrade"
+    assert closed.decision.hint
+    assert 0 < closed.finished <= time.time()
+    assert "no answer" in world.invoke("show", dead.id).stdout.lower()
+
+
+def test_reap_keeps_a_failure_that_was_proved_before_the_kill(
+    world: World, running: RunRecord
+) -> None:
+    """Killed while it cleaned up: the evidence is complete."""
+    proved = broken_nginx()
+    values = {"state": "running", "decision": None, "finished": 0.0, "started": time.time() - 500}
+    before_cleanup = proved.phases[:-1]
+    folder = world.run(proved.model_copy(update={**values, "phases": before_cleanup}))
+    world.invoke("reap")
+    decision = world.store.load(folder).decision
+    assert decision is not None
+    assert decision.verdict is Verdict.FAIL
+
+
+def test_reap_returns_4_when_something_stays(world: World, running: RunRecord) -> None:
+    folder = world.run(running)
+    folder.note(source="test")
+    told = world.invoke("reap")
+    assert told.exit_code == 4
+    assert f"{folder.id}: not removed: ending the export of 'test'" in told.stderr
+    assert world.store.load(folder).left_behind
+
+
+def test_reap_closes_a_run_that_was_killed_after_its_clone_was_gone(
+    world: World, running: RunRecord
+) -> None:
+    fresh = world.run(running, clone=False)
+    old = world.run(running, clone=False)
+    long_ago = time.time() - 3600
+    os.utime(old.artifacts / "run.json", (long_ago, long_ago))
+    told = world.invoke("reap")
+    assert told.exit_code == 0
+    assert old.id in told.stdout
+    assert world.store.load(old).state == "finished"
+    # A live run has no clone's folder either, for the second before it writes its verdict.
+    assert world.store.load(fresh).state == "running"
+
+
+def test_reap_leaves_a_clone_that_was_kept_by_a_run_that_died(
+    world: World, running: RunRecord
+) -> None:
+    folder = world.run(running)
+    folder.note(kept="yes")
+    world.start_clone(folder)
+    assert world.invoke("reap").exit_code == 0
+    assert len(world.clones()) == 2
+    record = world.store.load(folder)
+    assert record.state == "kept"
+    assert "ssh" in record.ssh_command
+    assert world.invoke("rm", folder.id).exit_code == 0
+    assert world.clones() == []
+
+
+def test_reap_removes_what_never_had_a_record(world: World) -> None:
+    folder = world.run()
+    (folder.artifacts / "console.log").write_text("x")
+    assert world.invoke("reap").exit_code == 0
+    assert not folder.artifacts.exists()
+    assert not folder.clone.exists()
+
+
+def test_reap_finds_a_domain_without_a_folder(world: World) -> None:
+    folder = world.run(clone=False)
+    world.start_clone(folder, DEAD)
+    assert world.invoke("reap").exit_code == 0
+    assert world.clones() == []
+
+
+@given(st.lists(st.tuples(st.sampled_from(Phase), st.booleans()), max_size=8))
+def test_the_current_phase_is_never_before_the_last_one(done: list[tuple[Phase, bool]]) -> None:
+    phases = tuple(PhaseTime(phase=p, started=0, seconds=1, ok=ok) for p, ok in done)
+    now = phase_of(passed().model_copy(update={"phases": phases}))
+    order = list(Phase)
+    if not done:
+        assert now is Phase.PLAN
+    elif not done[-1][1]:
+        assert now is Phase.CLEANUP
+    else:
+        assert order.index(now) == min(order.index(done[-1][0]) + 1, len(order) - 1)
