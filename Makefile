@@ -20,8 +20,11 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## everything: lint, then all tests, with real guests
-	$(BIN)/pytest tests
+# The quick ones first: what is wrong should show early.
+test: ## everything: style, types, then all tests, with real guests
+	@.ci/setup --with-tests
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest tests/unit tests/contract tests/vm tests/faults tests/benchmarks
 
 picture: ## make the README's pictures again from a real run
 	@.ci/setup --with-browser

@@ -289,7 +289,7 @@ class Guest:
 
 def dead_end(console: str) -> str:
     """Why a guest whose console ends like this will never answer; "" while it may."""
-    lines = console.splitlines()[-_WAITING_LINES:]
+    lines = [line for line in console.splitlines() if line.strip()][-_WAITING_LINES:]
     if len(lines) == _WAITING_LINES and all(_WAITING in line for line in lines):
         return "its initramfs waits for a root disk that does not appear"
     return next((meaning for words, meaning in _DEAD_ENDS if words in console), "")

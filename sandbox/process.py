@@ -74,7 +74,7 @@ def run(
         out, err = child.communicate(input, timeout=max(0.05, deadline.remaining()))
     except BaseException as problem:
         kill_group(child.pid)
-        child.communicate()
+        _abandon(child)
         if isinstance(problem, subprocess.TimeoutExpired):
             raise DeadlineExceeded(
                 f"{deadline.phase}: {args[0]}", deadline.seconds, hint
@@ -86,6 +86,19 @@ def run(
     if check and not done.ok:
         raise CommandFailed(args, done.status, tail(f"{done.stdout}\n{done.stderr}"), hint)
     return done
+
+
+def _abandon(child: subprocess.Popen[bytes]) -> None:
+    """Collect a killed child without waiting for the end of its output.
+
+    Others may have that still open: a daemon that it left, or the SSH master, to which a
+    multiplexed command hands its standard streams.
+    """
+    child.wait()
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):  # input that was never taken
+                stream.close()
 
 
 def start(argv: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
