@@ -318,7 +318,8 @@ class _Lines:
 def _as_program(script: str) -> str:
     """A script for ``sh -s``: read whole before it runs, standard input empty, and never 255,
     which is what ssh says when it has lost the guest."""
-    return f'(\n{script}\n) </dev/null\ns=$?\n[ "$s" -ne 255 ] || s=254\nexit "$s"\n'
+    # The colon: a script may be empty, or have comments only.
+    return f'( :\n{script}\n) </dev/null\ns=$?\n[ "$s" -ne 255 ] || s=254\nexit "$s"\n'
 
 
 def _begin_script(script: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, RequestError
+from sandbox.hypervisors.acceleration import acceleration
 from sandbox.process import run
 from sandbox.ssh import Login
 from sandbox.store import RunFolder
@@ -66,6 +67,8 @@ def _environment(folder: RunFolder) -> dict[str, str]:
         "LIBGUESTFS_CACHEDIR": str(cache),
     }
     kernels = sorted((_APPLIANCE_KERNEL / "boot").glob("vmlinuz-*"))
+    if acceleration() == "tcg":
+        env["LIBGUESTFS_BACKEND_SETTINGS"] = "force_tcg"  # a /dev/kvm that hangs may be there
     if kernels and not any(Path("/boot").glob("vmlinuz-*")):
         release = kernels[-1].name.removeprefix("vmlinuz-")
         env["SUPERMIN_KERNEL"] = str(kernels[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from sandbox import evidence
@@ -33,7 +34,8 @@ def rehearse(
 ) -> RunRecord:
     """Rehearse a scenario and give the verdict; a failure of whatever kind becomes one too.
 
-    Raises only KeyboardInterrupt, once everything is cleaned up and written down.
+    Raises only KeyboardInterrupt, once everything is cleaned up and written down, and
+    :class:`~sandbox.errors.HostError` when it cannot be written down.
     """
     run = Run(folder, progress, scenario)
     lease = CloneLease(hypervisor, folder)
@@ -48,18 +50,37 @@ def rehearse(
             undo.callback(evidence.collect, run, hypervisor)
             _recipe(plan, hypervisor, run, settings, undo)
         except KeyboardInterrupt as signal:
-            interrupted, keep = signal, False
+            interrupted = signal
             run.blame(signal)
         except Exception as problem:
             run.blame(problem)
         with run.phase(Phase.CLEANUP, CLEANUP_SECONDS):
-            undo.close()
-            lease.end(keep=keep and run.has_clone)
-            evidence.prove_untouched(run, witness)
+            interrupted = _take(run, undo.close) or interrupted
+            keep = keep and run.has_clone and interrupted is None
+            interrupted = _take(run, lambda: lease.end(keep=keep)) or interrupted
+            interrupted = _take(run, lambda: evidence.prove_untouched(run, witness)) or interrupted
     if interrupted is not None:
         run.end(lease)
         raise interrupted
     return run.end(lease)
+
+
+def _take(run: Run, step: Callable[[], None]) -> KeyboardInterrupt | None:
+    """Take a step of the clean-up, so that no step keeps the next from being taken.
+
+    Steps can be repeated: one that was interrupted is taken again, and the interruption returned.
+    """
+    interrupted: KeyboardInterrupt | None = None
+    for _attempt in range(2):
+        try:
+            step()
+            break
+        except KeyboardInterrupt as signal:
+            interrupted = signal
+        except Exception as problem:
+            run.blame(problem)
+            break
+    return interrupted
 
 
 def _recipe(

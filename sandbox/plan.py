@@ -61,7 +61,9 @@ def make_plan(
         seconds[Phase.CLONE] += 300
     order = CloneOrder(
         source=source,
-        mark=Mark(folder.id, this_process(), int(time.time() + sum(seconds.values()))),
+        mark=Mark(
+            folder.id, this_process(), int(time.time() + sum(seconds.values())), str(folder.clone)
+        ),
         login=_login(scenario, folder, deadline),
         inject=scenario.login.inject,
         accelerated=accelerated,

@@ -6,16 +6,19 @@ The same function ends a run normally, removes a kept clone, and cleans up after
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from sandbox import network
 from sandbox.errors import SandboxError
 from sandbox.hypervisors import Hypervisor
 from sandbox.store import OurProcess, RunFolder, Store, is_alive, start_time
+
+_PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "virt-customize")
+_GRACE = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def remove_run(hypervisor: Hypervisor, folder: RunFolder) -> Reaped:
         return [f"domain {name}"] if hypervisor.destroy(name, folder.id) else []
 
     def processes() -> list[str]:
-        return [f"{p.role} process {p.pid}" for p in folder.processes() if _end(p)]
+        ours = (*folder.processes(), *_unregistered(folder))
+        return [f"{p.role} process {p.pid}" for p in ours if _end(p)]
 
     def export() -> list[str]:
         ended = bool(source) and hypervisor.end_export(source, folder.clone)
@@ -57,7 +61,7 @@ def remove_run(hypervisor: Hypervisor, folder: RunFolder) -> Reaped:
     def disks() -> list[str]:
         if failed or not folder.clone.exists():
             return []  # with a disk still in use, its folder is what a later reap needs
-        shutil.rmtree(folder.clone)
+        folder.remove_clone()
         return [f"folder {folder.clone}"]
 
     steps: tuple[Callable[[], list[str]], ...] = (domain, processes, export, bridge, disks)
@@ -67,6 +71,21 @@ def remove_run(hypervisor: Hypervisor, folder: RunFolder) -> Reaped:
         except (SandboxError, OSError) as problem:
             failed.append(str(problem))
     return Reaped(folder.id, tuple(removed), tuple(failed))
+
+
+def _unregistered(folder: RunFolder) -> Iterator[OurProcess]:
+    """Programs of ours that work on the clone's files, although a killed run had no time to
+    note them down: the path on their command line is the mark, since it holds the run's id."""
+    mark = f"{folder.clone}/".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended meanwhile
+        program = Path(os.fsdecode(argv[0])).name
+        if program in _PROGRAMS and any(mark in word for word in argv):
+            pid = int(entry.name)
+            yield OurProcess(pid, start_time(pid), program)
 
 
 def _end(process: OurProcess) -> bool:
@@ -93,17 +112,26 @@ def _state(pid: int) -> str:
 
 
 def leftovers(hypervisor: Hypervisor, store: Store) -> tuple[str, ...]:
-    """Ids of runs whose owner is dead and that were not kept on purpose."""
-    owners = {run_id: store.folder(run_id).facts() for run_id in store.clone_ids()}
+    """Ids of runs whose owner is dead and that were not kept on purpose.
+
+    What belongs to a state folder other than the store's is left to a reaper of that folder,
+    which alone knows what was kept.
+    """
+    abandoned = {i for i in store.clone_ids() if _is_abandoned(store.folder(i))}
     for _name, mark in (*hypervisor.marked_domains(), *hypervisor.marked_networks()):
-        owners.setdefault(mark.run, {"owner": mark.owner})
-    return tuple(
-        sorted(
-            run_id
-            for run_id, facts in owners.items()
-            if facts.get("kept") != "yes" and not is_alive(facts.get("owner", ""))
-        )
-    )
+        home = Path(mark.folder) if mark.folder else store.folder(mark.run).clone
+        if not home.exists() and not is_alive(mark.owner):
+            abandoned.add(mark.run)
+    return tuple(sorted(abandoned))
+
+
+def _is_abandoned(folder: RunFolder) -> bool:
+    facts = folder.facts()
+    if "owner" not in facts:
+        # Being made or being removed at this moment; or its owner was killed doing so.
+        return folder.clone_age() > _GRACE
+    # In this order: a run that is kept says so before it ends.
+    return not is_alive(facts["owner"]) and folder.facts().get("kept") != "yes"
 
 
 def reap(hypervisor: Hypervisor, store: Store) -> tuple[Reaped, ...]:

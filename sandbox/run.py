@@ -15,6 +15,7 @@ from sandbox.errors import (
     ConnectionLost,
     DeadlineExceeded,
     GuestUnreachable,
+    HostError,
     RequestError,
     SandboxError,
 )
@@ -62,7 +63,13 @@ class Run:
         progress.run_started(folder.id, guest, scenario.name)
 
     def save(self) -> None:
-        self.folder.save(self.record)
+        try:
+            self.folder.save(self.record)
+        except OSError as problem:
+            raise HostError(
+                f"the record of run {self.folder.id} cannot be written: {problem}",
+                "free some space and try again",
+            ) from problem
 
     def learn(self, **facts: Any) -> None:
         """Add to the facts of the run."""
@@ -86,6 +93,7 @@ class Run:
     def give_up(self, hypervisor: Hypervisor, why: str) -> None:
         """End the clone from another thread, to protect the source; the recipe then fails."""
         self._given_up = why
+        self.has_clone = False  # nothing is left to look at, or to keep
         remove_run(hypervisor, self.folder)
 
     def add_artifact(self, name: str, title: str) -> None:
@@ -140,6 +148,12 @@ class Run:
             (self.folder.artifacts / "traceback.txt").write_text(text)
             self.add_artifact("traceback.txt", "traceback")
         self.learn(trouble=Trouble(blame=blame, phase=self.current, message=message, hint=hint))
+
+    def void(self, message: str, hint: str) -> None:
+        """What was found says nothing of the upgrade, be it good or bad: the clone was no clone."""
+        if self.facts.trouble is None or self.facts.trouble.blame is not Verdict.ERROR:
+            trouble = Trouble(blame=Verdict.ERROR, phase=Phase.CLONE, message=message, hint=hint)
+            self.learn(trouble=trouble)
 
     def end(self, lease: CloneLease) -> RunRecord:
         """Decide, and close the record."""

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pydantic import ValidationError
 from sandbox.errors import HostError, RequestError
 from sandbox.records import RunRecord
 from sandbox.settings import Settings
+
+_FACTS = "facts.json"  # in the clone's folder
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,32 @@ class RunFolder:
 
     def note(self, **facts: str) -> None:
         """Facts that a reaper needs: owner, uri, source, kept."""
-        path = self.clone / "facts.json"
+        path = self.clone / _FACTS
         _write(path, json.dumps(self.facts() | facts))
 
     def facts(self) -> dict[str, str]:
-        path = self.clone / "facts.json"
+        path = self.clone / _FACTS
         if not path.exists():
             return {}
         with contextlib.suppress(json.JSONDecodeError):
             return {str(k): str(v) for k, v in json.loads(path.read_text()).items()}
         return {}
+
+    def clone_age(self) -> float:
+        """Seconds since something was made in or removed from the clone's folder; 0: no folder."""
+        try:
+            return time.time() - self.clone.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def remove_clone(self) -> None:
+        """Remove the clone's files; the facts go last: whoever finishes the work needs them."""
+        for path in self.clone.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _FACTS:
+                path.unlink(missing_ok=True)
+        shutil.rmtree(self.clone)
 
     def save(self, record: RunRecord) -> None:
         _write(self.artifacts / "run.json", record.model_dump_json(indent=1))

@@ -17,6 +17,8 @@ def mark_element(mark: Mark) -> etree._Element:
     element.set("id", mark.run)
     element.set("owner", mark.owner)
     element.set("deadline", str(mark.deadline))
+    if mark.folder:
+        element.set("folder", mark.folder)
     return element
 
 
@@ -31,6 +33,7 @@ def read_mark(xml: str) -> Mark | None:
         run=found.get("id", ""),
         owner=found.get("owner", ""),
         deadline=int(deadline) if deadline.isdigit() else 0,
+        folder=found.get("folder", ""),
     )
 
 

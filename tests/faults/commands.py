@@ -25,13 +25,16 @@ class Command:
     """A started command; its output, both streams, is in a file."""
 
     def __init__(
-        self, arguments: Sequence[object], environment: Mapping[str, str], output: Path
+        self,
+        arguments: Sequence[object],
+        environment: Mapping[str, str],
+        output: Path,
+        program: Sequence[object] = (PROGRAM,),
     ) -> None:
-        self.arguments = tuple(map(str, arguments))
         self._output = output
         with output.open("wb") as file:
             self._process = subprocess.Popen(
-                [str(PROGRAM), *self.arguments],
+                [str(word) for word in (*program, *arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
 
-from commands import Command
+from commands import PROGRAM, Command
 from guests import (
     Lab,
     archive,
@@ -64,9 +64,9 @@ def sandbox(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Command]]:
     }
     started: list[Command] = []
 
-    def start(*arguments: object, **more: str) -> Command:
+    def start(*arguments: object, program: Sequence[object] = (PROGRAM,), **more: str) -> Command:
         output = tmp_path / f"output{len(started)}"
-        started.append(Command(arguments, environment | more, output))
+        started.append(Command(arguments, environment | more, output, program))
         return started[-1]
 
     yield start

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,21 @@ pytestmark = pytest.mark.vm
 Start = Callable[..., Command]
 # Where nothing exists yet, or nothing any more, there is nothing to find.
 EMPTY = (Phase.PLAN, Phase.CLEANUP)
+# The real command, but for its end: at the so-manieth process that it would note down.
+DIE_AT_REGISTERING = """
+import os, signal, sys
+from sandbox.cli import main
+from sandbox.store import RunFolder
+register, left = RunFolder.register, int(sys.argv.pop(1))
+def die(*arguments):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    register(*arguments)
+RunFolder.register = die
+main()
+"""
 
 
 @pytest.fixture
@@ -71,6 +88,20 @@ def _kill_in(phase: Phase, run: Command, sandbox: Start, lab: Lab) -> None:
         assert closed["verdict"] == "error"
         assert f"killed during {phase.value}" in closed["reason"]
     assert "nothing to remove" in sandbox("reap").succeed()
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["qemu-nbd", "ssh"])
+def test_before_a_process_was_noted_down(
+    number: int, sandbox: Start, scenario: Path, lab: Lab
+) -> None:
+    """Too short a moment to be hit by luck: the command kills itself in it."""
+    program = (sys.executable, "-c", DIE_AT_REGISTERING, number)
+    run = sandbox("run", scenario, *_image(lab), program=program)
+    assert run.finish() == -signal.SIGKILL
+    role = "exports" if number == 1 else "masters"
+    assert leftovers.count(lab.settings.state)[role] == 1, "this kill would prove nothing"
+    reaped = sandbox("reap").succeed()
+    assert leftovers.count(lab.settings.state) == {}, reaped
 
 
 @pytest.mark.parametrize("attempt", range(12))

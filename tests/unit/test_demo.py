@@ -236,14 +236,14 @@ class TestImageCache:
 
 
 class TestGuest:
-    def domain(self, name: str = "web01", disks: int = 1) -> ET.Element:
+    def domain(self, name: str = "web01", disks: int = 1, kind: str = "qemu") -> ET.Element:
         return ET.fromstring(
             guest.domain_xml(
                 name,
                 disks=tuple(Path(f"/disks/{number}.qcow2") for number in range(disks)),
                 base=Path("/images/base.qcow2"),
                 mac="52:54:00:01:02:03",
-                kind="qemu",
+                kind=kind,
                 memory_mib=512,
                 cpus=2,
             )
@@ -254,6 +254,12 @@ class TestGuest:
         assert [one.find("target").get("dev") for one in disks] == ["vda", "vdb"]  # type: ignore[union-attr]
         assert {one.find("driver").get("type") for one in disks} == {"qcow2"}  # type: ignore[union-attr]
         assert disks[0].find("./backingStore/format").get("type") == "qcow2"  # type: ignore[union-attr]
+
+    def test_emulation_gets_a_small_translation_cache_and_kvm_the_hosts_processor(self) -> None:
+        emulated, accelerated = self.domain(), self.domain(kind="kvm")
+        assert emulated.findtext("./features/tcg/tb-cache") == "128"
+        assert accelerated.find("./features/tcg") is None
+        assert accelerated.find("cpu").get("mode") == "host-passthrough"  # type: ignore[union-attr]
 
     def test_its_only_network_is_its_own(self) -> None:
         sources = self.domain().findall("./devices/interface/source")
@@ -318,10 +324,15 @@ class TestAcceleration:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         probes: list[str] = []
+
+        def probe(kind: str) -> bool:
+            probes.append(kind)
+            return True
+
         monkeypatch.setattr(acceleration, "DEVICE", tmp_path)
         monkeypatch.setattr(acceleration, "CACHE", tmp_path / "run" / "acceleration")
         monkeypatch.setattr(acceleration, "BOOT_ID", tmp_path / "boot_id")
-        monkeypatch.setattr(acceleration, "probe", lambda kind: not probes.append(kind))
+        monkeypatch.setattr(acceleration, "probe", probe)
         for boot in ("first", "first", "second"):
             (tmp_path / "boot_id").write_text(f"{boot}\n")
             assert acceleration.acceleration() == "kvm"

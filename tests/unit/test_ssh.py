@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from guest_world import login_of, port_of
 from sshd import Sshd, running_sshd, wait_for
 
 from sandbox.deadline import Deadline
@@ -25,16 +25,6 @@ LOOPBACK = "127.0.0.1"
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     with running_sshd(tmp_path_factory.mktemp("sshd")) as running:
         yield running
-
-
-def port_of(sshd: Sshd) -> int:
-    found = re.search(r"Port (\d+)", sshd.ssh_config.read_text())
-    assert found
-    return int(found.group(1))
-
-
-def login_of(sshd: Sshd, key: Path | None = None) -> Login:
-    return Login("root", key or sshd.folder / "user_key", port_of(sshd))
 
 
 @pytest.fixture

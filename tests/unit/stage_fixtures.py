@@ -1,0 +1,26 @@
+"""A stage for rehearsals: a state folder, a stopped guest, nothing of it left afterwards."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stage import Stage, add_guest
+
+from sandbox.reaper import remove_run
+from sandbox.settings import Settings
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="sbtest-", dir="/tmp") as state:
+        Path(state).chmod(0o711)
+        made = Stage(Settings(state=Path(state), cache=Path(state) / "cache"))
+        add_guest(made)
+        try:
+            yield made
+        finally:
+            for folder in made.folders:
+                remove_run(made.hypervisor, folder)

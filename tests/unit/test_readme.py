@@ -1,0 +1,82 @@
+"""The README says what the code does: its commands parse, its tables are the code's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from sandbox.cli import main
+from sandbox.records import Verdict
+from sandbox.scenario import load_scenario, shared_checks
+from sandbox.settings import VARIABLES, shipped_scenarios
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+SHELL = [
+    line.partition(" # ")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+COMMANDS = [line for line in SHELL if line.startswith("sandbox ")]
+
+
+def test_every_line_of_shell_is_a_command_that_is_tested() -> None:
+    others = [line for line in SHELL if not line.startswith(("sandbox ", "make "))]
+    assert others == [". .venv/bin/activate"]
+    assert len(COMMANDS) >= 7
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_readme_is_understood(line: str) -> None:
+    """Parsed with all its options, not run: the vm tests run them on real guests."""
+    words = shlex.split(line)[1:]
+    context: click.Context = click.Context(main, info_name="sandbox")
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    command.make_context(command.name, words, parent=context.parent)
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "clean-demo"])
+def test_a_make_target_of_the_readme_exists(name: str) -> None:
+    assert f"make {name}" in README
+    made = subprocess.run(
+        ["make", "-n", name], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+
+
+def test_the_settings_are_the_codes() -> None:
+    assert set(re.findall(r"^\| `(SANDBOX_\w+)`", README, re.MULTILINE)) == set(VARIABLES)
+
+
+def test_the_verdicts_and_exit_codes_are_the_codes() -> None:
+    table = re.findall(r"^\| `(\w+)` \| (\d) \|", README, re.MULTILINE)
+    assert {name: int(code) for name, code in table} == {v.value: v.exit_code for v in Verdict}
+
+
+def test_the_example_scenario_is_valid(tmp_path: Path) -> None:
+    example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0]
+    key = tmp_path / "key"
+    key.write_text("a key\n")
+    (tmp_path / "scenario.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
+    read = load_scenario(tmp_path, shared=shipped_scenarios() / "shared")
+    assert len(read.shared_checks) == len(shared_checks(shipped_scenarios() / "shared"))
+
+
+def test_the_ready_scenarios_are_named() -> None:
+    for folder in shipped_scenarios().glob("*/scenario.yaml"):
+        assert f"`{folder.parent.name}`" in README
+
+
+def test_the_pictures_are_there() -> None:
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / path).is_file(), "make picture makes it"

@@ -1,0 +1,183 @@
+"""A run in the making: what it writes down, whose fault an early end is, what comes next."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from stage import GUEST, Stage
+
+from sandbox.clone import CloneLease
+from sandbox.deadline import Deadline
+from sandbox.errors import (
+    CommandFailed,
+    ConnectionLost,
+    DeadlineExceeded,
+    GuestUnreachable,
+    HostError,
+    RequestError,
+    ToolMissing,
+)
+from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.inside import may_verify, must_reboot, worth_upgrading
+from sandbox.plan import make_plan
+from sandbox.records import (
+    CheckEnd,
+    CheckResult,
+    CheckSession,
+    Facts,
+    Outcome,
+    Phase,
+    Reboot,
+    UpgradeLog,
+    UpgradeStatus,
+    Verdict,
+)
+from sandbox.run import Run, blame_for
+
+pytest_plugins = ["stage_fixtures"]
+
+# -- a run in the making ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(stage: Stage) -> Run:
+    return Run(stage.new_folder(), stage.progress, stage.scenario())
+
+
+def test_every_phase_is_recorded_however_it_ends(stage: Stage, run: Run) -> None:
+    with run.phase(Phase.PLAN, 9) as deadline:
+        assert deadline.phase == "plan"
+        run.note("first")
+    with pytest.raises(ValueError, match="x"), run.phase(Phase.CLONE, 5):
+        raise ValueError("x")
+    assert [(p.phase, p.ok, p.note) for p in stage.stored().phases] == [
+        (Phase.PLAN, True, "first"),
+        (Phase.CLONE, False, ""),
+    ]
+    assert run.current is Phase.CLONE
+
+
+def test_not_even_a_proved_failure_outlives_a_changed_source(stage: Stage, run: Run) -> None:
+    run.learn(upgrade=upgraded(UpgradeStatus.FAILED))
+    run.void("the source was started", "again")
+    record = run.end(CloneLease(stage.hypervisor, run.folder))
+    assert record.decision is not None
+    assert record.decision.verdict is Verdict.ERROR
+
+
+def test_only_the_first_trouble_counts(run: Run) -> None:
+    run.blame(HostError("first"))
+    run.blame(RequestError("second"))
+    assert run.facts.trouble is not None
+    assert run.facts.trouble.message == "first"
+
+
+def test_a_clone_given_up_is_an_error_and_is_not_kept(stage: Stage, run: Run) -> None:
+    run.has_clone = True
+    run.give_up(stage.hypervisor, "the disk is nearly full")
+    run.blame(FileNotFoundError("overlay"))
+    assert run.facts.trouble is not None
+    assert run.facts.trouble.blame is Verdict.ERROR
+    assert run.facts.trouble.message == "the disk is nearly full"
+    assert not run.has_clone
+    assert not run.folder.clone.exists()
+
+
+def test_a_record_that_cannot_be_written_is_the_hosts_fault(run: Run) -> None:
+    (run.folder.artifacts / "run.json").unlink()
+    run.folder.artifacts.rmdir()
+    with pytest.raises(HostError, match="cannot be written"):
+        run.end(CloneLease(FakeHypervisor(), run.folder))
+
+
+def test_the_record_is_whole_json_at_any_time(stage: Stage, run: Run) -> None:
+    with run.phase(Phase.PLAN, 9):
+        stored = json.loads((run.folder.artifacts / "run.json").read_text())
+        assert stored["state"] == "running"
+        assert stored["guest"] == GUEST
+
+
+EARLY = (Phase.PLAN, Phase.CLONE, Phase.BOOT, Phase.BASELINE)
+LATE = (Phase.UPGRADE, Phase.REBOOT, Phase.VERIFY)
+
+
+@pytest.mark.parametrize(
+    ("problem", "early", "late"),
+    [
+        (RequestError("x"), Verdict.REJECTED, Verdict.REJECTED),
+        (HostError("x"), Verdict.ERROR, Verdict.ERROR),
+        (ToolMissing("x"), Verdict.ERROR, Verdict.ERROR),
+        (CommandFailed(("x",), 1, ""), Verdict.ERROR, Verdict.ERROR),
+        (ConnectionLost("x"), Verdict.ERROR, Verdict.ERROR),
+        (GuestUnreachable("x"), Verdict.INCONCLUSIVE, Verdict.FAIL),
+        (GuestUnreachable("x", refused=True), Verdict.REJECTED, Verdict.FAIL),
+        (OSError("x"), Verdict.ERROR, Verdict.ERROR),
+        (ValueError("x"), Verdict.ERROR, Verdict.ERROR),
+        (KeyboardInterrupt(), Verdict.ERROR, Verdict.ERROR),
+    ],
+)
+def test_whose_fault_it_is(problem: BaseException, early: Verdict, late: Verdict) -> None:
+    assert {blame_for(problem, phase) for phase in EARLY} == {early}
+    assert {blame_for(problem, phase) for phase in LATE} == {late}
+    assert blame_for(problem, Phase.CLEANUP) is early
+
+
+def test_an_upgrade_that_never_ends_has_failed_but_nothing_else_has() -> None:
+    late = DeadlineExceeded("x", 1)
+    verdicts = {phase: blame_for(late, phase) for phase in Phase}
+    assert verdicts.pop(Phase.UPGRADE) is Verdict.FAIL
+    assert set(verdicts.values()) == {Verdict.ERROR}
+
+
+# -- decisions inside the recipe --------------------------------------------------------------
+
+
+def checked(*outcomes: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> Facts:
+    results = tuple(CheckResult(name=str(n), outcome=o) for n, o in enumerate(outcomes))
+    return Facts(checks_before=CheckSession(results=results, end=end))
+
+
+@pytest.mark.parametrize(
+    ("facts", "worth"),
+    [
+        (Facts(), False),
+        (checked(), False),
+        (checked(Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED), False),
+        (checked(Outcome.PASSED), True),
+        (checked(Outcome.FAILED, Outcome.PASSED), True),
+        *((checked(Outcome.PASSED, end=e), False) for e in CheckEnd if e is not CheckEnd.COMPLETE),
+    ],
+)
+def test_an_upgrade_is_tried_only_where_a_verdict_can_come_of_it(facts: Facts, worth: bool) -> None:
+    assert worth_upgrading(facts) is worth
+
+
+def upgraded(status: UpgradeStatus) -> UpgradeLog:
+    return UpgradeLog(manager="apt", status=status, requested="all")
+
+
+CHANGED = (UpgradeStatus.APPLIED, UpgradeStatus.FAILED)
+
+
+@pytest.mark.parametrize("status", list(UpgradeStatus))
+@pytest.mark.parametrize(("happened", "back"), [(None, True), (True, True), (False, False)])
+def test_a_guest_is_looked_at_again_when_it_changed_and_is_back(
+    status: UpgradeStatus, happened: bool | None, back: bool
+) -> None:
+    reboot = None if happened is None else Reboot(happened=happened)
+    facts = Facts(upgrade=upgraded(status), reboot=reboot)
+    assert may_verify(facts) is (status in CHANGED and back)
+    assert not may_verify(Facts())
+
+
+@pytest.mark.parametrize("status", [None, *UpgradeStatus])
+@pytest.mark.parametrize("policy", ["always", "never"])
+def test_the_stated_reboot_policy_needs_no_guest(
+    stage: Stage, run: Run, status: UpgradeStatus | None, policy: str
+) -> None:
+    scenario = stage.scenario(f"source: {{guest: {GUEST}}}\nreboot: {policy}")
+    plan = make_plan(scenario, stage.hypervisor, run.folder, False, Deadline(20, "plan"))
+    run.learn(upgrade=None if status is None else upgraded(status))
+    wanted = must_reboot(plan, run, None, Deadline(1, "x"))  # type: ignore[arg-type]
+    assert wanted is (policy == "always" and status is UpgradeStatus.APPLIED)
