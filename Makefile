@@ -1,5 +1,5 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
-.PHONY: help setup demo clean-demo lint test picture
+.PHONY: help setup demo clean-demo lint test bench picture
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -24,7 +24,13 @@ lint: setup ## style, format and types
 test: ## everything: style, types, then all tests, with real guests
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest tests/unit tests/contract tests/vm tests/faults tests/benchmarks
+	$(BIN)/pytest tests/unit tests/contract tests/vm tests/faults tests/benchmarks \
+	  --ignore=tests/benchmarks/test_rehearsal_overhead.py
+
+# Apart from `test`: it upgrades the same guest twice, and wants a machine with nothing else to do.
+bench: ## all benchmarks, with a whole rehearsal against the same by hand
+	@.ci/setup --with-tests
+	$(BIN)/pytest tests/benchmarks -s
 
 picture: ## make the README's pictures again from a real run
 	@.ci/setup --with-browser

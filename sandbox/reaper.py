@@ -48,8 +48,9 @@ def remove_run(hypervisor: Hypervisor, folder: RunFolder) -> Reaped:
         return [f"domain {name}"] if hypervisor.destroy(name, folder.id) else []
 
     def processes() -> list[str]:
-        ours = (*folder.processes(), *_unregistered(folder))
-        return [f"{p.role} process {p.pid}" for p in ours if _end(p)]
+        ended = [p for p in folder.processes() if _end(p)]
+        ended += [p for p in _unregistered(folder) if _end(p)]
+        return [f"{p.role} process {p.pid}" for p in ended]
 
     def export() -> list[str]:
         ended = bool(source) and hypervisor.end_export(source, folder.clone)

@@ -114,7 +114,10 @@ def _require_not_running(hypervisor: Hypervisor, disks: Sequence[Disk]) -> None:
     """An image that a running guest writes cannot be read consistently past that guest."""
     paths = {disk.path for disk in disks}
     for name in hypervisor.guests():
-        guest = hypervisor.lookup(name)
+        try:
+            guest = hypervisor.lookup(name)
+        except RequestError:
+            continue  # gone since it was listed, or a clone that has just begun
         if not guest.running:
             continue
         for source in etree.fromstring(guest.xml.encode()).iterfind("./devices/disk/source"):

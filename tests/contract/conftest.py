@@ -39,8 +39,10 @@ DISK_SIZE = 8 << 20
 class Lab(Protocol):
     """A hypervisor, and the hand of its administrator."""
 
-    hypervisor: Hypervisor
     folder: Path
+
+    @property
+    def hypervisor(self) -> Hypervisor: ...
 
     def guest(self, *, running: bool, disks: tuple[Path, ...] = ()) -> str:
         """A guest that is not ours; its name. A running one is paused: it needs no CPU."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lxml import etree
 from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, HostError, RequestError
 from sandbox.hypervisors import driver_for
-from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, clone_xml, disk_problem
+from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, clone_xml
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 from sandbox.records import Disk
 from sandbox.source import ImageSpec, image_xml
@@ -272,15 +273,8 @@ def test_a_uri_without_a_driver_is_a_wrong_request(uri: str) -> None:
         driver_for(uri, Deadline(5, "connecting"))
 
 
-def clone_spec(xml: str, run: ThisRun, folder: Path) -> CloneSpec:
+def clone_spec(targets: Sequence[str], run: ThisRun, folder: Path) -> CloneSpec:
     """As clone.py makes it, with empty overlays."""
-    targets = [
-        str(device.find("./target").get("dev"))
-        for device in etree.fromstring(xml.encode()).iterfind("./devices/disk")
-        if device.get("device", "disk") == "disk"
-        and not disk_problem(device)
-        and device.get("type", "file") in ("file", "block")
-    ]
     return CloneSpec(
         name=run.domain,
         mark=run.mark,
@@ -291,6 +285,18 @@ def clone_spec(xml: str, run: ThisRun, folder: Path) -> CloneSpec:
         nvram=folder / "nvram.fd",
         memory=128 << 20,
     )
+
+
+def variables_of(run: ThisRun) -> list[Path]:
+    """UEFI variables in libvirt's own folder, where nobody would ever remove them."""
+    return list(NVRAM.glob(f"*{run.id}*"))
+
+
+def golden_targets(name: str) -> list[str]:
+    """The disks that its golden clone has."""
+    root = etree.parse(GOLDEN / f"clone-{name}.clone.xml").getroot()
+    targets = root.iterfind("./devices/disk[@device='disk']/target")
+    return [str(target.get("dev")) for target in targets]
 
 
 def own_firmware(xml: str, folder: Path) -> str:
@@ -312,14 +318,12 @@ def test_qemu_starts_the_clones_of_realistic_guests(
     libvirt_lab: LibvirtLab, this_run: ThisRun, folder: Path, deadline: Deadline, name: str
 ) -> None:
     xml = own_firmware((GOLDEN / f"clone-{name}.source.xml").read_text(), folder)
-    there = set(NVRAM.iterdir()) if NVRAM.is_dir() else set()
     libvirt_lab.hypervisor.create_network(this_run.network_xml())
-    derived = clone_xml(xml, clone_spec(xml, this_run, folder))
+    derived = clone_xml(xml, clone_spec(golden_targets(name), this_run, folder))
     libvirt_lab.hypervisor.start(derived.xml, deadline)
     assert libvirt_lab.hypervisor.state(this_run.domain) == "running"
     assert libvirt_lab.hypervisor.destroy(this_run.domain, this_run.id)
-    left = {path.name for path in (set(NVRAM.iterdir()) if NVRAM.is_dir() else set()) - there}
-    assert not [name for name in left if this_run.id in name], "UEFI variables were left behind"
+    assert not variables_of(this_run), "UEFI variables were left behind"
 
 
 @pytest.mark.parametrize(
@@ -347,9 +351,28 @@ def test_qemu_starts_the_machines_made_for_images(
     target = {"virtio": "vda", "ide": "hda"}.get(disk_bus, "sda")
     xml = image_xml(spec, [Disk(target=target, format="raw", path="/x", size=DISK_SIZE)])
     libvirt_lab.hypervisor.create_network(this_run.network_xml())
-    derived = clone_xml(xml, clone_spec(xml, this_run, folder))
+    derived = clone_xml(xml, clone_spec([target], this_run, folder))
     libvirt_lab.hypervisor.start(derived.xml, deadline)
     assert libvirt_lab.hypervisor.state(this_run.domain) == "running"
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_uefi_images_boot_unsigned_loaders_and_leave_no_variables(
+    libvirt_lab: LibvirtLab, this_run: ThisRun, folder: Path, deadline: Deadline, machine: str
+) -> None:
+    spec = ImageSpec(((Path("/x"), "raw"),), machine=machine, firmware="uefi")
+    xml = image_xml(spec, [Disk(target="vda", format="raw", path="/x", size=DISK_SIZE)])
+    libvirt_lab.hypervisor.create_network(this_run.network_xml())
+    derived = clone_xml(xml, clone_spec(["vda"], this_run, folder))
+    libvirt_lab.hypervisor.start(derived.xml, deadline)
+    loader = etree.fromstring(libvirt_lab.connection.lookupByName(this_run.domain).XMLDesc(0)).find(
+        "./os/loader"
+    )
+    assert loader is not None
+    assert loader.get("secure") != "yes"
+    assert libvirt_lab.hypervisor.destroy(this_run.domain, this_run.id)
+    assert (folder / "nvram.fd").exists()
+    assert not variables_of(this_run)
 
 
 def test_what_qemu_refuses_is_explained(
@@ -357,7 +380,7 @@ def test_what_qemu_refuses_is_explained(
 ) -> None:
     """A bridge that is not there: libvirt's own words reach the person."""
     xml = (GOLDEN / "clone-nics.source.xml").read_text()
-    derived = clone_xml(xml, clone_spec(xml, this_run, folder))
+    derived = clone_xml(xml, clone_spec(["vda"], this_run, folder))
     with pytest.raises(HostError, match="cannot be started") as caught:
         libvirt_lab.hypervisor.start(derived.xml, deadline)
     assert this_run.network.bridge in caught.value.message

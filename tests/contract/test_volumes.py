@@ -69,7 +69,7 @@ def same(left: tuple[str, Path | str], right: tuple[str, Path | str]) -> bool:
 def source_image(folder: Path, format: str, name: str) -> Path:
     path = folder / f"{name}.{format}"
     options = ["-o", "force_size=on"] if format == "vpc" else []
-    argv = ["qemu-img", "create", "-q", "-f", format, *options, path, str(SIZE)]
+    argv = ["qemu-img", "create", "-q", "-f", format, *options, str(path), str(SIZE)]
     run(argv, Deadline(20, "qemu-img"))
     write_pattern(format, path)
     return path
@@ -77,7 +77,7 @@ def source_image(folder: Path, format: str, name: str) -> Path:
 
 def raw_copy(folder: Path, format: str, path: Path) -> Path:
     copy = folder / f"{path.name}.instant"
-    argv = ["qemu-img", "convert", "-f", format, "-O", "raw", path, copy]
+    argv = ["qemu-img", "convert", "-f", format, "-O", "raw", str(path), str(copy)]
     run(argv, Deadline(60, "qemu-img convert"))
     return copy
 
@@ -279,7 +279,7 @@ def test_an_image_that_is_open_for_writing_can_be_exported(
 def test_an_image_on_a_backing_file_locks_neither(folder: Path, run_folder: RunFolder) -> None:
     base = source_image(folder, "raw", "base")
     top = folder / "top.qcow2"
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, top]
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(top)]
     run(argv, Deadline(20, "qemu-img"))
     disk = Disk(target="vda", format="qcow2", path=str(top), size=SIZE)
     export = ReadonlyExporter().export((disk,), run_folder, Deadline(20, "export"))[0]
@@ -293,7 +293,18 @@ def test_a_stated_format_is_believed_and_never_probed(folder: Path, run_folder: 
     secret = folder / "secret"
     secret.write_bytes(b"host secret".ljust(SIZE, b"\0"))
     disk_file = folder / "guest.raw"
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, disk_file]
+    argv = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        str(secret),
+        str(disk_file),
+    ]
     run(argv, Deadline(20, "qemu-img"))
     size = disk_file.stat().st_size
     disk = Disk(target="vda", format="raw", path=str(disk_file), size=size)

@@ -42,14 +42,22 @@ MARK = Mark("20260102-030405-abcdef", "17:42:boot-id", 1800000000)
 FOLDER = Path("/var/lib/upgrade-sandbox/clones/20260102-030405-abcdef")
 
 
+def values(xml: str | etree._Element, path: str) -> list[str]:
+    """What an XPath finds, as text."""
+    root = etree.fromstring(xml.encode()) if isinstance(xml, str) else xml
+    found = root.xpath(path)
+    assert isinstance(found, list)
+    return [str(value) for value in found]
+
+
 def source(name: str) -> str:
     return (GOLDEN / f"clone-{name}.source.xml").read_text()
 
 
 def spec_for(xml: str, *, accelerated: bool = False, memory: int | None = None) -> CloneSpec:
     """What clone.py would ask for: an overlay for each disk that can be cloned."""
-    disks = [
-        str(device.find("./target").get("dev"))
+    targets = [
+        values(device, "./target/@dev")[0]
         for device in etree.fromstring(xml.encode()).iterfind("./devices/disk")
         if device.get("device", "disk") == "disk"
         and not disk_problem(device)
@@ -58,7 +66,7 @@ def spec_for(xml: str, *, accelerated: bool = False, memory: int | None = None) 
     return CloneSpec(
         name=f"sandbox-{MARK.run}",
         mark=MARK,
-        disks=tuple(CloneDisk(target, FOLDER / f"{target}.qcow2") for target in disks),
+        disks=tuple(CloneDisk(target, FOLDER / f"{target}.qcow2") for target in targets),
         bridge="sbabcdef",
         console_log=Path("/var/lib/upgrade-sandbox/runs/20260102-030405-abcdef/console.log"),
         accelerated=accelerated,
@@ -88,14 +96,12 @@ def assert_nothing_of_production(source_xml: str, derived: CloneXml) -> None:
     for device in ("hostdev", "filesystem", "channel", "redirdev", "shmem", "vsock", "tpm"):
         assert clone.find(f"./devices/{device}") is None
     assert "commandline" not in derived.xml
-    cards = clone.findall("./devices/interface")
-    assert {card.find("./source").get("bridge") for card in cards} <= {"sbabcdef"}
-    assert {card.get("type") for card in cards} <= {"bridge"}
+    assert set(values(clone, "./devices/interface/source/@*")) <= {"sbabcdef"}
+    assert set(values(clone, "./devices/interface/@type")) <= {"bridge"}
     known = [path for path in re.findall(r"/[\w./-]+", derived.xml) if path.startswith("/dev")]
     assert set(known) <= {"/dev/urandom", "/devices"}
     assert SCHEMA.validate(clone), SCHEMA.error_log.last_error
     assert read_mark(derived.xml) == MARK
-    # Every device of the source is there, or said not to be, or of no interest to the guest.
     assert set(macs(derived.xml)) <= set(macs(source_xml))
 
 
@@ -135,7 +141,8 @@ def is_accounted_for(device: etree._Element, clone: str, dropped: str) -> bool:
         return True
     mac, target = device.find("./mac"), device.find("./target")
     if tag == "interface" and mac is not None:
-        return f'<mac address="{mac.get("address")}"/>' in clone and mac.get("address") in dropped
+        address = mac.get("address", "?")
+        return f'<mac address="{address}"/>' in clone and address in dropped
     if tag == "disk" and target is not None:
         return f'dev="{target.get("dev")}"' in clone or f"disk {target.get('dev')}:" in dropped
     return f"<{tag}" in clone or f"<{tag}" in dropped or "network card" in dropped
@@ -196,9 +203,9 @@ def test_topology_survives_the_emulated_cpu() -> None:
     cpu = (
         "<cpu mode='host-passthrough'><topology sockets='1' dies='1' cores='1' threads='1'/></cpu>"
     )
-    clone = etree.fromstring(derive(minimal(rest=cpu)).xml)
-    assert clone.find("./cpu").get("mode") == "maximum"
-    assert clone.find("./cpu/topology") is not None
+    clone = derive(minimal(rest=cpu)).xml
+    assert values(clone, "./cpu/@mode") == ["maximum"]
+    assert values(clone, "./cpu/topology/@sockets") == ["1"]
 
 
 def test_uefi_variables_are_never_left_to_libvirt_to_place() -> None:
@@ -211,8 +218,8 @@ def test_uefi_variables_are_never_left_to_libvirt_to_place() -> None:
 
 def test_fresh_uefi_variables_keep_the_template() -> None:
     derived = derive(source("uefi"), nvram_copied=False)
-    nvram = etree.fromstring(derived.xml).find("./os/nvram")
-    assert nvram.get("template") == "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+    template = values(derived.xml, "./os/nvram/@template")
+    assert template == ["/usr/share/OVMF/OVMF_VARS_4M.ms.fd"]
     assert "template" not in derive(source("uefi"), nvram_copied=True).xml
 
 
@@ -225,16 +232,15 @@ def test_a_stateless_firmware_gets_no_variables() -> None:
 
 def test_a_firmware_image_is_never_writable() -> None:
     derived = derive(source("hostile"))
-    assert etree.fromstring(derived.xml).find("./os/loader").get("readonly") == "yes"
+    assert values(derived.xml, "./os/loader/@readonly") == ["yes"]
     assert "firmware image: read-only in the clone" in derived.changed
 
 
 def test_only_the_first_serial_port_is_logged_and_the_others_are_there() -> None:
     ports = "<serial type='pty'><target port='{}'/></serial>"
-    clone = etree.fromstring(derive(minimal(devices=ports.format(0) + ports.format(1))).xml)
-    serials = clone.findall("./devices/serial")
-    assert [s.find("./target").get("port") for s in serials] == ["0", "1"]
-    assert [s.find("./log") is not None for s in serials] == [True, False]
+    clone = derive(minimal(devices=ports.format(0) + ports.format(1))).xml
+    assert values(clone, "./devices/serial/target/@port") == ["0", "1"]
+    assert values(clone, "./devices/serial[log]/target/@port") == ["0"]
 
 
 def test_a_debug_port_is_no_console() -> None:
@@ -252,10 +258,10 @@ def test_a_disk_of_the_scenario_not_cloned_is_listed() -> None:
 
 
 def test_a_disk_is_always_read_as_the_overlay_that_it_is() -> None:
-    clone = etree.fromstring(derive(source("bios")).xml)
-    for disk in clone.iterfind("./devices/disk[@device='disk']"):
-        assert disk.find("./driver").get("type") == "qcow2"
-        assert disk.find("./source").get("file").startswith(str(FOLDER))
+    clone = derive(source("bios")).xml
+    assert values(clone, "./devices/disk[@device='disk']/driver/@type") == ["qcow2", "qcow2"]
+    files = values(clone, "./devices/disk[@device='disk']/source/@file")
+    assert files == [f"{FOLDER}/vda.qcow2", f"{FOLDER}/vdb.qcow2"]
 
 
 def test_blob_resources_need_the_host_and_go() -> None:

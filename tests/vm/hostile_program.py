@@ -40,7 +40,7 @@ ATTACKS = (
 BROADCAST = b"\xff" * 6
 GROUP = bytes.fromhex("0180c20000")  # and one more byte, below 0x10
 KINDS = ((socket.SOCK_STREAM, TCP_PORTS), (socket.SOCK_DGRAM, UDP_PORTS))
-PACKET_OUTGOING = 4  # linux/if_packet.h: our own frames, seen again
+SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23  # linux/if_packet.h
 IPV4, IPV6, ARP, VLAN = 0x0800, 0x86DD, 0x0806, 0x8100
 
 
@@ -119,25 +119,28 @@ def link_local(mac: bytes) -> str:
 class Attacker:
     """One network card, what was heard on it, and what is known of the world."""
 
-    def __init__(self, card: str, world: dict[str, list[str]]) -> None:
-        self.card = card
+    def __init__(self, number: int, world: dict[str, list[str]]) -> None:
+        self.number = number  # its name may change while the guest boots
         self.world = world
-        address = Path(f"/sys/class/net/{card}/address").read_text()
+        address = Path(f"/sys/class/net/{self.card}/address").read_text()
         self.mac = bytes.fromhex(address.replace(":", ""))
         self.wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self.wire.bind((card, 0))
+        self.wire.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        self.wire.bind((self.card, 0))
         self.wire.setblocking(False)
         self.macs = {BROADCAST}
         self.heard: set[str] = set()  # addresses of whoever was heard
 
+    @property
+    def card(self) -> str:
+        return socket.if_indextoname(self.number)
+
     def listen(self) -> None:
         while True:
             try:
-                data, (_card, _kind, how, *_) = self.wire.recvfrom(2048)
+                data = self.wire.recv(2048)
             except BlockingIOError:
                 return
-            if how == PACKET_OUTGOING:
-                continue
             source, kind = data[6:12], int.from_bytes(data[12:14], "big")
             self.macs.add(source)
             if kind == IPV4:
@@ -306,10 +309,10 @@ def main() -> None:
     cards: list[Attacker] = []
     rounds = 0
     while True:
-        known = {attacker.card for attacker in cards}
-        for path in Path("/sys/class/net").iterdir():
-            if path.name != "lo" and path.name not in known:
-                cards.append(Attacker(path.name, world))
+        known = {attacker.number for attacker in cards}
+        for number, name in socket.if_nameindex():
+            if name != "lo" and number not in known:
+                cards.append(Attacker(number, world))
         for attacker in cards:
             attempt(attacker.listen)
             for data in attacker.frames():

@@ -46,6 +46,7 @@ StandardError=null
 Restart=always
 """
 UNITS = "/etc/systemd/system"
+LOOPBACK = ("127.0.0.1", "::1")  # in a socket's mouth these are the clone's own
 SCENARIO = """
 upgrade: {what: script, script: probe.py}
 reboot: never
@@ -99,7 +100,7 @@ def evil(image: DemoImage, production: Production) -> Iterator[DemoImage]:
         check=True,
     ).stdout
     theirs = [word.partition("/")[0] for word in inside.split() if word.count(".") == 3]
-    hosts = [a for known in capture.addresses().values() for a in known if a != "127.0.0.1"]
+    hosts = [a for known in capture.addresses().values() for a in known if a not in LOOPBACK]
     world = {
         "addresses": sorted({*hosts, *theirs, production.address.partition("%")[0]}),
         "production": [theirs[0]],

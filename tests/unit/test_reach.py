@@ -1,0 +1,156 @@
+"""How a clone is found on its bridge."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from guest_world import port_of
+from hypothesis import given
+from hypothesis import strategies as st
+from namespaces import GUEST_LL, MAC, Link, linked
+from sshd import Sshd, running_sshd
+
+from sandbox import reach
+from sandbox.deadline import Deadline
+
+MACS = st.lists(st.integers(0, 255), min_size=6, max_size=6).map(
+    lambda octets: ":".join(f"{octet:02x}" for octet in octets)
+)
+
+
+def soon() -> Deadline:
+    return Deadline(20, "test")
+
+
+@pytest.mark.parametrize(
+    ("mac", "address"),
+    [
+        ("34:56:78:9a:bc:de", "fe80::3656:78ff:fe9a:bcde"),  # the example of RFC 4291
+        ("52:54:00:12:34:56", "fe80::5054:ff:fe12:3456"),
+        ("00:16:3e:00:00:01", "fe80::216:3eff:fe00:1"),
+    ],
+)
+def test_the_link_local_address_of_a_mac(mac: str, address: str) -> None:
+    assert reach.link_local(mac) == address
+
+
+@given(MACS, MACS)
+def test_different_cards_have_different_addresses(one: str, other: str) -> None:
+    first, second = reach.link_local(one), reach.link_local(other)
+    assert ipaddress.ip_address(first).is_link_local
+    assert (first == second) == (one == other)
+
+
+def test_the_kernel_agrees(link: Link) -> None:
+    shown = link.run(link.guest, "ip", "-6", "addr", "show", "dev", "eth0")
+    assert f"{reach.link_local(MAC)}/64" in shown
+
+
+def test_candidates_most_likely_first_and_each_once() -> None:
+    found = reach.candidates(
+        [MAC, "52:54:00:00:00:02"],
+        "sb123456",
+        [(MAC, "198.18.0.10"), ("52:54:00:ff:ff:ff", "198.18.0.66")],
+        ["fe80::abcd", GUEST_LL],
+    )
+    assert found == (
+        f"{GUEST_LL}%sb123456",
+        "fe80::5054:ff:fe00:2%sb123456",
+        "fe80::abcd%sb123456",
+        "198.18.0.10",
+    )
+
+
+# -- is it SSH? -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[bytes], int]]:
+    """Starts listeners that say something to whoever connects; gives their port."""
+    listeners: list[socket.socket] = []
+
+    def start(said: bytes) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def serve() -> None:
+            try:
+                stream, _ = listener.accept()
+            except OSError:  # the test is over
+                return
+            with stream:
+                stream.sendall(said)
+                stream.recv(1) if not said else None
+
+        threading.Thread(target=serve, daemon=True).start()
+        return int(listener.getsockname()[1])
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+def test_only_a_banner_is_an_answer(server: Callable[[bytes], int]) -> None:
+    assert reach.answers_ssh("127.0.0.1", server(b"SSH-2.0-x\r\n"), 2)
+    assert not reach.answers_ssh("127.0.0.1", server(b"HTTP/1.1 400 \r\n"), 2)
+    assert not reach.answers_ssh("127.0.0.1", server(b""), 0.3), "an open port is no booted guest"
+
+
+def test_nobody_there(server: Callable[[bytes], int]) -> None:
+    assert not reach.answers_ssh("127.0.0.1", 1, 1)
+    assert not reach.answers_ssh("fe80::1%nosuchbridge", 22, 1)
+    assert not reach.answers_ssh("no address", 22, 1)
+
+
+def test_a_real_sshd_answers(tmp_path: Path) -> None:
+    with running_sshd(tmp_path) as sshd:
+        assert reach.answers_ssh("127.0.0.1", port_of(sshd), 2)
+        assert find(sshd, 5) == "127.0.0.1"
+        assert find(sshd, 0) is None, "leases are asked for only every few rounds"
+
+
+def find(sshd: Sshd, round: int) -> str | None:
+    """With a lease for loopback as the only way."""
+    leases = [(MAC, "127.0.0.1")]
+    return reach.find([MAC], "lo", port_of(sshd), lambda: leases, soon(), round)
+
+
+# -- on a bridge ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[Link]:
+    with linked() as made:
+        made.close_gate()
+        yield made
+
+
+ASK = """
+import sys
+from sandbox import reach
+from sandbox.deadline import Deadline
+bridge, *macs = sys.argv[1:]
+print(*reach.neighbours(bridge, macs, Deadline(20, "test")))
+print(reach.find(macs, bridge, 22, lambda: (), Deadline(20, "test"), 5))
+"""
+
+
+def test_a_guest_with_an_address_of_its_own_making_is_found(link: Link) -> None:
+    """RFC 7217: the address says nothing of the MAC. Through the closed gate."""
+    link.run(link.guest, "ip", "addr", "del", f"{GUEST_LL}/64", "dev", "eth0")
+    link.run(link.guest, "ip", "addr", "add", "fe80::dead:beef/64", "dev", "eth0")
+    with link.listening(link.guest, "::", 22):
+        neighbours, found = link.python(link.host, ASK, link.network.bridge, MAC).splitlines()
+    assert neighbours == "fe80::dead:beef"
+    assert found == f"fe80::dead:beef%{link.network.bridge}"
+    link.run(link.guest, "ip", "addr", "add", f"{GUEST_LL}/64", "dev", "eth0")
+
+
+def test_another_machines_answer_is_not_our_guests(link: Link) -> None:
+    said = link.python(link.host, ASK, link.network.bridge, "52:54:00:99:99:99").splitlines()
+    assert said == ["None"] or said == ["", "None"]
