@@ -6,9 +6,12 @@ import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from sandbox.errors import RequestError
 from sandbox.scenario import (
     FILE_NAME,
+    Login,
     Scenario,
     load_scenario,
     parse_source,
@@ -45,12 +48,20 @@ def prepare(request: Request, settings: Settings) -> Scenario:
         )
     if request.upgrade is not None:
         scenario = scenario.with_upgrade(parse_upgrade(request.upgrade))
-    login = scenario.login
-    if request.user is not None:
-        login = login.model_copy(update={"user": request.user})
-    if request.key is not None:
-        login = login.model_copy(update={"key": request.key.resolve(), "inject": False})
-    return replace(scenario, login=login)
+    return replace(scenario, login=_login(scenario.login, request))
+
+
+def _login(stated: Login, request: Request) -> Login:
+    """The scenario's login with the request's user and key, held to the same rules."""
+    key, inject = (stated.key, stated.inject) if request.key is None else (request.key, False)
+    try:
+        return Login(user=request.user or stated.user, key=key, port=stated.port, inject=inject)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise RequestError(
+            f"--{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}",
+            "give a user of the guest's, and the private key that it accepts",
+        ) from problem
 
 
 def find_scenario(text: str, settings: Settings) -> Path:

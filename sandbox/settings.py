@@ -70,6 +70,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
             f"sockets live beneath it: at most {_LONGEST_STATE} characters",
         )
     own = env.get("SANDBOX_SCENARIOS")
+    if own and not Path(own).is_dir():
+        raise RequestError(f"SANDBOX_SCENARIOS is no folder: {own!r}", "name an existing one")
     folders = [Path(own)] if own else [Path.cwd() / "scenarios", shipped_scenarios()]
     return Settings(
         state=state,

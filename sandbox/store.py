@@ -51,8 +51,9 @@ class RunFolder:
         path = self.clone / "processes"
         if not path.exists():
             return ()
-        rows = (line.split(" ", 2) for line in path.read_text().splitlines())
-        return tuple(OurProcess(int(r[0]), r[1], r[2]) for r in rows if len(r) == 3)
+        rows = (line.split(" ", 2) for line in path.read_text(errors="replace").splitlines())
+        whole = (row for row in rows if len(row) == 3 and row[0].isdigit())
+        return tuple(OurProcess(int(pid), started, role) for pid, started, role in whole)
 
     def note(self, **facts: str) -> None:
         """Facts that a reaper needs: owner, uri, source, kept."""
@@ -63,7 +64,7 @@ class RunFolder:
         path = self.clone / _FACTS
         if not path.exists():
             return {}
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, AttributeError):  # damaged: no JSON, or no mapping
             return {str(k): str(v) for k, v in json.loads(path.read_text()).items()}
         return {}
 
@@ -177,12 +178,16 @@ def _write(path: Path, text: str) -> None:
 
 
 def start_time(pid: int) -> str:
-    """When a process started, in clock ticks since boot; "" when there is none."""
+    """When a process started, in clock ticks since boot; "" when there is none.
+
+    One that has ended is none, even while nobody has collected its status.
+    """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    return stat.rpartition(")")[2].split()[19]  # proc(5), field 22
+    fields = stat.rpartition(")")[2].split()  # from field 3 of proc(5) on
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def this_process() -> str:

@@ -20,6 +20,11 @@ from sandbox.hypervisors.backup_xml import backup_socket, backup_xml
 from sandbox.hypervisors.marks import read_mark, require_mark
 from sandbox.records import Disk
 
+_NO_EXPORT = (
+    libvirt.VIR_ERR_NO_DOMAIN,
+    libvirt.VIR_ERR_NO_DOMAIN_BACKUP,
+    libvirt.VIR_ERR_OPERATION_INVALID,  # it is not running any more
+)
 _EXPORT = "export"  # beneath the clone's folder; belongs to the source's QEMU
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
@@ -146,20 +151,31 @@ class LibvirtQemu:
 
     def end_export(self, source: str, folder: Path) -> bool:
         try:
-            domain = self._connection.lookupByName(source)
-            socket = backup_socket(domain.backupGetXMLDesc(0))
-            if socket is None or socket.parent != folder / _EXPORT:
+            if not self._is_exported(source, folder):
                 return False
-            domain.abortJob()
+            self._connection.lookupByName(source).abortJob()
+            # It ends in its own time: until then the source has a job, and QEMU our files open.
+            deadline = Deadline(30, f"ending the export of {source!r}")
+            while self._is_exported(source, folder):
+                deadline.sleep(0.02)
         except libvirt.libvirtError as problem:
-            gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_DOMAIN_BACKUP)
-            if problem.get_error_code() in (*gone, libvirt.VIR_ERR_OPERATION_INVALID):
+            if problem.get_error_code() in _NO_EXPORT:
                 return False
             raise HostError(
                 f"ending the export of {source!r}: {_say(problem)}",
                 f"virsh domjobabort {source}",
             ) from problem
         return True
+
+    def _is_exported(self, source: str, folder: Path) -> bool:
+        """Whether an export in this folder is in progress."""
+        try:
+            socket = backup_socket(self._connection.lookupByName(source).backupGetXMLDesc(0))
+        except libvirt.libvirtError as problem:
+            if problem.get_error_code() in _NO_EXPORT:
+                return False
+            raise
+        return socket is not None and socket.parent == folder / _EXPORT
 
     def start(self, xml: str, deadline: Deadline) -> None:
         deadline.check()

@@ -33,6 +33,7 @@ NAME = "benchmark-by-hand"
 BRIDGE = "handbr0"
 PROXY_PORT = 3142
 POLL_SECONDS = 0.5
+BANNER_SECONDS = 10.0  # a busy emulated guest takes its time to say who it is
 VIRSH = ("virsh", "-q", "-c", "qemu:///system")
 SSH_CONFIG = """\
 Host guest
@@ -49,10 +50,10 @@ UPGRADE = """\
 set -e
 export DEBIAN_FRONTEND=noninteractive
 via="-o Acquire::http::Proxy={proxy} -o Acquire::https::Proxy={proxy}"
-apt-get -q $via update
+apt-get -q $via -o APT::Update::Error-Mode=any update </dev/null
 echo "lists: $(cut -d' ' -f1 /proc/uptime)"
 apt-get -q -y $via -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef \
-    -o Dpkg::Options::=--force-confold dist-upgrade
+    -o Dpkg::Options::=--force-confold dist-upgrade </dev/null
 echo "done: $(cut -d' ' -f1 /proc/uptime)"
 echo "boot: $(cat /proc/sys/kernel/random/boot_id)"
 """
@@ -103,7 +104,7 @@ def rehearse_by_hand(
     address = f"{link_local(macs(machine)[0])}%{BRIDGE}"
     config.write_text(SSH_CONFIG.format(address=address.replace("%", "%%"), key=image.key))
     clock = Clock()
-    with _bridge(deadline):
+    with _network(folder, deadline):
         try:
             with clock.step("overlay"):
                 run(
@@ -168,19 +169,33 @@ def essence(machine: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _bridge(deadline: Deadline) -> Iterator[None]:
-    """A bridge without an uplink; one that a killed benchmark left is used again."""
-    run(["ip", "link", "add", BRIDGE, "type", "bridge"], deadline, check=False)
+def _network(folder: Path, deadline: Deadline) -> Iterator[None]:
+    """A network without an uplink, up before the clock runs; a killed benchmark's is replaced."""
+    definition = folder / "network.xml"
+    definition.write_text(network_xml())
+    run([*VIRSH, "net-destroy", NAME], deadline, check=False)
+    run([*VIRSH, "net-create", str(definition)], deadline)
     try:
         run(["sysctl", "-qw", f"net.ipv6.conf.{BRIDGE}.disable_ipv6=0"], deadline)
-        run(["ip", "link", "set", BRIDGE, "up"], deadline)
         yield
     finally:
-        run(["ip", "link", "del", BRIDGE], Deadline(30, "removing the bridge"))
+        run([*VIRSH, "net-destroy", NAME], Deadline(60, "removing the network"))
+
+
+def network_xml() -> str:
+    """DHCP as on our clone's network: apt refuses a proxy on loopback without an IPv4 address."""
+    network = etree.Element("network")
+    etree.SubElement(network, "name").text = NAME
+    etree.SubElement(network, "bridge", name=BRIDGE, stp="off", delay="0")
+    etree.SubElement(network, "dns", enable="no")
+    ip = etree.SubElement(network, "ip", address="192.168.231.1", netmask="255.255.255.0")
+    leases = etree.SubElement(ip, "dhcp")
+    etree.SubElement(leases, "range", start="192.168.231.10", end="192.168.231.250")
+    return etree.tostring(network).decode()
 
 
 def _wait_for_ssh(address: str, deadline: Deadline) -> None:
-    while not answers_ssh(address, 22, 1.0):
+    while not answers_ssh(address, 22, BANNER_SECONDS):
         deadline.sleep(POLL_SECONDS)
 
 

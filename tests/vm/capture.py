@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from hostile_program import ALIENS, EVIL_MAC, MARKER, TRAP
 
@@ -50,8 +50,9 @@ class _Thread:
                 except (BlockingIOError, ConnectionError):
                     continue
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
     def __exit__(
         self,
@@ -107,6 +108,11 @@ class Capture(_Thread):
         with self._lock:
             return {sign: n for (name, sign), n in self.seen.items() if name == interface}
 
+    def forget(self) -> None:
+        with self._lock:
+            self.seen.clear()
+            self.examples.clear()
+
     def lost(self) -> int:
         """Frames that the kernel could not keep for us since it was asked last."""
         answer = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -122,7 +128,7 @@ class Ears(_Thread):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: Counter[str] = Counter()  # "udp4 trap: udp4"
+        self._heard: Counter[str] = Counter()  # "udp4 listener: group4"
         for number, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
                 self._listen(number, family, kind)
@@ -164,11 +170,17 @@ class Ears(_Thread):
 
     def _note(self, what: str) -> None:
         with self._lock:
-            self.heard[what] += 1
+            self._heard[what] += 1
 
     def all(self) -> dict[str, int]:
         with self._lock:
-            return dict(self.heard)
+            return dict(self._heard)
+
+    def forget(self) -> dict[str, int]:
+        """What was heard; from now on it does not count."""
+        with self._lock:
+            heard, self._heard = self._heard, Counter()
+            return dict(heard)
 
 
 def _attack(data: bytes) -> str:

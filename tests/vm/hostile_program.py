@@ -27,6 +27,7 @@ SOURCE_PORT = 47811
 EVIL_MAC = bytes.fromhex("02bad0c0ffee")
 # Addresses that nobody has; the first two lie in production's and in the host's own network.
 ALIENS = ("198.51.100.77", "192.0.2.77", "203.0.113.77")
+POOL = ("198.18.", "198.19.")  # the clones' own networks
 METADATA = "169.254.169.254"
 OUTSIDE = "2001:db8::77"
 TARGETS = Path("/etc/hostile.json")
@@ -176,7 +177,7 @@ class Attacker:
             echo = struct.pack("!BBHI", 8, 0, 0, 1) + words("icmp4")
             echo = echo[:2] + struct.pack("!H", checksum(echo)) + echo[4:]
             yield IPV4, ip4(source, target, 1, echo)
-            if not target.startswith("198.18."):
+            if not target.startswith(POOL):
                 yield IPV4, udp(source, target, 67, words("dhcp-outside"), by=68)
         mine = link_local(self.mac)
         for target in self.targets(6):
@@ -235,7 +236,7 @@ class Attacker:
         """Addresses and routes that lead everywhere by whoever was heard; errors do not matter."""
         commands = [["addr", "add", f"{alien}/24", "dev", self.card] for alien in ALIENS[:2]]
         for gateway in self.heard:
-            if gateway.startswith("198.18."):
+            if gateway.startswith(POOL):
                 commands.append(["route", "replace", "default", "via", gateway, "dev", self.card])
             elif gateway.startswith("fe80"):
                 via = ["default", "via", gateway, "dev", self.card]

@@ -1,0 +1,72 @@
+"""The guard that gives a clone up before a running source's writes fail."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from sandbox.space_guard import LEAST_FREE, SpaceGuard
+
+
+class Alarm:
+    """Remembers what it was told, and by which thread."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.threads: set[str] = set()
+        self.rung = threading.Event()
+
+    def __call__(self, why: str) -> None:
+        self.said.append(why)
+        self.threads.add(threading.current_thread().name)
+        self.rung.set()
+
+
+def test_enough_space_is_no_alarm(tmp_path: Path) -> None:
+    alarm = Alarm()
+    with SpaceGuard(tmp_path, alarm, interval=0.01, free=lambda _path: LEAST_FREE):
+        time.sleep(0.2)
+    assert alarm.said == []
+
+
+def test_too_little_is_one_alarm_with_the_figures(tmp_path: Path) -> None:
+    alarm = Alarm()
+    with SpaceGuard(tmp_path, alarm, interval=0.01, free=lambda _path: 5 << 20):
+        assert alarm.rung.wait(5)
+        time.sleep(0.1)
+    assert len(alarm.said) == 1
+    assert f"{tmp_path} has only 5 MiB free" in alarm.said[0]
+    assert "running source" in alarm.said[0]
+    assert alarm.threads == {"space-guard"}
+
+
+def test_space_that_runs_out_later_is_noticed(tmp_path: Path) -> None:
+    """On a real and small filesystem."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "sbtest", tmp_path], check=True)
+    try:
+        alarm = Alarm()
+        with SpaceGuard(tmp_path, alarm, least=4 << 20, interval=0.02):
+            assert not alarm.rung.wait(0.3)
+            (tmp_path / "scratch").write_bytes(bytes(5 << 20))
+            assert alarm.rung.wait(5)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_leaving_ends_the_watch_at_once(tmp_path: Path) -> None:
+    looked: list[float] = []
+
+    def free(_path: Path) -> int:
+        looked.append(time.monotonic())
+        return LEAST_FREE
+
+    started = time.monotonic()
+    with SpaceGuard(tmp_path, Alarm(), interval=30, free=free):
+        pass
+    assert time.monotonic() - started < 2
+    count = len(looked)
+    time.sleep(0.1)
+    assert len(looked) == count
+    assert "space-guard" not in {thread.name for thread in threading.enumerate()}
