@@ -51,7 +51,8 @@ def because(result: CheckResult) -> str:
 
 def short(name: str) -> str:
     """A check's name without its file."""
-    return name.rsplit("::", 1)[-1]
+    test, bracket, parameters = name.partition("[")  # which may hold "::" of their own
+    return test.rpartition("::")[2] + bracket + parameters
 
 
 def count(number: int, noun: str) -> str:

@@ -19,6 +19,7 @@ from sandbox.records import (
     PackageChange,
     Port,
 )
+from sandbox.wording import short
 
 MIB = 1024 * 1024
 
@@ -184,3 +185,10 @@ def test_package_changes_lead_from_one_set_to_the_other(
         if change.new is not None:
             result[change.name] = change.new
     assert result == after
+
+
+def test_a_checks_short_name_keeps_an_ipv6_address() -> None:
+    assert short("shared/test_ports.py::test_still_listens[tcp/[::]:80]") == (
+        "test_still_listens[tcp/[::]:80]"
+    )
+    assert short("test_web.py::TestSite::test_answers") == "test_answers"

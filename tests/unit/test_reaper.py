@@ -164,7 +164,7 @@ def test_a_recycled_pid_is_not_killed(
     folder = store.create()
     with (folder.clone / "processes").open("a") as file:
         file.write(f"{helper.pid} {int(start_time(helper.pid)) - 1} qemu-nbd\n")
-        file.write(f"{helper.pid}  ssh\n999999999 1 ssh\n1 x ssh\n")
+        file.write(f"{helper.pid}  ssh\n999999999 1 ssh\n")
     assert remove_run(hypervisor, folder).failed == ()
     assert helper.poll() is None
 
