@@ -127,6 +127,7 @@ def _explained(program: str) -> Iterator[None]:
 
 def kill_group(pid: int) -> None:
     """SIGKILL a process group that we started; silent when it is already gone."""
+    assert pid > 1, "killpg(1) is kill(-1): it would end every process there is"
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -93,6 +93,8 @@ def _end(process: OurProcess) -> bool:
     """Kill one of our processes with its group; false when it is gone or is another's now."""
     if not process.started or start_time(process.pid) != process.started:
         return False
+    if process.pid <= 1:
+        return False  # never ours; and killpg(1) is kill(-1), which ends every process there is
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
