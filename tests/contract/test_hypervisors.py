@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import DISK_SIZE, Lab, LibvirtLab, ThisRun, make_image, new_run
+from labs import DISK_SIZE, Lab, LibvirtLab, ThisRun, make_image, new_run
 from lxml import etree
 
 from sandbox.deadline import Deadline

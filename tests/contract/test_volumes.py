@@ -13,7 +13,7 @@ from pathlib import Path
 
 import libvirt_qemu
 import pytest
-from conftest import LibvirtLab, make_image
+from labs import LibvirtLab, make_image
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, HostError

@@ -130,6 +130,7 @@ TOP_LEVEL = (
     "<seclabel type='static' model='dac' relabel='no'><label>leak:leak</label></seclabel>",
     "<metadata><app:x xmlns:app='https://leak.example.org'>leak</app:x></metadata>",
     "<!-- leak -->",
+    "<features><!-- leak --><acpi/><?leak leak?></features>",
     "<?leak leak?>",
     "<newfangled path='/srv/leak'/>",
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import leftovers
 import pytest
 from archive import Archive
-from conftest import PRODUCTION, Lab
+from guests import PRODUCTION, Lab
 
 from sandbox.deadline import Deadline
 from sandbox.demo.broken import build_deb

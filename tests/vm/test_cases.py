@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from archive import SOURCE, Archive
-from conftest import PRODUCTION, Lab
+from guests import PRODUCTION, Lab
 from PIL import Image
 
 from sandbox.demo.broken import (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Lab
+from guests import Lab
 
 from sandbox.deadline import Deadline
 from sandbox.demo.guest import stop_production
