@@ -13,7 +13,7 @@ from pathlib import Path
 import leftovers
 import pytest
 from commands import Command
-from guests import PRODUCTION, Lab
+from guests import PRODUCTION, Lab, new_state
 
 from sandbox.demo.guest import Production
 from sandbox.records import Phase
@@ -125,9 +125,7 @@ def test_reaping_does_not_touch_a_live_run(sandbox: Start, scenario: Path, lab: 
     assert run.finish() == 0, run.output
 
 
-def test_reaping_does_not_touch_a_kept_clone(
-    sandbox: Start, scenario: Path, lab: Lab, tmp_path: Path
-) -> None:
+def test_reaping_does_not_touch_a_kept_clone(sandbox: Start, scenario: Path, lab: Lab) -> None:
     run = sandbox("run", scenario, *_image(lab), "--keep")
     assert run.finish() == 0, run.output
     (kept,) = sandbox("list", "--json").records()
@@ -135,8 +133,8 @@ def test_reaping_does_not_touch_a_kept_clone(
     before = leftovers.count(lab.settings.state)
     assert before["domains"] == 1
     assert "nothing to remove" in sandbox("reap").succeed()
-    other = tmp_path / "other"
-    assert "nothing to remove" in sandbox("reap", SANDBOX_STATE=str(other)).succeed()
+    with new_state() as other:
+        assert "nothing to remove" in sandbox("reap", SANDBOX_STATE=str(other)).succeed()
     assert leftovers.count(lab.settings.state) == before
     enter = ("ssh", "-F", lab.settings.clones / kept["id"] / "ssh_config", "clone", "hostname")
     said = subprocess.run(enter, check=True, capture_output=True, text=True).stdout

@@ -12,6 +12,7 @@ import shlex
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,23 @@ def theirs(production: Production) -> tuple[str, str]:
     show = production.ssh("ip", "-4", "-o", "addr", "show", "scope", "global")
     shown = subprocess.run(show, capture_output=True, text=True, check=True).stdout
     address = next(word.partition("/")[0] for word in shown.split() if word.count(".") == 3)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.sendto(b"who has it?", (address, 9))
     return address, production.address.partition("%")[0]
+
+
+def _ask_for(theirs: tuple[str, str]) -> None:
+    """The host forgets a neighbour that it did not need for a minute: ask for them anew."""
+    v4, v6 = theirs
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as old,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as new,
+    ):
+        old.sendto(b"who has it?", (v4, 9))
+        new.sendto(b"who has it?", (v6, 9, 0, socket.if_nametoindex(BRIDGE)))
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if {(BRIDGE, address) for address in theirs} <= capture.neighbours().keys():
+            break
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -133,19 +148,21 @@ def siege(
     evil: DemoImage,
     archive: Archive,
     hypervisor: Hypervisor,
+    theirs: tuple[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Siege]:
     archive.offer([])
     with new_state() as state:
         settings = settings_for(state, archive)
         lab = Lab(settings, hypervisor, evil, tmp_path_factory.mktemp("hostile"))
-        yield _besiege(lab, archive)
+        yield _besiege(lab, archive, theirs)
 
 
-def _besiege(lab: Lab, archive: Archive) -> Siege:
+def _besiege(lab: Lab, archive: Archive, theirs: tuple[str, str]) -> Siege:
     scenario = lab.scenario(SCENARIO, test_up=CHECK)
     (scenario / "probe.py").write_text(PROBE.format(requests=_requests(archive)))
     with capture.Capture() as watch, capture.Ears() as ears:
+        _ask_for(theirs)
         before = capture.neighbours()
         controls, heard_of_controls = _control(watch, ears)
         watch.forget()
@@ -156,8 +173,9 @@ def _besiege(lab: Lab, archive: Archive) -> Siege:
             _wait_for_rounds(clone, 2)
             own = capture.ports(net.bridge)
             seen, heard, reached = dict(watch.seen), ears.all(), _inside(clone, "cat", REACHED)
-            after = capture.neighbours()
             lost = watch.lost()
+            _ask_for(theirs)
+            after = capture.neighbours()
             past_gate, opened, reached_open = _open_gate(net, clone, ears)
         finally:
             remove_run(lab.hypervisor, Store(lab.settings).folder(record.id))
