@@ -9,18 +9,20 @@ from pathlib import Path
 from lxml import etree
 
 from sandbox import network
+from sandbox.console import follow_console
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError
+from sandbox.errors import HostError, RequestError
 from sandbox.guest import Entrance
 from sandbox.hypervisors import Export, Hypervisor, Mark
-from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, CloneXml, clone_xml, macs
+from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, CloneXml, macs, memory_of
 from sandbox.inject import inject_key
 from sandbox.reaper import Reaped, domain_name, remove_run
 from sandbox.records import SourceFacts
 from sandbox.source import Source
 from sandbox.ssh import Login
 from sandbox.store import RunFolder
-from sandbox.volumes import BackupExporter, Exporter
+from sandbox.volumes import BackupExporter, Exporter, MadeDisks
+from sandbox.volumes.host_disks import HostDisks
 from sandbox.volumes.images import allocated, create_overlay, require_space
 from sandbox.volumes.readonly_export import ReadonlyExporter
 
@@ -78,17 +80,15 @@ def create_clone(
     """Make and start the clone of a source, under a :class:`CloneLease`."""
     source = order.source
     require_space(folder.clone, _NEEDED_SPACE)
-    exporter = _exporter(hypervisor, source)
-    exports = exporter.export(source.disks, folder, deadline)
-    disks = tuple(_overlay(export, folder.clone, deadline) for export in exports)
-    taken = sum(allocated(disk.overlay) for disk in disks)
-    mutations = inject_key(order.login, disks[0].overlay, folder, deadline, order.inject)
+    _require_memory(hypervisor, source.xml, order.memory)
+    made = _make_disks(hypervisor, order, folder, deadline)
+    mutations = _inject(hypervisor, order, made, folder, deadline)
     net = network.create(hypervisor, folder.id, order.mark, order.login.port, deadline)
     console = folder.artifacts / "console.log"
     spec = CloneSpec(
         name=domain_name(folder.id),
         mark=order.mark,
-        disks=disks,
+        disks=made.disks,
         bridge=net.bridge,
         console_log=console,
         accelerated=order.accelerated,
@@ -96,18 +96,44 @@ def create_clone(
         nvram_copied=_copy_nvram(source.xml, folder.clone / _NVRAM),
         memory=order.memory,
     )
-    derived = clone_xml(source.xml, spec)
+    derived = hypervisor.derive(source.xml, spec)
     (folder.artifacts / "clone.xml").write_text(derived.xml)
-    _require_memory(hypervisor, derived.xml)
     hypervisor.start(derived.xml, deadline)
+    if hypervisor.kind == "xen":
+        follow_console(hypervisor.host, spec.name, console, folder)
     entrance = Entrance(spec.name, macs(derived.xml), net.bridge, net.name, console)
-    return Clone(entrance, _facts(hypervisor, source, exporter, derived, mutations), taken)
+    return Clone(entrance, _facts(hypervisor, source, made, derived, mutations), made.allocated)
 
 
-def _exporter(hypervisor: Hypervisor, source: Source) -> Exporter:
+def _make_disks(
+    hypervisor: Hypervisor, order: CloneOrder, folder: RunFolder, deadline: Deadline
+) -> MadeDisks:
+    source = order.source
+    if hypervisor.kind == "xen":
+        maker = HostDisks(hypervisor.host)
+        return maker.make(source.name, source.running, source.disks, order.mark, deadline)
+    exporter: Exporter = ReadonlyExporter()
     if source.running and source.domain is not None:
-        return BackupExporter(hypervisor, source.domain)
-    return ReadonlyExporter()
+        exporter = BackupExporter(hypervisor, source.domain)
+    exports = exporter.export(source.disks, folder, deadline)
+    disks = tuple(_overlay(export, folder.clone, deadline) for export in exports)
+    taken = sum(allocated(disk.overlay) for disk in disks)
+    return MadeDisks(disks, exporter.method, exporter.consistency, allocated=taken)
+
+
+def _inject(
+    hypervisor: Hypervisor,
+    order: CloneOrder,
+    made: MadeDisks,
+    folder: RunFolder,
+    deadline: Deadline,
+) -> tuple[str, ...]:
+    if order.inject and hypervisor.kind == "xen":
+        raise RequestError(
+            "inject: true is not possible on a Xen host: its clones' disks are not on this machine",
+            "let the guest accept a key, and name user and key under login:",
+        )
+    return inject_key(order.login, made.disks[0].overlay, folder, deadline, order.inject)
 
 
 def _overlay(export: Export, folder: Path, deadline: Deadline) -> CloneDisk:
@@ -130,9 +156,8 @@ def _copy_nvram(source_xml: str, own: Path) -> bool:
     return True
 
 
-def _require_memory(hypervisor: Hypervisor, xml: str) -> None:
-    element = etree.fromstring(xml.encode()).find("./memory")
-    needed = int(str(element.text)) << 10 if element is not None else 0
+def _require_memory(hypervisor: Hypervisor, source_xml: str, wanted: int | None) -> None:
+    needed = memory_of(source_xml) if wanted is None else wanted
     free = hypervisor.free_memory()
     if needed + _SPARE_MEMORY > free:
         raise HostError(
@@ -144,7 +169,7 @@ def _require_memory(hypervisor: Hypervisor, xml: str) -> None:
 def _facts(
     hypervisor: Hypervisor,
     source: Source,
-    exporter: Exporter,
+    made: MadeDisks,
     derived: CloneXml,
     mutations: tuple[str, ...],
 ) -> SourceFacts:
@@ -153,8 +178,10 @@ def _facts(
         kind=source.kind,
         host=hypervisor.uri,
         disks=source.disks,
-        method=exporter.method,
-        consistency=exporter.consistency,
+        method=made.method,
+        consistency=made.consistency,
+        paused_ms=made.paused_ms,
+        warnings=made.warnings,
         dropped=derived.dropped,
         changed=derived.changed,
         mutations=mutations,

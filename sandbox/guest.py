@@ -62,7 +62,7 @@ class Guest:
         self._hypervisor = hypervisor
         self._entrance = entrance
         self._login = login
-        self.connection = Connection(folder, login, register)
+        self.connection = Connection(folder, login, register, hypervisor.host.proxy_command)
         self._console_start = 0
         self._boot_id = ""
 
@@ -85,6 +85,7 @@ class Guest:
         while True:
             self._require_running()
             address = reach.find(
+                self._hypervisor.host,
                 self._entrance.macs,
                 self._entrance.bridge,
                 self._login.port,
@@ -127,7 +128,7 @@ class Guest:
 
     def _require_running(self) -> None:
         state = self._hypervisor.state(self._entrance.domain)
-        if state != "running":
+        if state not in ("running", "restarting"):
             raise GuestUnreachable(f"the clone is not running any more: it is {state}")
 
     def wait_until_up(self, deadline: Deadline) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from sandbox import network
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError, SandboxError, ToolMissing
+from sandbox.host import LocalHost
 from sandbox.hypervisors import Hypervisor, driver_for
 from sandbox.hypervisors.acceleration import acceleration, probe
 from sandbox.process import PACKAGE_OF, run
@@ -257,7 +258,7 @@ def _remove_bridge(bridge: str) -> None:
 
 def _remove_gate(names: network.Network) -> None:
     with contextlib.suppress(ToolMissing):  # then no rules were loaded either
-        network.remove_gate(names)
+        network.remove_gate(LocalHost(), names)
 
 
 def gate_closes() -> Finding:

@@ -20,10 +20,10 @@ from lxml import etree
 
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError
+from sandbox.host import Host
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.hypervisors.clone_devices import port_prefix
 from sandbox.hypervisors.marks import mark_element
-from sandbox.process import run
 
 # RFC 2544's benchmark range: routed nowhere, so it collides with no production network.
 _POOL = (198, 18)
@@ -101,16 +101,17 @@ def create(
     """Make the run's bridge and close it off; :func:`remove` undoes it, also when half made."""
     network = names(run_id)
     _create_bridge(hypervisor, network, mark)
-    run(
+    host = hypervisor.host
+    host.run(
         ["nft", "-f", "-"],
         deadline,
         input=gate_rules(network, ssh_port).encode(),
         hint="the clone's bridge cannot be closed off without nftables (netdev and bridge)",
     )
-    run(["ip", "link", "set", network.bridge, "type", "bridge", *_FORWARD_LLDP], deadline)
+    host.run(["ip", "link", "set", network.bridge, "type", "bridge", *_FORWARD_LLDP], deadline)
     # libvirt turns IPv6 off on a bridge without an IPv6 <ip>; with one it would announce
     # itself as a router. Link-local is all that we need, and a guest sees no difference.
-    run(["sysctl", "-qw", f"net.ipv6.conf.{network.bridge}.disable_ipv6=0"], deadline)
+    host.run(["sysctl", "-qw", f"net.ipv6.conf.{network.bridge}.disable_ipv6=0"], deadline)
     return network
 
 
@@ -132,16 +133,16 @@ def remove(hypervisor: Hypervisor, run_id: str) -> tuple[str, ...]:
     removed = []
     if hypervisor.destroy_network(network.name, run_id):
         removed.append(f"network {network.name}")
-    if remove_gate(network):
+    if remove_gate(hypervisor.host, network):
         removed.append(f"gate {network.table}")
     return tuple(removed)
 
 
-def remove_gate(network: Network) -> bool:
+def remove_gate(host: Host, network: Network) -> bool:
     """Remove a gate's tables; false when there were none."""
     deadline = Deadline(20, "removing the gate")
-    there = run(["nft", "list", "tables"], deadline, check=False).stdout.splitlines()
+    there = host.run(["nft", "list", "tables"], deadline, check=False).stdout.splitlines()
     ours = [line for line in there if line.split()[-1:] == [network.table]]
     for line in ours:
-        run(["nft", "delete", *line.split()], deadline)
+        host.run(["nft", "delete", *line.split()], deadline)
     return bool(ours)

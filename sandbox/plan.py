@@ -91,7 +91,8 @@ def make_plan(
 def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> Source:
     stated = scenario.source
     if stated is not None and stated.guest is not None:
-        source = guest_source(hypervisor, stated.guest, deadline)
+        may_bring_kernel = scenario.upgrade.what in ("all", "security", "kernel")
+        source = guest_source(hypervisor, stated.guest, deadline, own_kernel=may_bring_kernel)
         if source.domain is not None and source.running:
             busy = hypervisor.export_in_use(source.domain)
             if busy:
@@ -100,6 +101,11 @@ def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> S
     if stated is None or stated.image is None:
         raise RequestError("nothing to rehearse", "give --guest NAME or --image PATH --format F")
     image = stated.image
+    if hypervisor.kind == "xen":
+        raise RequestError(
+            f"the image {image.path} cannot be rehearsed on {hypervisor.uri}",
+            "images run on this machine's QEMU: leave --host away; or define a guest for it there",
+        )
     return image_source(
         hypervisor,
         ImageSpec(

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from sandbox.deadline import Deadline
-from sandbox.process import run
+from sandbox.host import Host, LocalHost
 
 _NEIGHBOUR = re.compile(r"^(fe80::\S+) .*?lladdr ([0-9a-f:]{17})", re.MULTILINE)
-BANNER = b"SSH-"
+_LOCAL_PATIENCE, _REMOTE_PATIENCE = 3.0, 10.0  # seconds for one address
 _LISTEN = 0.3  # seconds for answers to a multicast ping
 
 
@@ -35,11 +35,14 @@ def candidates(
     return tuple(dict.fromkeys((*local, *seen, *leased)))
 
 
-def neighbours(bridge: str, macs: Sequence[str], deadline: Deadline) -> tuple[str, ...]:
+def neighbours(host: Host, bridge: str, macs: Sequence[str], deadline: Deadline) -> tuple[str, ...]:
     """Link-local addresses that answer a multicast ping: guests with RFC 7217 addresses."""
-    with contextlib.suppress(OSError):
-        _ask_all_nodes(bridge)
-    shown = run(["ip", "-6", "neigh", "show", "dev", bridge], deadline, check=False).stdout
+    if isinstance(host, LocalHost):
+        with contextlib.suppress(OSError):
+            _ask_all_nodes(bridge)
+    else:  # where it is not installed, guests that ask for others' addresses are still known
+        host.run(["ping", "-6", "-c", "2", f"ff02::1%{bridge}"], deadline, check=False)
+    shown = host.run(["ip", "-6", "neigh", "show", "dev", bridge], deadline, check=False).stdout
     return tuple(address for address, mac in _NEIGHBOUR.findall(shown) if mac in macs)
 
 
@@ -61,23 +64,8 @@ def _ask_all_nodes(bridge: str) -> None:
                 raw.sendto(request, (peer[0], 0, 0, index))
 
 
-def answers_ssh(address: str, port: int, timeout: float) -> bool:
-    """Whether something there says the SSH banner: an open port alone is not a booted guest."""
-    host, _, bridge = address.partition("%")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as stream:
-            stream.settimeout(timeout)
-            if bridge:
-                stream.connect((host, port, 0, socket.if_nametoindex(bridge)))
-            else:
-                stream.connect((host, port))
-            return stream.recv(16).startswith(BANNER)
-    except OSError:
-        return False
-
-
 def find(
+    host: Host,
     macs: Sequence[str],
     bridge: str,
     port: int,
@@ -88,9 +76,10 @@ def find(
     """One round of trying: the address that answers, or None. The costly ways (multicast,
     leases) are asked only every few rounds."""
     fallback = round % 6 == 5
-    known = neighbours(bridge, macs, deadline) if fallback else ()
+    known = neighbours(host, bridge, macs, deadline) if fallback else ()
     leased = leases() if fallback else ()
+    patience = _LOCAL_PATIENCE if isinstance(host, LocalHost) else _REMOTE_PATIENCE
     for address in candidates(macs, bridge, leased, known):
-        if answers_ssh(address, port, min(3.0, max(0.2, deadline.remaining()))):
+        if host.answers_ssh(address, port, min(patience, max(0.2, deadline.remaining()))):
             return address
     return None

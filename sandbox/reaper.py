@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import network
+from sandbox.deadline import Deadline
 from sandbox.errors import SandboxError
 from sandbox.hypervisors import Hypervisor
-from sandbox.store import OurProcess, RunFolder, Store, is_alive, start_time
+from sandbox.store import OurProcess, RunFolder, Store, is_alive, is_elsewhere, start_time
+from sandbox.volumes import host_disks
 
 _PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "virt-customize")
 _GRACE = 60.0  # seconds
+_GRACE_ELSEWHERE = 1800.0  # seconds beyond the deadline; clocks may differ
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ def remove_run(hypervisor: Hypervisor, folder: RunFolder) -> Reaped:
         return list(network.remove(hypervisor, folder.id))
 
     def disks() -> list[str]:
+        if not failed and hypervisor.kind == "xen":
+            removed.extend(host_disks.remove(hypervisor.host, folder.id, Deadline(120, "removal")))
         if failed or not folder.clone.exists():
             return []  # with a disk still in use, its folder is what a later reap needs
         folder.remove_clone()
@@ -121,7 +126,15 @@ def leftovers(hypervisor: Hypervisor, store: Store) -> tuple[str, ...]:
     which alone knows what was kept.
     """
     abandoned = {i for i in store.clone_ids() if _is_abandoned(store.folder(i))}
-    for _name, mark in (*hypervisor.marked_domains(), *hypervisor.marked_networks()):
+    marks = [*hypervisor.marked_domains(), *hypervisor.marked_networks()]
+    if hypervisor.kind == "xen":
+        marks += host_disks.marked(hypervisor.host, Deadline(60, "listing our disks"))
+    for _name, mark in marks:
+        if is_elsewhere(mark.owner):
+            # Another machine drives it: what cannot be asked may live until its time is up.
+            if 0 < mark.deadline < time.time() - _GRACE_ELSEWHERE:
+                abandoned.add(mark.run)
+            continue
         home = Path(mark.folder) if mark.folder else store.folder(mark.run).clone
         if not home.exists() and not is_alive(mark.owner):
             abandoned.add(mark.run)

@@ -61,6 +61,7 @@ class Disk(Record):
     format: str  # qcow2, raw, vmdk, vhdx, vpc: always stated, never probed
     path: str
     size: int
+    store: str = "file"  # or "lvm"
 
 
 class SourceFacts(Record):
@@ -75,6 +76,7 @@ class SourceFacts(Record):
     paused_ms: float = 0.0
     dropped: tuple[str, ...] = ()  # devices that the clone did not get, and why
     changed: tuple[str, ...] = ()  # what differs from the source: listed, never silent
+    warnings: tuple[str, ...] = ()  # what the clone costs production
     mutations: tuple[str, ...] = ()  # what inject did to the clone's disk
     untouched: tuple[str, ...] = ()  # proofs: "XML unchanged", "uptime went on", ...
 

@@ -13,8 +13,10 @@ from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
 from sandbox.hypervisors import Hypervisor, SourceDomain, Vitals
 from sandbox.hypervisors.clone_xml import disk_problem
+from sandbox.hypervisors.xen_xml import boot_chain
 from sandbox.process import run
 from sandbox.records import Disk
+from sandbox.volumes import host_disks
 from sandbox.volumes.images import read_image
 
 _IMAGE_FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
@@ -48,24 +50,49 @@ class Source:
         return self.kind == "running guest"
 
 
-def guest_source(hypervisor: Hypervisor, name: str, deadline: Deadline) -> Source:
-    """Inspect a guest; raises :class:`RequestError` where it cannot be rehearsed."""
+def guest_source(
+    hypervisor: Hypervisor, name: str, deadline: Deadline, *, own_kernel: bool = True
+) -> Source:
+    """Inspect a guest; raises :class:`RequestError` where it cannot be rehearsed.
+
+    ``own_kernel``: the upgrade may bring a kernel, which the guest must then boot itself.
+    """
     domain = hypervisor.lookup(name)
     kind = "running guest" if domain.running else "stopped guest"
-    disks = tuple(_domain_disks(domain, deadline))
+    disks = tuple(_domain_disks(hypervisor, domain, deadline))
     if not disks:
         raise RequestError(
             f"{name!r} has no disk that can be cloned", "its disks must be image files or volumes"
         )
-    if etree.fromstring(domain.xml.encode()).find("./os/kernel") is not None:
-        raise RequestError(
-            f"{name!r} boots a kernel from the host (<kernel> in its XML), not from its own disk",
-            "give the guest a boot loader of its own; a rehearsal would test the wrong kernel",
-        )
+    problem = kernel_problem(hypervisor, domain, own_kernel)
+    if problem is not None:
+        raise problem
     return Source(name, kind, domain.xml, disks, domain)
 
 
-def _domain_disks(domain: SourceDomain, deadline: Deadline) -> list[Disk]:
+def kernel_problem(
+    hypervisor: Hypervisor, domain: SourceDomain, own_kernel: bool
+) -> RequestError | None:
+    """Why the kernel that a clone would run is not the one that is rehearsed; None when it is."""
+    if hypervisor.kind == "xen":
+        chain = boot_chain(domain.xml)
+        if chain.own_kernel or not own_kernel:
+            return None
+        hint = (
+            "boot the guest by pvgrub (<kernel> naming grub-xen's image) or pygrub, so that the "
+            "kernel it installs is the one that runs; upgrades of named packages can be rehearsed"
+        )
+    else:
+        if etree.fromstring(domain.xml.encode()).find("./os/kernel") is None:
+            return None
+        hint = "give the guest a boot loader of its own; a rehearsal would test the wrong kernel"
+    return RequestError(
+        f"{domain.name!r} boots a kernel from the host (<kernel> in its XML), not its own disk's",
+        hint,
+    )
+
+
+def _domain_disks(hypervisor: Hypervisor, domain: SourceDomain, deadline: Deadline) -> list[Disk]:
     disks = []
     for device in etree.fromstring(domain.xml.encode()).iterfind("./devices/disk"):
         if device.get("device", "disk") != "disk" or disk_problem(device):
@@ -82,7 +109,11 @@ def _domain_disks(domain: SourceDomain, deadline: Deadline) -> list[Disk]:
             )
         driver = device.find("./driver")
         format = "raw" if driver is None else driver.get("type", "raw")
-        disks.append(_disk(name, Path(path), format, deadline))
+        if hypervisor.kind == "xen":
+            stated = "block" if device.get("type") == "block" else format
+            disks.append(host_disks.inspect(hypervisor.host, name, path, stated, deadline))
+        else:
+            disks.append(_disk(name, Path(path), format, deadline))
     return disks
 
 
@@ -169,6 +200,9 @@ def vitals(hypervisor: Hypervisor, source: Source) -> Vitals:
     """The state of a source that :func:`proofs` compares; of images, their files'."""
     if source.domain is not None:
         facts = hypervisor.vitals(source.domain)
+        if hypervisor.kind == "xen":
+            found = host_disks.file_facts(hypervisor.host, source.disks, Deadline(60, "disk facts"))
+            return replace(facts, files=found)
         return replace(facts, files=file_facts(source.disks))
     return Vitals(False, "", (), "", 0.0, file_facts(source.disks))
 

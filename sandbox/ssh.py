@@ -16,6 +16,7 @@ from sandbox.errors import ConnectionLost, GuestUnreachable, HostError, RequestE
 from sandbox.process import Completed, kill_group, run, start, tail
 
 HOST = "clone"  # the alias in the run's ssh_config; testinfra uses it too
+_VERBATIM = "ProxyCommand"
 LOST = 255  # what ssh itself exits with; the guest's own 255 is turned into 254
 _REFUSED = ("Permission denied", "Too many authentication failures", "no matching host key type")
 # A guest that is still booting lets only root in; that is no refusal.
@@ -31,8 +32,11 @@ class Login:
     port: int = 22
 
 
-def config_text(folder: Path, login: Login, address: str) -> str:
-    """The run's ssh_config; nothing of the operator's own configuration is read."""
+def config_text(folder: Path, login: Login, address: str, proxy_command: str = "") -> str:
+    """The run's ssh_config; nothing of the operator's own configuration is read.
+
+    ``proxy_command``: how to get to an address that only another host reaches.
+    """
     options = {
         "HostName": address.replace("%", "%%"),  # ssh expands % itself
         "User": login.user,
@@ -52,7 +56,10 @@ def config_text(folder: Path, login: Login, address: str) -> str:
         "ServerAliveCountMax": "6",
         "LogLevel": "ERROR",
     }
-    lines = [f"Host {HOST}", *(f"  {key} {_quoted(value)}" for key, value in options.items())]
+    if proxy_command:
+        options[_VERBATIM] = proxy_command  # up to the end of the line, never quoted
+    lines = [f"Host {HOST}"]
+    lines += [f"  {k} {v if k == _VERBATIM else _quoted(v)}" for k, v in options.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +77,14 @@ def _quoted(value: str) -> str:
 class Connection:
     """The master connection and what runs over it."""
 
-    def __init__(self, folder: Path, login: Login, register: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        login: Login,
+        register: Callable[[int, str], None],
+        proxy_command: str = "",
+    ) -> None:
+        self._proxy_command = proxy_command
         self.folder = folder
         self.config = folder / "ssh_config"
         self.login = login
@@ -82,7 +96,7 @@ class Connection:
         """Connect; raises :class:`GuestUnreachable` when the guest refuses us for good and
         :class:`ConnectionLost` when it is worth trying again."""
         self.close()
-        self.config.write_text(config_text(self.folder, self.login, address))
+        self.config.write_text(config_text(self.folder, self.login, address, self._proxy_command))
         control = self.folder / "ssh.sock"
         control.unlink(missing_ok=True)
         log = self.folder / "ssh.log"

@@ -192,16 +192,28 @@ def start_time(pid: int) -> str:
 
 def this_process() -> str:
     """Our identity, so that another process can tell whether we still live."""
-    return f"{os.getpid()}:{start_time(os.getpid())}:{_boot_id()}"
+    return f"{os.getpid()}:{start_time(os.getpid())}:{_boot_id()}:{_machine_id()}"
 
 
 def is_alive(owner: str) -> bool:
     """Whether the process behind an owner mark still runs on this machine, this boot."""
     pid, _, rest = owner.partition(":")
-    started, _, boot = rest.partition(":")
+    started, _, place = rest.partition(":")
+    boot = place.partition(":")[0]
     return (
         boot == _boot_id() and pid.isdigit() and bool(started) and start_time(int(pid)) == started
     )
+
+
+def is_elsewhere(owner: str) -> bool:
+    """Whether an owner mark is of another machine, where nobody can ask whether it lives."""
+    machine = owner.split(":")[3:]
+    return bool(machine and machine[0] and machine[0] != _machine_id())
+
+
+def _machine_id() -> str:
+    path = Path("/etc/machine-id")
+    return path.read_text().strip()[:12] if path.exists() else ""
 
 
 def _boot_id() -> str:

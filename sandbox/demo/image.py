@@ -110,7 +110,7 @@ def build_image(
     packages = sorted({*PACKAGES, *extra_packages})
     identity = _identity(mirror, packages, size, key)
     path = cache / "images" / f"{variant}-{identity}.qcow2"
-    with _build_folder(path, progress) as folder:
+    with build_folder(path, progress) as folder:
         if folder is None:
             progress(f"image {path.name} is cached")
             return DemoImage(path, key)
@@ -150,15 +150,15 @@ def derive_image(
         path: text.encode() if isinstance(text, str) else text
         for path, text in (files or {}).items()
     }
-    identity = _digest(
+    identity = digest(
         base.path.name,
-        *(f"{path}={_digest(content)}" for path, content in sorted(contents.items())),
+        *(f"{path}={digest(content)}" for path, content in sorted(contents.items())),
         *(f"{path}->{target}" for path, target in sorted((links or {}).items())),
         *sorted(executable),
         *remove,
     )
     path = cache / "images" / f"{variant}-{identity}.qcow2"
-    with _build_folder(path, progress) as folder:
+    with build_folder(path, progress) as folder:
         if folder is not None:
             deadline = Deadline(300, f"making the image {variant}")
             local = {}
@@ -192,9 +192,9 @@ def _build_tree(
     tree: Path, folder: Path, mirror: Mirror, packages: Sequence[str], deadline: Deadline
 ) -> None:
     early, first = folder / "early", folder / "first"
-    _write(first / BUILD_PREFERENCES, NO_USRMERGE)
+    write(first / BUILD_PREFERENCES, NO_USRMERGE)
     for inside, data in EARLY_FILES.items():
-        _write(early / inside, (DATA / data).read_text())
+        write(early / inside, (DATA / data).read_text())
     for inside, target in LINKS.items():
         (early / inside).parent.mkdir(parents=True, exist_ok=True)
         (early / inside).symlink_to(target)
@@ -227,24 +227,22 @@ def _finish_tree(
     tree: Path, folder: Path, mirror: Mirror, uuid: UUID, key: Path, deadline: Deadline
 ) -> None:
     """Everything that makes the tree this one machine; no first boot is needed."""
-    _write(tree / "etc/apt/sources.list", mirror.sources())
+    write(tree / "etc/apt/sources.list", mirror.sources())
     (tree / BUILD_PREFERENCES).unlink()
     # mmdebstrap's own settings are for building (and name the host's proxy).
     (tree / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)
-    _write(
+    write(
         tree / "etc/apt/apt.conf.d/90web01",
         f'APT::Install-Recommends "false";\n{mirror.guest_options()}',
     )
-    _write(tree / "etc/hostname", f"{HOSTNAME}\n")
-    _write(tree / "etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {HOSTNAME}\n::1 localhost\n")
-    _write(tree / "etc/resolv.conf", "# no name server: this network has none\n")
-    _write(tree / "etc/machine-id", f"{uuid4().hex}\n")
-    _write(tree / "etc/fstab", f"UUID={uuid} / ext4 errors=remount-ro 0 1\n")
-    _write(tree / "root/.ssh/authorized_keys", key.with_suffix(".pub").read_text())
+    write(tree / "etc/hostname", f"{HOSTNAME}\n")
+    write(tree / "etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {HOSTNAME}\n::1 localhost\n")
+    write(tree / "etc/resolv.conf", "# no name server: this network has none\n")
+    write(tree / "etc/machine-id", f"{uuid4().hex}\n")
+    write(tree / "etc/fstab", f"UUID={uuid} / ext4 errors=remount-ro 0 1\n")
+    write(tree / "root/.ssh/authorized_keys", key.with_suffix(".pub").read_text())
     (tree / "root/.ssh").chmod(0o700)
-    _write(
-        tree / "boot/grub/grub.cfg", (DATA / "grub.cfg").read_text().replace("@UUID@", str(uuid))
-    )
+    write(tree / "boot/grub/grub.cfg", (DATA / "grub.cfg").read_text().replace("@UUID@", str(uuid)))
     (tree / "etc/nginx/sites-enabled/default").unlink(missing_ok=True)
     site = build_site("1.0", folder)
     shutil.copyfile(site, tree / "site.deb")
@@ -252,7 +250,8 @@ def _finish_tree(
     (tree / "site.deb").unlink()
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """A file of a tree, readable by all; its folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # it may be a link that leads out of the tree
     path.write_text(text)
@@ -262,7 +261,7 @@ def _write(path: Path, text: str) -> None:
 def _identity(mirror: Mirror, packages: Sequence[str], size: int, key: Path) -> str:
     """Changes when an image built now would differ: packages, our files, release, key."""
     sources = [*sorted(DATA.iterdir()), *sorted(Path(__file__).parent.glob("*.py"))]
-    return _digest(
+    return digest(
         repr(mirror),
         *packages,
         str(size),
@@ -275,7 +274,8 @@ def _identity(mirror: Mirror, packages: Sequence[str], size: int, key: Path) -> 
     )
 
 
-def _digest(*parts: str | bytes) -> str:
+def digest(*parts: str | bytes) -> str:
+    """A short name for contents; where one part ends and the next begins counts."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -284,7 +284,7 @@ def _digest(*parts: str | bytes) -> str:
 
 
 @contextmanager
-def _build_folder(path: Path, progress: Callable[[str], None]) -> Iterator[Path | None]:
+def build_folder(path: Path, progress: Callable[[str], None]) -> Iterator[Path | None]:
     """A temporary folder to build ``path`` in, or None when it is there already.
 
     One build at a time; what a killed build left is removed by the next one.

@@ -10,11 +10,15 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
+from sandbox.host import Host
 from sandbox.records import Disk
+
+if TYPE_CHECKING:
+    from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Hypervisor(Protocol):
     """One host's hypervisor, over one connection."""
 
     uri: str
+    kind: str  # "qemu" | "xen"
+    host: Host  # where its storage and bridges are
 
     def close(self) -> None: ...
 
@@ -92,11 +98,15 @@ class Hypervisor(Protocol):
     def end_export(self, source: str, folder: Path) -> bool:
         """End an export whose socket lies in ``folder``; false when there was none."""
 
+    def derive(self, source_xml: str, spec: CloneSpec) -> CloneXml:
+        """The clone's definition from the source's; pure."""
+
     def start(self, xml: str, deadline: Deadline) -> None:
         """Start a throwaway domain that vanishes when it is destroyed."""
 
     def state(self, name: str) -> str:
-        """ "running", "paused", "crashed", "off" (destroyed or powered off)."""
+        """ "running", "paused", "crashed", "restarting" (by the hypervisor, for a moment), "off"
+        (destroyed or powered off)."""
 
     def destroy(self, name: str, run: str) -> bool:
         """Destroy our domain; false when there was none; never touches one without our mark."""
@@ -126,11 +136,17 @@ def unknown_guest(name: str, known: Sequence[str], uri: str) -> RequestError:
 
 def driver_for(uri: str, deadline: Deadline) -> Hypervisor:
     """Connect with the driver that the URI's scheme names."""
-    scheme = uri.partition(":")[0].partition("+")[0]
-    if scheme == "qemu":
+    scheme, _, transport = uri.partition(":")[0].partition("+")
+    if scheme == "qemu" and transport != "ssh":
         from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 
         return LibvirtQemu.connect(uri, deadline)
+    if scheme == "xen":
+        from sandbox.hypervisors.libvirt_xen import LibvirtXen
+
+        return LibvirtXen.connect(uri, deadline)
     raise RequestError(
-        f"no driver for the hypervisor URI {uri!r}", "supported: qemu:///system and qemu+ssh://…"
+        f"no driver for the hypervisor URI {uri!r}",
+        "supported: qemu:///system, xen:///system and xen+ssh://root@HOST/system (QEMU is driven "
+        "on this machine only: its clones' disks are made here)",
     )

@@ -56,6 +56,7 @@ class CloneDisk:
 
     target: str
     overlay: Path
+    format: str = "qcow2"  # "block": a device that the hypervisor serves as it is
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ _OS_KEPT = ("type", "boot", "bootmenu", "bios", "firmware", "loader", "nvram")
 _POWERS = {"b": 0, "bytes": 0, "KiB": 10, "k": 10, "MiB": 20, "M": 20, "GiB": 30, "G": 30}
 _POWERS |= {"TiB": 40, "T": 40}
 _THOUSANDS = {"KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
-_PARSER = etree.XMLParser(
+PARSER = etree.XMLParser(
     remove_comments=True,
     remove_pis=True,
     remove_blank_text=True,
@@ -81,7 +81,7 @@ class CloneXml:
 
 def clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
     """Derive the clone's XML; every difference that a guest could notice is listed."""
-    source = etree.fromstring(source_xml.encode(), _PARSER)
+    source = etree.fromstring(source_xml.encode(), PARSER)
     differences = Differences()
     kind = "kvm" if spec.accelerated else "qemu"
     if source.get("type") != kind:
@@ -91,7 +91,7 @@ def clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
     etree.SubElement(domain, "name").text = spec.name
     domain.extend(source.findall("./genid"))  # libvirt's schema wants it here
     etree.SubElement(domain, "metadata").append(mark_element(spec.mark))
-    _add_memory(domain, source, spec, differences)
+    add_memory(domain, source, spec, differences)
     for child in source.iterchildren(etree.Element):
         _copy_top_level(domain, child, spec, differences)
     if not spec.accelerated:
@@ -109,9 +109,10 @@ def clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
     )
 
 
-def _add_memory(
+def add_memory(
     domain: etree._Element, source: etree._Element, spec: CloneSpec, differences: Differences
 ) -> None:
+    """The source's memory, or what was asked for."""
     memory = _memory(source) if spec.memory is None else spec.memory
     if spec.memory is not None and spec.memory != _memory(source):
         differences.changed.append(
@@ -119,6 +120,11 @@ def _add_memory(
         )
     for tag in ("memory", "currentMemory"):  # ballooned guests get all of it: no surprises
         etree.SubElement(domain, tag, unit="KiB").text = str(memory >> 10)
+
+
+def memory_of(domain_xml: str) -> int:
+    """A domain's maximum memory in bytes."""
+    return _memory(etree.fromstring(domain_xml.encode(), PARSER))
 
 
 def _memory(source: etree._Element) -> int:

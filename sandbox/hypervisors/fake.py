@@ -16,7 +16,9 @@ from lxml import etree
 
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
+from sandbox.host import Host, LocalHost
 from sandbox.hypervisors import Export, Mark, SourceDomain, Vitals, unknown_guest
+from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml, clone_xml
 from sandbox.hypervisors.marks import read_mark, require_mark
 from sandbox.records import Disk
 
@@ -42,6 +44,8 @@ class FakeHypervisor:
     """Implements :class:`sandbox.hypervisors.Hypervisor`."""
 
     uri: str = "fake:///"
+    kind: str = "qemu"
+    host: Host = field(default_factory=LocalHost)
     memory: int = 8 << 30
     screen: bytes | None = None
     domains: dict[str, FakeDomain] = field(default_factory=dict)
@@ -145,6 +149,10 @@ class FakeHypervisor:
             return False
         domain.export = None
         return True
+
+    def derive(self, source_xml: str, spec: CloneSpec) -> CloneXml:
+        self._trip("derive")
+        return clone_xml(source_xml, spec)
 
     def start(self, xml: str, deadline: Deadline) -> None:
         deadline.check()

@@ -186,6 +186,7 @@ def _source(console: Console, shown: View) -> None:
     _title(console, f"Source: {one_line(source.name)} on {one_line(source.host)}")
     paused = f"paused for {source.paused_ms:.0f} ms" if source.paused_ms else "not paused"
     lines = [f"{source.kind}, {source.method}, {source.consistency}, {paused}"]
+    lines += [f"cost to production: {warning}" for warning in source.warnings]
     lines += [f"untouched: {proof}" for proof in source.untouched]
     lines += [f"not cloned: {device}" for device in source.dropped]
     lines += [f"changed in the clone: {change}" for change in source.changed]

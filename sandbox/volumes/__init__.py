@@ -11,12 +11,26 @@ there is one way down for a run that ends well, one that is interrupted and one 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sandbox.deadline import Deadline
 from sandbox.hypervisors import Export, Hypervisor, SourceDomain
+from sandbox.hypervisors.clone_devices import CloneDisk
 from sandbox.records import Disk
 from sandbox.store import RunFolder
+
+
+@dataclass(frozen=True)
+class MadeDisks:
+    """A clone's disks, and what was done for them."""
+
+    disks: tuple[CloneDisk, ...]
+    method: str
+    consistency: str
+    paused_ms: float = 0.0  # how long the source stood still
+    warnings: tuple[str, ...] = ()  # what it costs production
+    allocated: int = 0  # bytes
 
 
 class Exporter(Protocol):

@@ -22,11 +22,12 @@ from lxml import etree
 
 from sandbox.deadline import Deadline
 from sandbox.demo.image import DemoImage
+from sandbox.host import LocalHost
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, clone_xml, macs
 from sandbox.process import Completed, run
-from sandbox.reach import answers_ssh, link_local
+from sandbox.reach import link_local
 from sandbox.source import ImageSpec, image_source
 
 NAME = "benchmark-by-hand"
@@ -195,7 +196,7 @@ def network_xml() -> str:
 
 
 def _wait_for_ssh(address: str, deadline: Deadline) -> None:
-    while not answers_ssh(address, 22, BANNER_SECONDS):
+    while not LocalHost().answers_ssh(address, 22, BANNER_SECONDS):
         deadline.sleep(POLL_SECONDS)
 
 

@@ -267,7 +267,7 @@ def test_a_daemon_that_never_answers_costs_the_deadline_only(folder: Path) -> No
         assert time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize("uri", ["xen:///system", "", "test:///default", "/etc/passwd"])
+@pytest.mark.parametrize("uri", ["qemu+ssh://root@h/system", "", "test:///default", "/etc/passwd"])
 def test_a_uri_without_a_driver_is_a_wrong_request(uri: str) -> None:
     with pytest.raises(RequestError, match="no driver"):
         driver_for(uri, Deadline(5, "connecting"))

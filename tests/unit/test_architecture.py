@@ -20,6 +20,7 @@ SANDBOX = ROOT / "sandbox"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
+    ("lab",),
     ("demo",),
     ("foreground", "listing", "doctor", "init"),
     ("host_checks", "first_checks"),
@@ -34,11 +35,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("verdict", "differences", "wording", "noise"),
     ("proxy", "proxy_server", "proxy_handler", "proxy_upstream", "proxy_cache", "proxy_rules"),
-    ("volumes",),
     ("reaper",),
-    ("network", "reach", "ssh"),
+    ("volumes",),
+    ("network", "reach", "ssh", "console"),
     ("hypervisors",),
-    ("store", "settings", "strict_yaml"),
+    ("store", "settings", "strict_yaml", "host"),
     ("process",),
     ("deadline",),
     ("errors",),
@@ -47,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 SHARED = ("records", "shell", "errors", "deadline", "process")
 # Who starts programs itself: sandbox.process is for those that are waited for, or run on in the
 # background; these talk to one while it runs.
-STARTS_PROGRAMS = {"process", "ssh", "verify", "checks.answers"}
+STARTS_PROGRAMS = {"process", "ssh", "host", "verify", "checks.answers"}
 LONGEST = 400
 LONGEST_RECIPE = 80
 TOP_FOLDERS = {"sandbox", "workers", "scenarios", "tests"}

@@ -204,23 +204,23 @@ class TestDisk:
 class TestImageCache:
     def test_a_cached_image_is_not_built_again(self, tmp_path: Path) -> None:
         path = tmp_path / "images" / "web01-x.qcow2"
-        with image._build_folder(path, print) as folder:
+        with image.build_folder(path, print) as folder:
             assert folder is not None
             (folder / "qcow2").write_text("disk")
             image._publish(folder / "qcow2", path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o444
-        with image._build_folder(path, print) as folder:
+        with image.build_folder(path, print) as folder:
             assert folder is None
 
     def test_what_a_killed_build_left_is_removed(self, tmp_path: Path) -> None:
         stale = tmp_path / "images" / "build-killed" / "tree"
         stale.mkdir(parents=True)
-        with image._build_folder(tmp_path / "images" / "web01-x.qcow2", print):
+        with image.build_folder(tmp_path / "images" / "web01-x.qcow2", print):
             assert not stale.exists()
 
     def test_a_failed_build_leaves_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "images" / "web01-x.qcow2"
-        with pytest.raises(HostError), image._build_folder(path, print):
+        with pytest.raises(HostError), image.build_folder(path, print):
             raise HostError("mirror down")
         assert [entry.name for entry in path.parent.iterdir()] == [".lock"]
 
@@ -232,7 +232,7 @@ class TestImageCache:
 
     @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
     def test_different_inputs_never_share_an_image(self, one: list[str], other: list[str]) -> None:
-        assert (image._digest(*one) == image._digest(*other)) == (one == other)
+        assert (image.digest(*one) == image.digest(*other)) == (one == other)
 
 
 class TestGuest:

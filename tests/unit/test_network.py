@@ -18,6 +18,7 @@ from stage import Bridged
 from sandbox import network
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, HostError
+from sandbox.host import LocalHost
 from sandbox.hypervisors import Mark
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.hypervisors.marks import read_mark
@@ -107,7 +108,7 @@ def run_id() -> Iterator[str]:
     made = f"sbtest-{secrets.token_hex(3)}"
     yield made
     names = network.names(made)
-    network.remove_gate(names)
+    network.remove_gate(LocalHost(), names)
     run(["ip", "link", "del", names.bridge], soon(), check=False)
 
 

@@ -17,6 +17,7 @@ from sshd import Sshd, running_sshd
 
 from sandbox import reach
 from sandbox.deadline import Deadline
+from sandbox.host import LocalHost
 
 MACS = st.lists(st.integers(0, 255), min_size=6, max_size=6).map(
     lambda octets: ":".join(f"{octet:02x}" for octet in octets)
@@ -96,20 +97,22 @@ def server() -> Iterator[Callable[[bytes], int]]:
 
 
 def test_only_a_banner_is_an_answer(server: Callable[[bytes], int]) -> None:
-    assert reach.answers_ssh("127.0.0.1", server(b"SSH-2.0-x\r\n"), 2)
-    assert not reach.answers_ssh("127.0.0.1", server(b"HTTP/1.1 400 \r\n"), 2)
-    assert not reach.answers_ssh("127.0.0.1", server(b""), 0.3), "an open port is no booted guest"
+    assert LocalHost().answers_ssh("127.0.0.1", server(b"SSH-2.0-x\r\n"), 2)
+    assert not LocalHost().answers_ssh("127.0.0.1", server(b"HTTP/1.1 400 \r\n"), 2)
+    assert not LocalHost().answers_ssh("127.0.0.1", server(b""), 0.3), (
+        "an open port is no booted guest"
+    )
 
 
 def test_nobody_there(server: Callable[[bytes], int]) -> None:
-    assert not reach.answers_ssh("127.0.0.1", 1, 1)
-    assert not reach.answers_ssh("fe80::1%nosuchbridge", 22, 1)
-    assert not reach.answers_ssh("no address", 22, 1)
+    assert not LocalHost().answers_ssh("127.0.0.1", 1, 1)
+    assert not LocalHost().answers_ssh("fe80::1%nosuchbridge", 22, 1)
+    assert not LocalHost().answers_ssh("no address", 22, 1)
 
 
 def test_a_real_sshd_answers(tmp_path: Path) -> None:
     with running_sshd(tmp_path) as sshd:
-        assert reach.answers_ssh("127.0.0.1", port_of(sshd), 2)
+        assert LocalHost().answers_ssh("127.0.0.1", port_of(sshd), 2)
         assert find(sshd, 5) == "127.0.0.1"
         assert find(sshd, 0) is None, "leases are asked for only every few rounds"
 
@@ -117,7 +120,7 @@ def test_a_real_sshd_answers(tmp_path: Path) -> None:
 def find(sshd: Sshd, round: int) -> str | None:
     """With a lease for loopback as the only way."""
     leases = [(MAC, "127.0.0.1")]
-    return reach.find([MAC], "lo", port_of(sshd), lambda: leases, soon(), round)
+    return reach.find(LocalHost(), [MAC], "lo", port_of(sshd), lambda: leases, soon(), round)
 
 
 # -- on a bridge ------------------------------------------------------------------------------
@@ -134,9 +137,10 @@ ASK = """
 import sys
 from sandbox import reach
 from sandbox.deadline import Deadline
+from sandbox.host import LocalHost
 bridge, *macs = sys.argv[1:]
-print(*reach.neighbours(bridge, macs, Deadline(20, "test")))
-print(reach.find(macs, bridge, 22, lambda: (), Deadline(20, "test"), 5))
+print(*reach.neighbours(LocalHost(), bridge, macs, Deadline(20, "test")))
+print(reach.find(LocalHost(), macs, bridge, 22, lambda: (), Deadline(20, "test"), 5))
 """
 
 

@@ -19,6 +19,7 @@ from test_process import is_running
 from sandbox import network
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError
+from sandbox.host import LocalHost
 from sandbox.hypervisors import Mark
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.process import run
@@ -105,7 +106,7 @@ def test_a_real_gate_is_removed(hypervisor: FakeHypervisor, store: Store) -> Non
         assert f"gate {names.table}" in remove_run(hypervisor, folder).removed
         assert names.table not in run(["nft", "list", "tables"], soon()).stdout
     finally:
-        network.remove_gate(names)
+        network.remove_gate(LocalHost(), names)
         run(["ip", "link", "del", names.bridge], soon())
 
 

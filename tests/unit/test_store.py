@@ -232,8 +232,8 @@ def test_a_killed_owner_is_dead_even_before_its_status_is_collected(
 
 
 def test_a_recycled_pid_is_not_the_owner() -> None:
-    pid, started, boot = this_process().split(":")
-    assert not is_alive(f"{pid}:{int(started) - 1}:{boot}")
+    pid, started, boot, machine = this_process().split(":")
+    assert not is_alive(f"{pid}:{int(started) - 1}:{boot}:{machine}")
     assert not is_alive(f"{pid}:{started}:00000000-0000-0000-0000-000000000000")
 
 

@@ -1,0 +1,36 @@
+"""A Xen clone's console into the run's console log: libxl keeps none by itself.
+
+A program on the host reads the console's terminal and finds it again after every reboot, when it
+is another one. It ends by itself half a minute after its domain.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sandbox.host import Host
+from sandbox.process import start
+from sandbox.store import RunFolder
+
+_ABSENT = 30  # seconds without the domain after which nobody waits any more
+# The serial port of an HVM domain, else the Xen console. `cat` ends with the domain's instance.
+_FOLLOW = f"""name=$1 absent=0
+while [ "$absent" -lt {_ABSENT} ]; do
+    if id=$(xl domid "$name" 2>/dev/null); then
+        absent=0
+        tty=$(xenstore-read "/local/domain/$id/serial/0/tty" 2>/dev/null) ||
+            tty=$(xenstore-read "/local/domain/$id/console/tty" 2>/dev/null)
+        [ -c "$tty" ] && cat -- "$tty" 2>/dev/null
+    fi
+    absent=$((absent + 1))
+    sleep 1
+done
+"""
+
+
+def follow_console(host: Host, domain: str, log: Path, folder: RunFolder) -> None:
+    """Append what the domain says to ``log`` from now on; the program is noted with the run."""
+    log.touch(mode=0o600)
+    with log.open("ab") as output:
+        program = start(host.command(["sh", "-c", _FOLLOW, "sh", domain]), output)
+    folder.register(program.pid, "console")

@@ -1,0 +1,227 @@
+"""The machine that a hypervisor runs on: this one, or one behind SSH.
+
+A remote host is reached by OpenSSH's own client, over one connection that all commands, libvirt
+and the clones' own SSH share (ControlMaster); it closes by itself a minute after its last use, so
+that nothing has to be cleaned up after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import shlex
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from sandbox.deadline import Deadline
+from sandbox.errors import CommandFailed, DeadlineExceeded, HostError, RequestError
+from sandbox.process import Completed, kill_group, run, tail
+
+BANNER = b"SSH-"
+LOST = 255  # what ssh itself exits with
+_SOCKETS = Path("/run/upgrade-sandbox/ssh")
+_PERSIST = 60  # seconds
+# Parameters of a libvirt URI that say how its ssh is to be started.
+_COMMAND, _KEY, _NO_VERIFY = "command", "keyfile", "no_verify"
+
+
+class HostLost(HostError):
+    """A remote host cannot be reached (any more)."""
+
+
+class Host(Protocol):
+    """Where the hypervisor's storage, bridges and clones are."""
+
+    name: str
+
+    @property
+    def proxy_command(self) -> str:
+        """For ssh to what only the host reaches; "" where that is us."""
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        deadline: Deadline,
+        *,
+        input: bytes | None = None,
+        check: bool = True,
+        hint: str = "",
+    ) -> Completed:
+        """As :func:`sandbox.process.run`, on the host."""
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The arguments of a local program that runs ``argv`` there."""
+
+    def answers_ssh(self, address: str, port: int, seconds: float) -> bool:
+        """Whether something there says the SSH banner, seen from the host: an open port alone
+        is not a booted guest."""
+
+
+class LocalHost:
+    """This machine."""
+
+    name = "this machine"
+    proxy_command = ""
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        deadline: Deadline,
+        *,
+        input: bytes | None = None,
+        check: bool = True,
+        hint: str = "",
+    ) -> Completed:
+        return run(argv, deadline, input=input, check=check, hint=hint)
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        return list(argv)
+
+    def answers_ssh(self, address: str, port: int, seconds: float) -> bool:
+        host, _, bridge = address.partition("%")
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as stream:
+                stream.settimeout(seconds)
+                if bridge:
+                    stream.connect((host, port, 0, socket.if_nametoindex(bridge)))
+                else:
+                    stream.connect((host, port))
+                return stream.recv(16).startswith(BANNER)
+        except OSError:
+            return False
+
+
+class RemoteHost:
+    """A machine behind SSH, as a libvirt URI names it.
+
+    ``xen+ssh://user@host:port/system?keyfile=…&command=…``: ``command`` is a program used in
+    place of ``ssh`` (a jump host, a configuration of its own); libvirt knows the same parameters.
+    """
+
+    def __init__(self, uri: str) -> None:
+        parts = urlsplit(uri)
+        options = dict(parse_qsl(parts.query))
+        if not parts.hostname:
+            raise RequestError(f"the URI {uri!r} names no host", "xen+ssh://root@HOST/system")
+        self.name = parts.hostname
+        self._program = options.get(_COMMAND, "ssh")
+        self._options = _ssh_options(parts.username, parts.port, options)
+        self.uri = self._own_uri(uri, options)
+
+    def _own_uri(self, uri: str, options: dict[str, str]) -> str:
+        """The URI for libvirt, with an ssh that shares our connection."""
+        _SOCKETS.mkdir(parents=True, exist_ok=True, mode=0o700)
+        wrapper = _SOCKETS / f"ssh-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
+        line = shlex.join([self._program, *self._options])
+        text = f'#!/bin/sh\nexec {line} "$@"\n'
+        if not wrapper.exists() or wrapper.read_text() != text:
+            fresh = wrapper.with_suffix(f".{id(self)}")
+            fresh.write_text(text)
+            fresh.chmod(0o700)
+            fresh.replace(wrapper)
+        self._wrapper = wrapper
+        parts = urlsplit(uri)
+        rest = {k: v for k, v in options.items() if k not in (_COMMAND, _KEY)}
+        return urlunsplit(parts._replace(query=urlencode({**rest, _COMMAND: str(wrapper)})))
+
+    @property
+    def proxy_command(self) -> str:
+        return f"{self._wrapper} -W [%h]:%p {self.name}"
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        return [str(self._wrapper), self.name, shlex.join(argv)]
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        deadline: Deadline,
+        *,
+        input: bytes | None = None,
+        check: bool = True,
+        hint: str = "",
+    ) -> Completed:
+        words = tuple(str(word) for word in argv)
+        done = run(self.command(words), deadline, input=input or b"", check=False)
+        said = tail(f"{done.stdout}\n{done.stderr}")
+        if done.status == LOST:
+            raise HostLost(
+                f"the host {self.name} cannot be reached: {tail(done.stderr, 2) or 'no reason'}",
+                f"try: ssh {self.name}",
+            )
+        if check and done.status != 0:
+            raise CommandFailed(words, done.status, said, hint or f"on the host {self.name}")
+        return Completed(words, done.status, done.stdout, done.stderr)
+
+    def answers_ssh(self, address: str, port: int, seconds: float) -> bool:
+        host = f"[{address}]" if ":" in address else address
+        argv = [str(self._wrapper), "-W", f"{host}:{port}", self.name]
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert child.stdout is not None
+        assert child.stdin is not None
+        try:
+            return _reads_banner(child.stdout.fileno(), seconds)
+        finally:
+            kill_group(child.pid)
+            child.wait()
+            child.stdout.close()
+            with contextlib.suppress(OSError):
+                child.stdin.close()
+
+
+def _reads_banner(descriptor: int, seconds: float) -> bool:
+    deadline, read = Deadline(seconds, "reading a banner"), b""
+    with contextlib.suppress(DeadlineExceeded):
+        while len(read) < len(BANNER):
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline.remaining()))
+            data = os.read(descriptor, 16) if ready else b""
+            if not data:
+                return False
+            read += data
+    return read.startswith(BANNER)
+
+
+def _ssh_options(user: str | None, port: int | None, options: dict[str, str]) -> tuple[str, ...]:
+    given = {
+        "BatchMode": "yes",
+        "ConnectTimeout": "20",
+        "ServerAliveInterval": "10",
+        "ServerAliveCountMax": "6",
+        "ControlMaster": "auto",
+        "ControlPersist": str(_PERSIST),
+        "ControlPath": f"{_SOCKETS}/%C",
+        "LogLevel": "ERROR",
+    }
+    if options.get(_KEY):
+        given["IdentityFile"] = options[_KEY]
+    if options.get(_NO_VERIFY, "0") not in ("", "0"):
+        given["StrictHostKeyChecking"] = "no"
+    if user:
+        given["User"] = user
+    if port:
+        given["Port"] = str(port)
+    return tuple(word for key, value in given.items() for word in ("-o", f"{key}={value}"))
+
+
+def host_of(uri: str) -> Host:
+    """The machine that a libvirt URI names."""
+    transport = uri.partition(":")[0].partition("+")[2]
+    if transport in ("", "unix"):
+        return LocalHost()
+    if transport != "ssh":
+        raise RequestError(
+            f"the transport of {uri!r} is not supported", "reach the host by xen+ssh://root@HOST/"
+        )
+    return RemoteHost(uri)

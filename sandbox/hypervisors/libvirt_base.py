@@ -1,0 +1,248 @@
+"""What libvirt's drivers have in common: one connection, looked up, listed and cleaned by mark.
+
+A connection that broke (libvirtd restarted, the way to a remote host cut) is opened again by the
+next call: domains live on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import libvirt
+from lxml import etree
+
+from sandbox.deadline import Deadline
+from sandbox.errors import DeadlineExceeded, HostError, RequestError
+from sandbox.host import Host, RemoteHost, host_of
+from sandbox.hypervisors import Mark, SourceDomain, Vitals, unknown_guest
+from sandbox.hypervisors.marks import read_mark, require_mark
+
+STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "running",  # still shutting down
+    libvirt.VIR_DOMAIN_SHUTOFF: "off",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "paused",
+}
+_DOM0 = "Domain-0"  # Xen's own host, which its driver lists among the guests
+_RECONNECT_SECONDS = 60.0
+
+
+def _silence(_context: object, _error: object) -> None:
+    """libvirt prints every error to standard error by default; ours reach people once."""
+
+
+class LibvirtBase:
+    """One libvirt connection. Methods may be called from several threads."""
+
+    def __init__(self, uri: str, connection: Any, host: Host | None = None) -> None:
+        self.uri = uri
+        self.host = host or host_of(uri)
+        self._last_connection = connection
+        self._lock = threading.RLock()
+
+    @classmethod
+    def connect(cls, uri: str, deadline: Deadline) -> Self:
+        """Open the connection; a hanging daemon costs the deadline, not for ever."""
+        host = host_of(uri)
+        return cls(uri, _open(host.uri if isinstance(host, RemoteHost) else uri, deadline), host)
+
+    @property
+    def _connection(self) -> Any:
+        """The connection, opened again where it broke."""
+        with self._lock:
+            if not _is_alive(self._last_connection):
+                real = self.host.uri if isinstance(self.host, RemoteHost) else self.uri
+                self._last_connection = _reopen(real)
+            return self._last_connection
+
+    def close(self) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self._last_connection.close()
+
+    def guests(self) -> tuple[str, ...]:
+        with translated("listing the guests"):
+            domains = self._connection.listAllDomains(0)
+        ours = {_DOM0, *(name for name, _mark in self.marked_domains())}
+        return tuple(sorted(d.name() for d in domains if d.name() not in ours))
+
+    def lookup(self, name: str) -> SourceDomain:
+        try:
+            domain = self._connection.lookupByName(name)
+        except libvirt.libvirtError as problem:
+            if problem.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise HostError(f"looking up {name!r}: {say(problem)}") from problem
+            raise unknown_guest(name, self.guests(), self.uri) from problem
+        with translated(f"reading {name!r}"):
+            running = self.state(name) in ("running", "paused")
+            flags = libvirt.VIR_DOMAIN_XML_SECURE
+            if not running:
+                flags |= libvirt.VIR_DOMAIN_XML_INACTIVE
+            xml = domain.XMLDesc(flags)
+            if read_mark(xml) is not None:
+                raise RequestError(f"{name!r} is a clone of ours, not a guest")
+            return SourceDomain(name, domain.UUIDString(), xml, running)
+
+    def vitals(self, source: SourceDomain) -> Vitals:
+        with translated(f"reading {source.name!r}"):
+            domain = self._connection.lookupByUUIDString(source.uuid)
+            running = bool(domain.isActive())
+            xml = domain.XMLDesc(0 if running else libvirt.VIR_DOMAIN_XML_INACTIVE)
+            cpu = domain.info()[4] / 1e9
+            instance = str(domain.ID()) if running else ""
+        return Vitals(running, xml, disk_chain(xml), instance, cpu, ())
+
+    def start(self, xml: str, deadline: Deadline) -> None:
+        deadline.check()
+        try:
+            self._connection.createXML(xml, 0)
+        except libvirt.libvirtError as problem:
+            raise HostError(
+                f"the clone cannot be started: {say(problem)}",
+                "`sandbox doctor` checks this host; the clone's XML is among the artifacts",
+            ) from problem
+
+    def state(self, name: str) -> str:
+        try:
+            state, reason = self._connection.lookupByName(name).state()
+        except libvirt.libvirtError as problem:
+            if problem.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return "off"
+            raise HostError(f"reading the state of {name!r}: {say(problem)}") from problem
+        return self._state_of(state, reason)
+
+    def _state_of(self, state: int, _reason: int) -> str:
+        return STATES.get(state, "off")
+
+    def destroy(self, name: str, run: str) -> bool:
+        return self._remove(
+            lambda: self._connection.lookupByName(name), libvirt.VIR_ERR_NO_DOMAIN, name, run
+        )
+
+    def destroy_network(self, name: str, run: str) -> bool:
+        return self._remove(
+            lambda: self._connection.networkLookupByName(name),
+            libvirt.VIR_ERR_NO_NETWORK,
+            name,
+            run,
+        )
+
+    def _remove(self, look_up: Callable[[], Any], absent: int, name: str, run: str) -> bool:
+        try:
+            thing = look_up()
+            require_mark(name, thing.XMLDesc(0), run)
+            thing.destroy()
+        except libvirt.libvirtError as problem:
+            if problem.get_error_code() == absent:
+                return False
+            raise HostError(f"removing {name!r}: {say(problem)}") from problem
+        return True
+
+    def create_network(self, xml: str) -> None:
+        try:
+            self._connection.networkCreateXML(xml)
+        except libvirt.libvirtError as problem:
+            raise HostError(f"cannot create the clone's network: {say(problem)}") from problem
+
+    def leases(self, network: str) -> tuple[tuple[str, str], ...]:
+        try:
+            leases = self._connection.networkLookupByName(network).DHCPLeases()
+        except libvirt.libvirtError:
+            return ()  # asked again in a moment; the link-local address is the first way anyway
+        return tuple((lease["mac"].lower(), lease["ipaddr"]) for lease in leases)
+
+    def marked_domains(self) -> tuple[tuple[str, Mark], ...]:
+        return self._marked(lambda: self._connection.listAllDomains(0))
+
+    def marked_networks(self) -> tuple[tuple[str, Mark], ...]:
+        return self._marked(lambda: self._connection.listAllNetworks(0))
+
+    def _marked(self, list_all: Callable[[], list[Any]]) -> tuple[tuple[str, Mark], ...]:
+        found = []
+        with translated("listing what carries our mark"):
+            things = list_all()
+        for thing in things:
+            with contextlib.suppress(libvirt.libvirtError):  # gone since it was listed
+                mark = read_mark(thing.XMLDesc(0))
+                if mark is not None:
+                    found.append((thing.name(), mark))
+        return tuple(found)
+
+
+def _open(uri: str, deadline: Deadline) -> Any:
+    libvirt.registerErrorHandler(_silence, None)
+    result: list[Any] = []
+
+    def attempt() -> None:
+        try:
+            result.append(libvirt.open(uri))
+        except libvirt.libvirtError as problem:
+            result.append(problem)
+
+    # libvirt.open has no time-out of its own and hangs on a daemon that restarts in a loop.
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(max(0.1, deadline.remaining()))
+    if not result:
+        raise DeadlineExceeded(f"connecting to {uri}", deadline.seconds, "restart libvirtd")
+    if isinstance(result[0], libvirt.libvirtError):
+        hint = "start it: systemctl start libvirtd (without systemd: virtlogd -d; libvirtd -d)"
+        if "no connection driver" in say(result[0]):
+            hint = "its libvirt has no driver for that: apt install libvirt-daemon-driver-xen"
+        raise HostError(f"cannot connect to libvirt at {uri}: {say(result[0])}", hint) from result[
+            0
+        ]
+    return result[0]
+
+
+def _reopen(uri: str) -> Any:
+    deadline = Deadline(_RECONNECT_SECONDS, f"connecting to {uri} again")
+    while True:
+        try:
+            return _open(uri, deadline)
+        except DeadlineExceeded:
+            raise
+        except HostError:
+            if deadline.remaining() < 2:
+                raise
+            deadline.sleep(1)
+
+
+def _is_alive(connection: Any) -> bool:
+    try:
+        # isAlive alone may not have noticed yet; a cheap call does.
+        connection.getLibVersion()
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:
+        return False
+
+
+def disk_chain(domain_xml: str) -> tuple[str, ...]:
+    """Every image file of a domain's disks, backing files included, as libvirt reports them."""
+    root = etree.fromstring(domain_xml.encode())
+    sources = root.iterfind("./devices/disk//source")
+    return tuple(str(s.get("file") or s.get("dev") or s.get("name") or "") for s in sources)
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """libvirt's errors become ours."""
+    try:
+        yield
+    except libvirt.libvirtError as problem:
+        raise HostError(f"{doing}: {say(problem)}", "is libvirtd running?") from problem
+
+
+def say(problem: Any) -> str:
+    """What libvirt says of an error."""
+    return str(problem.get_error_message() or problem)
+
+
+def dotted(version: int) -> str:
+    """libvirt's way to write versions: 9000000 is 9.0.0."""
+    return f"{version // 1000000}.{version // 1000 % 1000}.{version % 1000}"

@@ -1,0 +1,62 @@
+"""libvirt's Xen driver (libxl): on this machine, or in dom0 of another over SSH.
+
+What this driver of libvirt's lacks (snapshots, backup jobs, screenshots) is done by the host's
+own tools: :mod:`sandbox.volumes.host_disks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import libvirt
+
+from sandbox.deadline import Deadline
+from sandbox.errors import HostError
+from sandbox.hypervisors import Export, SourceDomain
+from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml
+from sandbox.hypervisors.libvirt_base import STATES, LibvirtBase, dotted, translated
+from sandbox.hypervisors.xen_xml import xen_clone_xml
+from sandbox.records import Disk
+
+
+class LibvirtXen(LibvirtBase):
+    """One libvirt connection to a Xen driver."""
+
+    kind = "xen"
+
+    def version(self) -> str:
+        return (
+            f"Xen {dotted(self._connection.getVersion())}, "
+            f"libvirt {dotted(self._connection.getLibVersion())}"
+        )
+
+    def derive(self, source_xml: str, spec: CloneSpec) -> CloneXml:
+        return xen_clone_xml(source_xml, spec)
+
+    def free_memory(self) -> int:
+        """What Xen has for new domains: nothing is ever taken from dom0."""
+        with translated("reading the free memory"):
+            return int(self._connection.getFreeMemory())
+
+    def export_running(
+        self, source: SourceDomain, disks: Sequence[Disk], folder: Path, deadline: Deadline
+    ) -> tuple[Export, ...]:
+        raise HostError("Xen has no backup exports", "its disks are snapshots made by the host")
+
+    def export_in_use(self, source: SourceDomain) -> str:
+        return ""
+
+    def end_export(self, source: str, folder: Path) -> bool:
+        return False
+
+    def screenshot(self, name: str) -> bytes | None:
+        return None  # libxl has none
+
+    def _state_of(self, state: int, reason: int) -> str:
+        if state != libvirt.VIR_DOMAIN_SHUTOFF:
+            return STATES.get(state, "off")
+        if reason == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED:
+            return "crashed"  # on_crash=preserve: it is there, for its console to be read
+        # A domain of ours is transient: where it is still listed, it is being started again.
+        return "restarting"

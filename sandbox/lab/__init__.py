@@ -1,0 +1,1 @@
+"""The lab: a Xen host inside QEMU, for machines without Xen. Reached as any remote host is."""

@@ -1,0 +1,297 @@
+"""A Xen guest's disks, cloned by the host's own tools: thin snapshots, reflinks, overlays.
+
+All of a running guest's disks are taken at one instant: one script on the host pauses the guest
+when there are several, makes the copies, and lets it run on, whatever happens meanwhile to the
+connection or to us; a watchdog of its own does so too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sandbox.deadline import Deadline
+from sandbox.errors import CommandFailed, HostError, RequestError
+from sandbox.host import Host
+from sandbox.hypervisors import Mark
+from sandbox.hypervisors.clone_devices import CloneDisk
+from sandbox.records import Disk
+from sandbox.volumes import MadeDisks, lvm
+
+# On the host: a folder a run with its mark and the places of its files, which lie on the file
+# system of what they are copies of.
+FOLDER = PurePosixPath("/var/lib/upgrade-sandbox/host-clones")
+PLACE = ".upgrade-sandbox"  # beside the source's file
+_MARK, _PLACES = "mark.json", "places"
+_WATCHDOG = 60  # seconds after which a paused guest runs on, come what may
+_PAUSED = re.compile(r"^paused-ns (\d+)$", re.MULTILINE)
+_REFLINK_NEEDED = (
+    "a running guest's files need a file system with reflinks (XFS, btrfs), or LVM thin; "
+    "a stopped guest can be rehearsed from any"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one disk is cloned: a command that takes the copy at the instant, and what it makes."""
+
+    disk: Disk
+    clone: CloneDisk
+    command: tuple[str, ...]
+    store: str
+    warning: str = ""
+
+
+class HostDisks:
+    """Clones of a guest's disks on the host that has them."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def make(
+        self, name: str, running: bool, disks: Sequence[Disk], mark: Mark, deadline: Deadline
+    ) -> MadeDisks:
+        """Take all disks at one instant. ``name`` is the guest's, which is paused for that when
+        it runs and has several disks, or one in a file."""
+        files = [disk for disk in disks if disk.store != "lvm"]
+        places = tuple(dict.fromkeys(_place(disk, mark.run) for disk in files))
+        if files:
+            self._make_folders(places, mark, deadline)
+        reflinks = {place: self._can_reflink(place, deadline) for place in places}
+        steps = [self._step(d, running, mark, reflinks, deadline) for d in disks]
+        pause = running and (len(steps) > 1 or bool(files))
+        done = self._host.run(
+            ["sh", "-s", "--", name if pause else ""],
+            deadline,
+            input=_script(steps).encode(),
+            hint="the copies are made by lvcreate, cp and qemu-img on the host",
+        )
+        found = _PAUSED.search(done.stdout)
+        paused = int(found.group(1)) / 1e6 if found else 0.0
+        stores = tuple(dict.fromkeys(step.store for step in steps))
+        return MadeDisks(
+            disks=tuple(step.clone for step in steps),
+            method=" and ".join(stores),
+            consistency="crash-consistent" if running else "clean",
+            paused_ms=paused,
+            warnings=tuple(step.warning for step in steps if step.warning),
+            allocated=sum(self._allocated(place, deadline) for place in places),
+        )
+
+    def _step(
+        self,
+        disk: Disk,
+        running: bool,
+        mark: Mark,
+        reflinks: dict[PurePosixPath, bool],
+        deadline: Deadline,
+    ) -> Step:
+        if disk.store == "lvm":
+            return self._snapshot(disk, mark, deadline)
+        place = _place(disk, mark.run)
+        if reflinks[place]:
+            copy = str(place / f"{disk.target}.{disk.format}")
+            argv: tuple[str, ...] = (
+                "cp",
+                "--reflink=always",
+                "--no-preserve=mode",
+                "--",
+                disk.path,
+                copy,
+            )
+            return Step(disk, _clone(disk, copy, disk.format), argv, "reflink copy")
+        if running:
+            raise RequestError(
+                f"disk {disk.target} ({disk.path}) is a file of a running guest on a file system "
+                "without reflinks: it cannot be copied in an instant",
+                _REFLINK_NEEDED,
+            )
+        copy = str(place / f"{disk.target}.overlay.qcow2")
+        argv = ("sh", "-c", _SERVE, "sh", *_serve_arguments(disk, place), copy, str(disk.size))
+        return Step(disk, _clone(disk, copy, "qcow2"), argv, "read-only export")
+
+    def _snapshot(self, disk: Disk, mark: Mark, deadline: Deadline) -> Step:
+        origin = lvm.volume(self._host, disk.path, deadline)
+        if origin is None:
+            raise HostError(f"{disk.path} is no logical volume any more")
+        name = f"sb{mark.run.rpartition('-')[2]}-{disk.target}"
+        warning = ""
+        if origin.pool:
+            fill = lvm.pool(self._host, origin.group, origin.pool, deadline)
+            problem = fill.problem(lvm.POOL_LIMIT)
+            if problem:
+                raise HostError(problem, "extend the pool, or remove what nobody needs: lvs")
+        else:
+            warning = (
+                f"{disk.path} is a thick volume: while its snapshot exists, production writes "
+                "every changed block twice; a thin pool has no such cost"
+            )
+        path = f"/dev/{origin.group}/{name}"
+        return Step(
+            disk,
+            _clone(disk, path, "block"),
+            tuple(lvm.snapshot_command(origin, name, mark)),
+            "thin snapshot" if origin.pool else "thick snapshot",
+            warning,
+        )
+
+    def _make_folders(
+        self, places: Sequence[PurePosixPath], mark: Mark, deadline: Deadline
+    ) -> None:
+        facts = {"run": mark.run, "owner": mark.owner, "deadline": mark.deadline}
+        text = json.dumps(facts | {"folder": mark.folder}) + "\n"
+        # The mark and the list first: a place that a kill leaves behind is then known.
+        script = """umask 077
+folder=$1; shift
+mkdir -p -- "$folder" && cat >"$folder/mark.json" || exit
+for place; do printf '%s\\n' "$place" >>"$folder/places" && mkdir -p -- "$place" || exit; done
+"""
+        argv = ["sh", "-c", script, "sh", str(FOLDER / mark.run), *map(str, places)]
+        self._host.run(argv, deadline, input=text.encode())
+
+    def _can_reflink(self, place: PurePosixPath, deadline: Deadline) -> bool:
+        """Whether files there can share blocks: tried out, since no name of a file system says."""
+        script = """cd -- "$1" && printf x >probe && cp --reflink=always probe probe2 2>/dev/null
+status=$?; rm -f probe probe2; exit "$status"
+"""
+        return self._host.run(["sh", "-c", script, "sh", str(place)], deadline, check=False).ok
+
+    def _allocated(self, folder: PurePosixPath, deadline: Deadline) -> int:
+        shown = self._host.run(["du", "-s", "-B1", "--", str(folder)], deadline)
+        return int(shown.stdout.split()[0])
+
+
+def _place(disk: Disk, run: str) -> PurePosixPath:
+    return PurePosixPath(disk.path).parent / PLACE / run
+
+
+def _clone(disk: Disk, path: str, format: str) -> CloneDisk:
+    return CloneDisk(disk.target, Path(path), format)
+
+
+def inspect(host: Host, target: str, path: str, format: str, deadline: Deadline) -> Disk:
+    """The facts of one disk as the guest's XML states it; raises :class:`RequestError`."""
+    if format == "block":
+        found = lvm.volume(host, path, deadline)
+        if found is None:
+            raise RequestError(
+                f"disk {target} ({path}) is no logical volume: it cannot be cloned in an instant",
+                "guests on LVM (thin) or in image files can be rehearsed",
+            )
+        return Disk(target=target, format="raw", path=path, size=found.size, store="lvm")
+    argv = ["qemu-img", "info", "-U", "--output=json", "-f", format, path]
+    try:
+        shown = host.run(argv, deadline, hint="apt install qemu-utils on the host")
+    except CommandFailed as problem:
+        raise RequestError(
+            f"disk {target} ({path}) cannot be read as {format}: {problem.tail}",
+            "is its storage mounted, and is its format what the guest's XML says?",
+        ) from problem
+    size = int(json.loads(shown.stdout)["virtual-size"])
+    return Disk(target=target, format=format, path=path, size=size, store="file")
+
+
+def file_facts(
+    host: Host, disks: Sequence[Disk], deadline: Deadline
+) -> tuple[tuple[str, int, int, int], ...]:
+    """Inode, modification time (s) and size of the disks that are files on the host."""
+    paths = [disk.path for disk in disks if disk.store == "file"]
+    if not paths:
+        return ()
+    shown = host.run(["stat", "-c", "%i %Y %s %n", "--", *paths], deadline).stdout
+    rows = (line.split(" ", 3) for line in shown.splitlines())
+    return tuple((row[3], int(row[0]), int(row[1]), int(row[2])) for row in rows)
+
+
+# Serves a stopped guest's file read-only and without locks, so that the guest can be started
+# meanwhile, and makes an overlay on that.
+_SERVE = """umask 077
+pid=$1 socket=$2 options=$3 copy=$4 size=$5
+qemu-nbd --fork --read-only --persistent --shared=8 --pid-file "$pid" --socket "$socket" \
+  --export-name disk --image-opts "$options" &&
+qemu-img create -q -f qcow2 -F raw -b "nbd+unix:///disk?socket=$socket" "$copy" "$size"
+"""
+
+
+def _serve_arguments(disk: Disk, place: PurePosixPath) -> tuple[str, str, str]:
+    options = {
+        "driver": disk.format,
+        "force-share": "on",
+        "read-only": "on",
+        "file.driver": "file",
+        "file.filename": disk.path.replace(",", ",,"),
+        "file.locking": "off",
+    }
+    return (
+        str(place / f"{disk.target}.pid"),
+        str(place / f"{disk.target}.sock"),
+        ",".join(f"{key}={value}" for key, value in options.items()),
+    )
+
+
+def _script(steps: Sequence[Step]) -> str:
+    """The host's script: `$1` is the guest to pause, or nothing."""
+    commands = "\n".join(f"{shlex.join(step.command)} || exit" for step in steps)
+    return f"""guest=$1
+(
+if [ -n "$guest" ]; then
+    # Whatever ends this script, and if nothing does: production runs on.
+    trap 'xl unpause "$guest"' EXIT
+    trap 'exit 1' HUP INT TERM PIPE
+    setsid sh -c 'sleep {_WATCHDOG}; xl unpause "$1"' sh "$guest" >/dev/null 2>&1 </dev/null &
+    watchdog=$!
+    start=$(date +%s%N)
+    xl pause "$guest" || exit
+fi
+{commands}
+if [ -n "$guest" ]; then
+    xl unpause "$guest" || exit
+    trap - EXIT
+    kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null
+    echo "paused-ns $(($(date +%s%N) - start))"
+fi
+) </dev/null
+"""
+
+
+def remove(host: Host, run: str, deadline: Deadline) -> tuple[str, ...]:
+    """Remove a run's disks from the host; names what was there. Idempotent."""
+    removed = lvm.remove(host, run, deadline)
+    folder = str(FOLDER / run)
+    done = host.run(["sh", "-c", _REMOVE, "sh", folder, f"/{PLACE}/{run}"], deadline)
+    return (*removed, *(f"folder {line}" for line in done.stdout.splitlines()))
+
+
+# `$2` is how every place of the run ends: nothing else is ever removed.
+_REMOVE = """folder=$1 end=$2
+[ -d "$folder" ] || exit 0
+[ ! -e "$folder/places" ] || while read -r place; do
+    case $place in /*"$end") ;; *) continue ;; esac
+    for pid in "$place"/*.pid; do
+        [ -e "$pid" ] || continue
+        read -r number <"$pid"
+        # A recycled pid is somebody else's.
+        if grep -qaF "$place" "/proc/$number/cmdline" 2>/dev/null; then kill "$number"; fi
+    done
+    if [ -d "$place" ]; then rm -rf -- "$place" && echo "$place"; fi
+    rmdir -- "${place%/*}" 2>/dev/null
+done <"$folder/places"
+rm -rf -- "$folder" && echo "$folder"
+"""
+
+
+def marked(host: Host, deadline: Deadline) -> tuple[tuple[str, Mark], ...]:
+    """All disks on the host that carry our mark."""
+    found = [(one.path, mark) for one, mark in lvm.marked(host, deadline)]
+    script = 'for f in "$1"/*/"$2"; do [ ! -e "$f" ] || { cat "$f"; echo; }; done'
+    shown = host.run(["sh", "-c", script, "sh", str(FOLDER), _MARK], deadline).stdout
+    for line in shown.splitlines():
+        if line.strip():
+            facts = json.loads(line)
+            mark = Mark(facts["run"], facts["owner"], int(facts["deadline"]), facts["folder"])
+            found.append((str(FOLDER / mark.run), mark))
+    return tuple(found)

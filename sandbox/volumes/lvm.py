@@ -1,0 +1,209 @@
+"""Logical volumes on the host: what a disk is, snapshots of it, and their removal by tag.
+
+libvirt's own pools know thick snapshots only and hide thin pools, so this is LVM's own command.
+Every volume of ours carries the run's mark as tags from the moment it exists.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from sandbox.deadline import Deadline
+from sandbox.errors import CommandFailed, HostError
+from sandbox.host import Host
+from sandbox.hypervisors import Mark
+
+TAG = "upgrade-sandbox"
+# Beyond these a thin pool may soon stop its guests' writes, production's too.
+POOL_LIMIT = 90.0  # percent, of data or of metadata
+POOL_DANGER = 95.0
+_TAG_SAFE = re.compile(r"[A-Za-z0-9_+.\-/=!:&#]+")
+_FIELDS = "vg_name,lv_name,lv_size,pool_lv,segtype,data_percent,metadata_percent,vg_free,lv_tags"
+_BUSY_SECONDS = 60.0  # a backend lets go of a destroyed domain's disk in its own time
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A logical volume; sizes in bytes, fills in percent."""
+
+    group: str
+    name: str
+    size: int
+    pool: str  # "" for a thick one
+    group_free: int
+    tags: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return f"/dev/{self.group}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A thin pool and how full it is, in percent."""
+
+    group: str
+    name: str
+    size: int
+    data: float
+    metadata: float
+
+    def problem(self, limit: float) -> str:
+        """Why nothing more may be made in it; "" when it may."""
+        for what, fill in (("data", self.data), ("metadata", self.metadata)):
+            if fill >= limit:
+                return (
+                    f"the {what} of the thin pool {self.group}/{self.name} is {fill:.0f} % full "
+                    f"(limit {limit:.0f} %): at 100 % production's guests could not write either"
+                )
+        return ""
+
+
+def volume(host: Host, path: str, deadline: Deadline) -> Volume | None:
+    """The logical volume behind a device; None when it is none."""
+    try:
+        rows = _report(host, (path,), deadline)
+    except CommandFailed:
+        return None
+    return _volume(rows[0]) if rows else None
+
+
+def pool(host: Host, group: str, name: str, deadline: Deadline) -> Pool:
+    """A thin pool's fill."""
+    (row,) = _report(host, (f"{group}/{name}",), deadline)
+    return parse_pool(row)
+
+
+def pools(host: Host, deadline: Deadline) -> tuple[Pool, ...]:
+    """All thin pools of the host."""
+    rows = _report(host, (), deadline)
+    return tuple(parse_pool(row) for row in rows if row.get("segtype") == "thin-pool")
+
+
+def parse_pool(row: dict[str, str]) -> Pool:
+    """One row of ``lvs``."""
+    return Pool(
+        row["vg_name"],
+        row["lv_name"],
+        int(row["lv_size"] or 0),
+        float(row["data_percent"] or 0),
+        float(row["metadata_percent"] or 0),
+    )
+
+
+def snapshot_command(origin: Volume, name: str, mark: Mark) -> list[str]:
+    """LVM's arguments for a snapshot: thin takes no space of its own; thick is given a part of
+    the origin's size to keep what production overwrites meanwhile."""
+    argv = ["lvcreate", "--quiet", "--snapshot", "--name", name]
+    for tag in tags(mark):
+        argv += ["--addtag", tag]
+    if origin.pool:
+        argv += ["--setactivationskip", "n"]
+    else:
+        argv += ["--size", f"{thick_size(origin)}b"]
+    return [*argv, f"{origin.group}/{origin.name}"]
+
+
+def thick_size(origin: Volume) -> int:
+    """A third of the origin and no less than 1 GiB, in whole 4 MiB extents; what is free decides.
+
+    Raises :class:`HostError` when the group has no room for it.
+    """
+    extent = 4 << 20
+    wanted = min(max(1 << 30, origin.size // 3), origin.size + extent)
+    size = -(-wanted // extent) * extent
+    if origin.group_free < size:
+        raise HostError(
+            f"the volume group {origin.group} has {origin.group_free >> 20} MiB free, "
+            f"a thick snapshot of {origin.name} needs {size >> 20} MiB",
+            "free some, or move the guest to a thin pool, where snapshots take no space",
+        )
+    return size
+
+
+def tags(mark: Mark) -> tuple[str, ...]:
+    """The mark as LVM tags; what LVM does not allow in a tag is left out."""
+    facts = {
+        "run": mark.run,
+        "owner": mark.owner,
+        "deadline": str(mark.deadline),
+        "folder": mark.folder,
+    }
+    found = (f"{TAG}.{key}={value}" for key, value in facts.items())
+    return (TAG, *(tag for tag in found if _TAG_SAFE.fullmatch(tag)))
+
+
+def read_tags(found: tuple[str, ...]) -> Mark | None:
+    """The mark in a volume's tags; None when it is not ours."""
+    facts = dict(tag.removeprefix(f"{TAG}.").partition("=")[::2] for tag in found)
+    if TAG not in found or not facts.get("run"):
+        return None
+    deadline = facts.get("deadline", "")
+    return Mark(
+        facts["run"],
+        facts.get("owner", ""),
+        int(deadline) if deadline.isdigit() else 0,
+        facts.get("folder", ""),
+    )
+
+
+def marked(host: Host, deadline: Deadline) -> tuple[tuple[Volume, Mark], ...]:
+    """All volumes that carry our mark."""
+    found = []
+    for row in _report(host, (f"@{TAG}",), deadline):
+        one = _volume(row)
+        mark = read_tags(one.tags)
+        if mark is not None:
+            found.append((one, mark))
+    return tuple(found)
+
+
+def remove(host: Host, run: str, deadline: Deadline) -> tuple[str, ...]:
+    """Remove a run's volumes; names them. One that is still in use is waited for."""
+    removed = []
+    for one, mark in marked(host, deadline):
+        if mark.run == run:
+            _remove(host, one, deadline.within(_BUSY_SECONDS))
+            removed.append(f"volume {one.group}/{one.name}")
+    return tuple(removed)
+
+
+def _remove(host: Host, one: Volume, deadline: Deadline) -> None:
+    while True:
+        try:
+            host.run(["lvremove", "--quiet", "--yes", f"{one.group}/{one.name}"], deadline)
+            return
+        except CommandFailed as problem:
+            if "in use" not in problem.tail and "used by" not in problem.tail:
+                raise
+            if deadline.remaining() < 2:
+                raise HostError(
+                    f"the volume {one.group}/{one.name} is still in use: {problem.tail}",
+                    f"see who has it open: lsof {one.path}",
+                ) from problem
+            deadline.sleep(1)
+
+
+def _report(host: Host, names: tuple[str, ...], deadline: Deadline) -> list[dict[str, str]]:
+    argv = ["lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", _FIELDS, *names]
+    shown = host.run(argv, deadline, hint="is lvm2 installed there?")
+    return parse_report(shown.stdout)
+
+
+def parse_report(text: str) -> list[dict[str, str]]:
+    """The rows of ``lvs --reportformat json``."""
+    (report,) = json.loads(text)["report"]
+    return [dict(row) for row in report["lv"]]
+
+
+def _volume(row: dict[str, str]) -> Volume:
+    return Volume(
+        row["vg_name"],
+        row["lv_name"],
+        int(row["lv_size"] or 0),
+        row["pool_lv"],
+        int(row["vg_free"] or 0),
+        tuple(row["lv_tags"].split(",")) if row["lv_tags"] else (),
+    )
