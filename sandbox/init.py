@@ -40,7 +40,7 @@ from sandbox.scenario import (
 from sandbox.scenario import Source as StatedSource
 from sandbox.settings import Settings
 from sandbox.source import ImageSpec, Source, guest_source, image_source
-from sandbox.space_guard import SpaceGuard
+from sandbox.space_guard import space_guard
 from sandbox.store import RunFolder, Store
 from sandbox.upgraders import detect
 from sandbox.wording import count, some
@@ -198,7 +198,7 @@ def _boot_and_look(plan: Plan, hypervisor: Hypervisor, folder: RunFolder) -> See
     limit = duration(seconds[Phase.BOOT])
     click.echo(f"booting a clone of {order.source.name} to look inside (at most {limit})", err=True)
     with ExitStack() as undo:
-        undo.enter_context(SpaceGuard(folder.clone, lambda _why: _drop(hypervisor, folder)))
+        undo.enter_context(space_guard(hypervisor, folder, lambda _why: _drop(hypervisor, folder)))
         clone = create_clone(hypervisor, order, folder, Deadline(seconds[Phase.CLONE], "clone"))
         guest = undo.enter_context(
             Guest(hypervisor, clone.entrance, order.login, folder.clone, folder.register)

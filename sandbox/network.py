@@ -29,6 +29,12 @@ from sandbox.hypervisors.marks import mark_element
 _POOL = (198, 18)
 _SUBNETS = 512
 _TRIES = 8
+# The gate first. libvirt turns IPv6 off on a bridge without an IPv6 <ip>; with one it would
+# announce itself as a router. Link-local is all that we need, and a guest sees no difference.
+_CLOSE = """nft -f - &&
+ip link set "$1" type bridge "$2" "$3" &&
+sysctl -qw "net.ipv6.conf.$1.disable_ipv6=0"
+"""
 _FORWARD_LLDP = ("group_fwd_mask", "0x4000")  # 01:80:c2:00:00:0e
 
 
@@ -101,17 +107,12 @@ def create(
     """Make the run's bridge and close it off; :func:`remove` undoes it, also when half made."""
     network = names(run_id)
     _create_bridge(hypervisor, network, mark)
-    host = hypervisor.host
-    host.run(
-        ["nft", "-f", "-"],
+    hypervisor.host.run(
+        ["sh", "-c", _CLOSE, "sh", network.bridge, *_FORWARD_LLDP],
         deadline,
         input=gate_rules(network, ssh_port).encode(),
         hint="the clone's bridge cannot be closed off without nftables (netdev and bridge)",
     )
-    host.run(["ip", "link", "set", network.bridge, "type", "bridge", *_FORWARD_LLDP], deadline)
-    # libvirt turns IPv6 off on a bridge without an IPv6 <ip>; with one it would announce
-    # itself as a router. Link-local is all that we need, and a guest sees no difference.
-    host.run(["sysctl", "-qw", f"net.ipv6.conf.{network.bridge}.disable_ipv6=0"], deadline)
     return network
 
 

@@ -18,7 +18,7 @@ from sandbox.records import Phase, RunRecord
 from sandbox.run import Run
 from sandbox.scenario import Scenario
 from sandbox.settings import Settings
-from sandbox.space_guard import SpaceGuard
+from sandbox.space_guard import space_guard
 from sandbox.store import RunFolder
 
 
@@ -87,7 +87,7 @@ def _recipe(
     plan: Plan, hypervisor: Hypervisor, run: Run, settings: Settings, undo: ExitStack
 ) -> None:
     folder, order, seconds = run.folder, plan.order, plan.seconds
-    undo.enter_context(SpaceGuard(folder.clone, lambda why: run.give_up(hypervisor, why)))
+    undo.enter_context(space_guard(hypervisor, folder, lambda why: run.give_up(hypervisor, why)))
     with run.phase(Phase.CLONE, seconds[Phase.CLONE]) as deadline:
         clone = create_clone(hypervisor, order, folder, deadline)
         run.describe_clone(clone)

@@ -1,5 +1,8 @@
-"""Protect production from a full disk: a running source's QEMU keeps what it overwrites in a
-scratch file next to the clone, and a scratch file that cannot grow breaks the source's writes.
+"""Ends a clone before its writes can hurt the source.
+
+A running QEMU guest's export keeps the blocks that the source overwrites meanwhile in a file of
+the clone's folder; were that disk full, QEMU would fail the *source's* writes. A thin pool that is
+full stops every guest in it. So a run is given up while there is still room.
 """
 
 from __future__ import annotations
@@ -9,27 +12,30 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from sandbox.deadline import Deadline
+from sandbox.errors import SandboxError
+from sandbox.hypervisors import Hypervisor
+from sandbox.store import RunFolder
+from sandbox.volumes import lvm
+
 LEAST_FREE = 256 << 20  # bytes
-_INTERVAL = 1.0  # seconds
+_LOCAL_INTERVAL, _HOST_INTERVAL = 1.0, 15.0  # seconds
 
 
 class SpaceGuard:
-    """Watches the free space; below the limit it calls ``give_up`` once, from its own thread."""
+    """Asks for a danger again and again; at the first one it calls ``give_up`` once, from its
+    own thread."""
 
     def __init__(
         self,
-        folder: Path,
+        danger: Callable[[], str],
         give_up: Callable[[str], None],
         *,
-        least: int = LEAST_FREE,
-        interval: float = _INTERVAL,
-        free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
+        interval: float = _LOCAL_INTERVAL,
     ) -> None:
-        self._folder = folder
+        self._danger = danger
         self._give_up = give_up
-        self._least = least
         self._interval = interval
-        self._free = free
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="space-guard", daemon=True)
 
@@ -43,10 +49,36 @@ class SpaceGuard:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
-            free = self._free(self._folder)
-            if free < self._least:
+            try:
+                danger = self._danger()
+            except SandboxError:
+                continue  # a host that does not answer is the recipe's trouble
+            if danger:
                 self._give_up(
-                    f"{self._folder} has only {free >> 20} MiB free: the clone was given up "
-                    "so that the running source can go on writing"
+                    f"{danger}: the clone was given up so that the running source can go on writing"
                 )
                 return
+
+
+def space_guard(
+    hypervisor: Hypervisor, folder: RunFolder, give_up: Callable[[str], None]
+) -> SpaceGuard:
+    """The guard of what a clone on this hypervisor fills."""
+    if hypervisor.kind != "xen":
+        return SpaceGuard(lambda: disk_danger(folder.clone), give_up)
+
+    def pool_danger() -> str:
+        deadline = Deadline(60, "looking at the thin pools")
+        return lvm.survey(hypervisor.host, deadline).danger(folder.id)
+
+    return SpaceGuard(pool_danger, give_up, interval=_HOST_INTERVAL)
+
+
+def disk_danger(
+    folder: Path,
+    least: int = LEAST_FREE,
+    free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
+) -> str:
+    """Why a clone's writes beneath ``folder`` must end; "" while there is room."""
+    left = free(folder)
+    return f"{folder} has only {left >> 20} MiB free" if left < least else ""

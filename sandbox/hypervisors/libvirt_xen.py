@@ -19,6 +19,8 @@ from sandbox.hypervisors.libvirt_base import STATES, LibvirtBase, dotted, transl
 from sandbox.hypervisors.xen_xml import xen_clone_xml
 from sandbox.records import Disk
 
+_DESTROY_SECONDS = 60.0
+
 
 class LibvirtXen(LibvirtBase):
     """One libvirt connection to a Xen driver."""
@@ -49,6 +51,16 @@ class LibvirtXen(LibvirtBase):
 
     def end_export(self, source: str, folder: Path) -> bool:
         return False
+
+    def destroy(self, name: str, run: str) -> bool:
+        """By libvirt; one that it cannot end is ended by Xen's own tool."""
+        try:
+            return super().destroy(name, run)
+        except HostError:
+            if name not in (found for found, mark in self.marked_domains() if mark.run == run):
+                raise
+            self.host.run(["xl", "destroy", name], Deadline(_DESTROY_SECONDS, f"ending {name}"))
+            return True
 
     def screenshot(self, name: str) -> bytes | None:
         return None  # libxl has none

@@ -62,7 +62,8 @@ class HostDisks:
         if files:
             self._make_folders(places, mark, deadline)
         reflinks = {place: self._can_reflink(place, deadline) for place in places}
-        steps = [self._step(d, running, mark, reflinks, deadline) for d in disks]
+        survey = lvm.survey(self._host, deadline) if len(files) < len(disks) else None
+        steps = [self._step(d, running, mark, reflinks, survey) for d in disks]
         pause = running and (len(steps) > 1 or bool(files))
         done = self._host.run(
             ["sh", "-s", "--", name if pause else ""],
@@ -88,10 +89,10 @@ class HostDisks:
         running: bool,
         mark: Mark,
         reflinks: dict[PurePosixPath, bool],
-        deadline: Deadline,
+        survey: lvm.Survey | None,
     ) -> Step:
-        if disk.store == "lvm":
-            return self._snapshot(disk, mark, deadline)
+        if survey is not None and disk.store == "lvm":
+            return _snapshot(disk, mark, survey)
         place = _place(disk, mark.run)
         if reflinks[place]:
             copy = str(place / f"{disk.target}.{disk.format}")
@@ -113,31 +114,6 @@ class HostDisks:
         copy = str(place / f"{disk.target}.overlay.qcow2")
         argv = ("sh", "-c", _SERVE, "sh", *_serve_arguments(disk, place), copy, str(disk.size))
         return Step(disk, _clone(disk, copy, "qcow2"), argv, "read-only export")
-
-    def _snapshot(self, disk: Disk, mark: Mark, deadline: Deadline) -> Step:
-        origin = lvm.volume(self._host, disk.path, deadline)
-        if origin is None:
-            raise HostError(f"{disk.path} is no logical volume any more")
-        name = f"sb{mark.run.rpartition('-')[2]}-{disk.target}"
-        warning = ""
-        if origin.pool:
-            fill = lvm.pool(self._host, origin.group, origin.pool, deadline)
-            problem = fill.problem(lvm.POOL_LIMIT)
-            if problem:
-                raise HostError(problem, "extend the pool, or remove what nobody needs: lvs")
-        else:
-            warning = (
-                f"{disk.path} is a thick volume: while its snapshot exists, production writes "
-                "every changed block twice; a thin pool has no such cost"
-            )
-        path = f"/dev/{origin.group}/{name}"
-        return Step(
-            disk,
-            _clone(disk, path, "block"),
-            tuple(lvm.snapshot_command(origin, name, mark)),
-            "thin snapshot" if origin.pool else "thick snapshot",
-            warning,
-        )
 
     def _make_folders(
         self, places: Sequence[PurePosixPath], mark: Mark, deadline: Deadline
@@ -165,6 +141,31 @@ status=$?; rm -f probe probe2; exit "$status"
         return int(shown.stdout.split()[0])
 
 
+def _snapshot(disk: Disk, mark: Mark, survey: lvm.Survey) -> Step:
+    origin = survey.by_path.get(disk.path)
+    if origin is None:
+        raise HostError(f"{disk.path} is no logical volume any more")
+    name = f"sb{mark.run.rpartition('-')[2]}-{disk.target}"
+    warning = ""
+    if origin.pool:
+        problem = survey.pool_of(origin).problem(lvm.POOL_LIMIT)
+        if problem:
+            raise HostError(problem, "extend the pool, or remove what nobody needs: lvs")
+    else:
+        warning = (
+            f"{disk.path} is a thick volume: while its snapshot exists, production writes "
+            "every changed block twice; a thin pool has no such cost"
+        )
+    path = f"/dev/{origin.group}/{name}"
+    return Step(
+        disk,
+        _clone(disk, path, "block"),
+        tuple(lvm.snapshot_command(origin, name, mark)),
+        "thin snapshot" if origin.pool else "thick snapshot",
+        warning,
+    )
+
+
 def _place(disk: Disk, run: str) -> PurePosixPath:
     return PurePosixPath(disk.path).parent / PLACE / run
 
@@ -176,7 +177,7 @@ def _clone(disk: Disk, path: str, format: str) -> CloneDisk:
 def inspect(host: Host, target: str, path: str, format: str, deadline: Deadline) -> Disk:
     """The facts of one disk as the guest's XML states it; raises :class:`RequestError`."""
     if format == "block":
-        found = lvm.volume(host, path, deadline)
+        found = lvm.survey(host, deadline).by_path.get(path)
         if found is None:
             raise RequestError(
                 f"disk {target} ({path}) is no logical volume: it cannot be cloned in an instant",

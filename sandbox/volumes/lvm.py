@@ -20,7 +20,11 @@ TAG = "upgrade-sandbox"
 POOL_LIMIT = 90.0  # percent, of data or of metadata
 POOL_DANGER = 95.0
 _TAG_SAFE = re.compile(r"[A-Za-z0-9_+.\-/=!:&#]+")
-_FIELDS = "vg_name,lv_name,lv_size,pool_lv,segtype,data_percent,metadata_percent,vg_free,lv_tags"
+_FIELDS = (
+    "vg_name,lv_name,lv_path,lv_dm_path,lv_size,pool_lv,segtype,data_percent,metadata_percent,"
+    "vg_free,lv_tags"
+)
+_NO_SUCH_COMMAND = 127
 _BUSY_SECONDS = 60.0  # a backend lets go of a destroyed domain's disk in its own time
 
 
@@ -61,25 +65,47 @@ class Pool:
         return ""
 
 
-def volume(host: Host, path: str, deadline: Deadline) -> Volume | None:
-    """The logical volume behind a device; None when it is none."""
+@dataclass(frozen=True)
+class Survey:
+    """All logical volumes of a host, as one call of ``lvs`` shows them."""
+
+    by_path: dict[str, Volume]  # under each name that a device has
+    pools: tuple[Pool, ...]
+
+    def pool_of(self, volume: Volume) -> Pool:
+        """The thin pool of a thin volume."""
+        return next(p for p in self.pools if (p.group, p.name) == (volume.group, volume.pool))
+
+    def danger(self, run: str) -> str:
+        """Why a run's volumes must go before their pool stops production; "" when all is well."""
+        for one in self.by_path.values():
+            mark = read_tags(one.tags)
+            if mark is not None and mark.run == run and one.pool:
+                problem = self.pool_of(one).problem(POOL_DANGER)
+                if problem:
+                    return problem
+        return ""
+
+
+def survey(host: Host, deadline: Deadline) -> Survey:
+    """Look at all volumes of a host; one without LVM has none."""
     try:
-        rows = _report(host, (path,), deadline)
-    except CommandFailed:
-        return None
-    return _volume(rows[0]) if rows else None
+        rows = _report(host, (), deadline)
+    except CommandFailed as problem:
+        if problem.status == _NO_SUCH_COMMAND:
+            return Survey({}, ())
+        raise
+    return parse_survey(rows)
 
 
-def pool(host: Host, group: str, name: str, deadline: Deadline) -> Pool:
-    """A thin pool's fill."""
-    (row,) = _report(host, (f"{group}/{name}",), deadline)
-    return parse_pool(row)
-
-
-def pools(host: Host, deadline: Deadline) -> tuple[Pool, ...]:
-    """All thin pools of the host."""
-    rows = _report(host, (), deadline)
-    return tuple(parse_pool(row) for row in rows if row.get("segtype") == "thin-pool")
+def parse_survey(rows: list[dict[str, str]]) -> Survey:
+    """Rows of ``lvs``; pure."""
+    by_path = {}
+    for row in rows:
+        for name in (row["lv_path"], row["lv_dm_path"]):
+            if name:
+                by_path[name] = _volume(row)
+    return Survey(by_path, tuple(parse_pool(r) for r in rows if r["segtype"] == "thin-pool"))
 
 
 def parse_pool(row: dict[str, str]) -> Pool:

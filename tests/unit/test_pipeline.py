@@ -92,7 +92,7 @@ def test_a_gate_that_cannot_be_closed_is_an_error(
     """The clone is never started on an open bridge."""
     monkeypatch.setattr(network, "gate_rules", lambda *_: "no such rule\n")
     record = stage.rehearse()
-    expect(stage, record, Verdict.ERROR, Phase.CLONE, "nft exited with")
+    expect(stage, record, Verdict.ERROR, Phase.CLONE, "Error: syntax error")
 
 
 def test_a_domain_that_cannot_be_started_is_an_error(stage: Stage) -> None:
