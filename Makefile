@@ -1,5 +1,5 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
-.PHONY: help setup demo clean-demo lint test bench picture
+.PHONY: help setup demo clean-demo xen-lab lint test bench picture
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -14,6 +14,9 @@ demo: setup ## build and start web01, rehearse an upgrade that works and one tha
 
 clean-demo: setup ## remove web01 and its network; the cached image stays
 	@$(BIN)/sandbox demo down
+
+xen-lab: setup ## build and start a Xen host inside QEMU, to try rehearsals on Xen
+	@$(BIN)/sandbox lab up
 
 lint: setup ## style, format and types
 	$(BIN)/ruff check .

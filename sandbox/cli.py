@@ -13,6 +13,7 @@ import click
 
 from sandbox import __version__
 from sandbox.errors import RequestError, SandboxError
+from sandbox.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -141,6 +142,16 @@ def report(run_id: str, format_: str, output: Path | None) -> None:
     except OSError as problem:
         raise RequestError(f"cannot write {output}: {problem.strerror}") from problem
     click.echo(f"written to {output}", err=True)
+
+
+main.add_command(
+    LazyGroup(
+        "lab",
+        module="sandbox.lab.commands",
+        help="A Xen host inside QEMU, to try rehearsals on Xen without having one.",
+        epilog="sandbox lab up builds and starts it (ten minutes the first time under emulation).",
+    )
+)
 
 
 @main.command("list")

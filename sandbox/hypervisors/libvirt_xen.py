@@ -20,6 +20,8 @@ from sandbox.hypervisors.xen_xml import xen_clone_xml
 from sandbox.records import Disk
 
 _DESTROY_SECONDS = 60.0
+_START_TRIES, _START_PAUSE = 3, 5.0  # seconds
+_BUSY = "libxenlight failed to create new domain"
 
 
 class LibvirtXen(LibvirtBase):
@@ -51,6 +53,21 @@ class LibvirtXen(LibvirtBase):
 
     def end_export(self, source: str, folder: Path) -> bool:
         return False
+
+    def start(self, xml: str, deadline: Deadline) -> None:
+        """Start a domain; tried again when the host was too busy for it.
+
+        libxl gives the scripts that plug a disk in some seconds, and ends a domain
+        whose scripts are slower: seen on an emulated host with much else to do.
+        """
+        for attempt in range(_START_TRIES):
+            try:
+                super().start(xml, deadline)
+                return
+            except HostError as problem:
+                if _BUSY not in problem.message or attempt == _START_TRIES - 1:
+                    raise
+                deadline.sleep(_START_PAUSE)
 
     def destroy(self, name: str, run: str) -> bool:
         """By libvirt; one that it cannot end is ended by Xen's own tool."""

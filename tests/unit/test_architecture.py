@@ -42,13 +42,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store", "settings", "strict_yaml", "host"),
     ("process",),
     ("deadline",),
-    ("errors",),
+    ("errors", "lazy"),
 )
 # What everybody may import, and what imports nothing of ours but these.
 SHARED = ("records", "shell", "errors", "deadline", "process")
 # Who starts programs itself: sandbox.process is for those that are waited for, or run on in the
 # background; these talk to one while it runs.
-STARTS_PROGRAMS = {"process", "ssh", "host", "verify", "checks.answers"}
+STARTS_PROGRAMS = {"process", "ssh", "host", "verify", "checks.answers", "lab.commands"}
 LONGEST = 400
 LONGEST_RECIPE = 80
 TOP_FOLDERS = {"sandbox", "workers", "scenarios", "tests"}
