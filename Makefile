@@ -1,5 +1,5 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
-.PHONY: help setup demo clean-demo xen-lab lint test bench picture
+.PHONY: help setup demo clean-demo xen-lab lint test test-quick test-guests bench picture
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -23,12 +23,18 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The quick ones first: what is wrong should show early.
-test: ## everything: style, types, then all tests, with real guests
+# Two halves side by side: most of the time one emulated guest keeps one core busy.
+test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest tests/unit tests/contract tests/vm tests/faults tests/benchmarks \
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line --keep-going test-quick test-guests
+
+test-quick: ## unit and contract tests, kills in every phase, benchmarks
+	$(BIN)/pytest tests/unit tests/contract tests/faults tests/benchmarks \
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py
+
+test-guests: ## real guests: rehearsals on Xen (in the lab), then on QEMU
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/xen tests/vm
 
 # Apart from `test`: it upgrades the same guest twice, and wants a machine with nothing else to do.
 bench: ## all benchmarks, with a whole rehearsal against the same by hand

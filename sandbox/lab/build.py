@@ -37,7 +37,7 @@ PACKAGES = (
     *("xen-system-amd64", "xenstore-utils", "grub-xen-host", "linux-image-amd64"),
     *("libvirt-daemon-system", "libvirt-daemon-driver-xen", "libvirt-clients"),
     *("qemu-system-xen", "qemu-utils", "dnsmasq-base", "nftables", "iproute2", "bridge-utils"),
-    *("lvm2", "thin-provisioning-tools", "xfsprogs", "e2fsprogs"),
+    *("tcpdump", "lvm2", "thin-provisioning-tools", "xfsprogs", "e2fsprogs"),
     *("openssh-server", "systemd-sysv", "systemd-timesyncd", "dbus", "udev", "kmod", "netbase"),
     *("initramfs-tools", "procps", "python3", "python3-minimal", "usr-is-merged"),
 )

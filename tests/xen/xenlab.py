@@ -1,0 +1,218 @@
+"""A real Xen host: the lab's, or the one that SANDBOX_XEN_URI names.
+
+A host of one's own needs a running guest SANDBOX_XEN_GUEST (default web01), built like the
+lab's: Debian, disks on LVM thin, root's key in SANDBOX_XEN_KEY. Its administrator points it to
+the tests' own archive for the time of the tests, by the same SSH that he would use.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import archive as archives
+import pytest
+
+from sandbox.deadline import Deadline
+from sandbox.demo.image import ensure_key
+from sandbox.hypervisors import Hypervisor, driver_for
+from sandbox.hypervisors.clone_xml import macs
+from sandbox.lab import machine
+from sandbox.network import names
+from sandbox.pipeline import rehearse
+from sandbox.process import Completed, run
+from sandbox.progress import Silent
+from sandbox.reach import link_local
+from sandbox.records import RunRecord, Verdict
+from sandbox.request import Request, prepare
+from sandbox.scenario import Scenario
+from sandbox.settings import Settings, shipped_scenarios
+from sandbox.store import Store
+
+GUEST = os.environ.get("SANDBOX_XEN_GUEST", "web01")
+STOPPED = "db01"
+PATIENCE = 1800.0
+# Everything takes its time where Xen itself is emulated.
+SLOW = "deadlines: {clone: 10m, boot: 15m, baseline: 10m, upgrade: 40m, reboot: 15m, verify: 10m}\n"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A Xen host as its administrator has it."""
+
+    uri: str
+    key: Path
+    shell: Hypervisor
+
+    def run(self, script: str, *, check: bool = True) -> str:
+        """A script in dom0; its output."""
+        deadline = Deadline(300, "in dom0")
+        done = self.shell.host.run(["sh", "-c", script], deadline, check=check)
+        return done.stdout
+
+    def domid(self, name: str) -> str:
+        return self.run(f"xl domid {shlex.quote(name)}").strip()
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Host]:
+    """The lab, started where it does not run and ended by who started it."""
+    uri, key = os.environ.pop("SANDBOX_XEN_URI", ""), os.environ.pop("SANDBOX_XEN_KEY", "")
+    lab = machine.Lab()
+    started = not uri and lab.pid() is None
+    if not uri:
+        machine.up(lab, print)
+    connection = driver_for(uri or lab.uri, Deadline(120, "connecting"))
+    try:
+        yield Host(uri or lab.uri, Path(key) if key else ensure_key(), connection)
+    finally:
+        connection.close()
+        if started:
+            machine.down(lab)
+
+
+@dataclass(frozen=True)
+class Administrator:
+    """The hand of the source's administrator: into the guest, past everything of ours."""
+
+    host: Host
+    guest: str
+
+    def inside(self, script: str, *, check: bool = True) -> Completed:
+        mac = macs(self.host.shell.lookup(self.guest).xml)[0]
+        bridge = self.host.run("brctl show | grep -o 'xenbr[0-9]*' | head -n 1").strip()
+        argv = [
+            *("ssh", "-i", self.host.key, "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
+            *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+            *("-o", f"ProxyCommand={self.host.shell.host.proxy_command}"),
+            f"root@{link_local(mac)}%{bridge}",
+            script,
+        ]
+        return run(argv, Deadline(300, "in the source"), check=check)
+
+
+@pytest.fixture(scope="session")
+def archive() -> Iterator[archives.Archive]:
+    with archives.serving() as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def administrator(host: Host, archive: archives.Archive) -> Iterator[Administrator]:
+    """The source's packages come from the tests' archive while the tests last."""
+    hand = Administrator(host, GUEST)
+    hand.inside(
+        "cp -n /etc/apt/sources.list /root/sources.list.before; "
+        f"echo {shlex.quote(archives.SOURCES_LIST.strip())} >/etc/apt/sources.list; sync"
+    )
+    yield hand
+    hand.inside("mv /root/sources.list.before /etc/apt/sources.list; sync")
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="sbxen-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def settings(state: Path, host: Host, archive: archives.Archive) -> Settings:
+    return Settings(
+        state=state,
+        cache=state / "cache",
+        uri=host.uri,
+        scenarios=(shipped_scenarios(),),
+        upstream_proxy=archive.url,
+        proxy_allow=(archives.SOURCE,),
+    )
+
+
+@dataclass
+class Xen:
+    """Rehearses in-process, on the real host."""
+
+    host: Host
+    settings: Settings
+    folder: Path
+    progress: Silent
+
+    def scenario(self, text: str, **files: str) -> Path:
+        folder = self.folder / f"scenario{len(list(self.folder.iterdir()))}"
+        folder.mkdir()
+        login = f"login: {{user: root, key: {self.host.key}}}\n"
+        (folder / "scenario.yaml").write_text(login + SLOW + text)
+        for name, content in files.items():
+            (folder / f"{name}.py").write_text(content)
+        return folder
+
+    def prepared(self, scenario: Path, guest: str = GUEST, upgrade: str | None = None) -> Scenario:
+        return prepare(
+            Request(str(scenario), guest=guest, image=None, format=None, upgrade=upgrade),
+            self.settings,
+        )
+
+    def run(
+        self, scenario: Path, guest: str = GUEST, *, upgrade: str | None = None, keep: bool = False
+    ) -> RunRecord:
+        return rehearse(
+            self.prepared(scenario, guest, upgrade),
+            self.host.shell,
+            Store(self.settings).create(),
+            self.settings,
+            self.progress,
+            accelerated=False,
+            keep=keep,
+        )
+
+    def artifact(self, record: RunRecord, name: str) -> str:
+        return (self.settings.runs / record.id / name).read_text(errors="replace")
+
+
+def verdict(record: RunRecord) -> Verdict:
+    assert record.decision is not None
+    return record.decision.verdict
+
+
+def reason(record: RunRecord) -> str:
+    assert record.decision is not None
+    return record.decision.reason
+
+
+@pytest.fixture
+def xen(
+    settings: Settings, host: Host, administrator: Administrator, tmp_path: Path, left: None
+) -> Xen:
+    return Xen(host, settings, tmp_path, Silent())
+
+
+@pytest.fixture
+def left(state: Path, host: Host) -> Iterator[None]:
+    """Nothing of this test's runs stays on the host, nor on this machine."""
+    yield
+    assert leftovers(state, host) == {}
+
+
+def leftovers(state: Path, host: Host) -> dict[str, str]:
+    """What exists of the runs of a state folder, on the Xen host and here."""
+    ids = {path.name for kind in ("runs", "clones") for path in (state / kind).glob("*")}
+    there = host.run(
+        "xl list; virsh list --all --name; virsh net-list --all --name; ip -br link; "
+        "nft list tables; lvs -o lv_name,lv_tags; ls /var/lib/upgrade-sandbox/host-clones "
+        "/srv/images/.upgrade-sandbox 2>/dev/null; ps -eo args | grep -F qemu-nbd",
+        check=False,
+    )
+    found = {}
+    for run_id in ids:
+        net = names(run_id)
+        for line in there.splitlines():
+            if any(word in line for word in (run_id, net.bridge, net.table)):
+                found[run_id] = line
+        if (state / "clones" / run_id).exists():
+            found[f"{run_id} here"] = "its folder"
+    return found
