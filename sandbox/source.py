@@ -78,6 +78,7 @@ def kernel_problem(
         chain = boot_chain(domain.xml)
         if chain.own_kernel or not own_kernel:
             return None
+        what = f"{chain.loader}, not its own disk's kernel"
         hint = (
             "boot the guest by pvgrub (<kernel> naming grub-xen's image) or pygrub, so that the "
             "kernel it installs is the one that runs; upgrades of named packages can be rehearsed"
@@ -85,11 +86,9 @@ def kernel_problem(
     else:
         if etree.fromstring(domain.xml.encode()).find("./os/kernel") is None:
             return None
+        what = "a kernel from the host (<kernel> in its XML), not its own disk's"
         hint = "give the guest a boot loader of its own; a rehearsal would test the wrong kernel"
-    return RequestError(
-        f"{domain.name!r} boots a kernel from the host (<kernel> in its XML), not its own disk's",
-        hint,
-    )
+    return RequestError(f"{domain.name!r} boots {what}", hint)
 
 
 def _domain_disks(hypervisor: Hypervisor, domain: SourceDomain, deadline: Deadline) -> list[Disk]:
@@ -110,7 +109,13 @@ def _domain_disks(hypervisor: Hypervisor, domain: SourceDomain, deadline: Deadli
         driver = device.find("./driver")
         format = "raw" if driver is None else driver.get("type", "raw")
         if hypervisor.kind == "xen":
-            stated = "block" if device.get("type") == "block" else format
+            block = device.get("type") == "block"
+            if block and format != "raw":
+                raise RequestError(
+                    f"disk {name} of {domain.name!r} is a {format} image on a block device",
+                    "a snapshot of it would be read as a raw disk; convert it: qemu-img convert",
+                )
+            stated = "block" if block else format
             disks.append(host_disks.inspect(hypervisor.host, name, path, stated, deadline))
         else:
             disks.append(_disk(name, Path(path), format, deadline))

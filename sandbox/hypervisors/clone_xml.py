@@ -183,13 +183,18 @@ def _cpu(
         for part in ("topology", "numa"):
             cpu.extend(source.findall(f"./{part}"))
         differences.changed.append("CPU model: emulated, x86-64-v2")
+    adapt_numa(cpu, spec, differences)
+    return cpu
+
+
+def adapt_numa(cpu: etree._Element, spec: CloneSpec, differences: Differences) -> None:
+    """The source's nodes, as far as they fit the clone's memory."""
     for numa in cpu.findall("./numa"):
         if spec.memory is not None:
             cpu.remove(numa)  # its cells' sizes would overrule the memory that was asked for
             differences.changed.append("NUMA: one node, for another size of memory")
     for cell in cpu.iterfind("./numa/cell"):
         cell.attrib.pop("memAccess", "")  # shared with processes of the host
-    return cpu
 
 
 def _bound_translation_cache(domain: etree._Element) -> None:

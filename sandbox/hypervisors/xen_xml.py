@@ -17,22 +17,25 @@ from sandbox.hypervisors.clone_xml import (
     PARSER,
     CloneSpec,
     CloneXml,
+    adapt_numa,
     add_memory,
 )
 from sandbox.hypervisors.marks import mark_element
 
 # Boot loaders that run inside the domain, and the one that runs in dom0: all read the guest's
 # own disk, so the guest's own kernel is what boots.
-_PVGRUB = re.compile(r"(^|/)(pv-?grub|grub-(i386|x86_64)-xen)[^/]*$")
+_PVGRUB = re.compile(r"(^|/)((pv-?grub|grub-(i386|x86_64)-xen)[^/]*|grub\.xen)$")
 _KEPT = ("vcpu", "bootloader", "bootloader_args", "os", "features", "cpu", "clock")
-_OS_KEPT = ("type", "loader", "boot", "bootmenu")
+# A boot loader takes the last four too: what it appends to a command line, where it looks.
+_OS_KEPT = ("type", "loader", "boot", "bootmenu", "kernel", "initrd", "cmdline", "root")
 _SILENT = (
     *("name", "uuid", "title", "description", "metadata", "memory", "currentMemory", "devices"),
     *("on_poweroff", "on_reboot", "on_crash", "resource", "maxMemory", "seclabel"),
     *("iothreads", "iothreadids", "genid", "pm"),
 )
-_SILENT_DEVICES = ("emulator", "console", "serial", "graphics", "memballoon", "audio")
+_SILENT_DEVICES = ("emulator", "console", "serial", "memballoon", "audio")
 _CARD_PARTS = ("mac", "model", "mtu")
+_DISK_PARTS = ("target", "readonly")
 _INPUTS = ("mouse", "tablet", "keyboard")
 
 
@@ -54,15 +57,17 @@ def boot_chain(domain_xml: str) -> BootChain:
     kind = "hvm" if name == "hvm" else "pvh" if "pvh" in (name + variant) else "pv"
     bootloader = (root.findtext("./bootloader") or "").strip()
     kernel = (root.findtext("./os/kernel") or "").strip()
+    if bootloader and kind != "hvm":  # libxl runs it, and takes <kernel> for a path in the guest
+        return BootChain(kind, bootloader.rpartition("/")[2], True)
     if kernel and _PVGRUB.search(kernel):
         return BootChain(kind, "pvgrub", True)
     if kernel:
         return BootChain(kind, f"the host's kernel {kernel}", False)
-    if bootloader:
-        return BootChain(kind, bootloader.rpartition("/")[2], True)
+    if kind == "pv":
+        return BootChain(kind, "pygrub", True)  # what libvirt takes where nothing is named
     if kind == "hvm":
         return BootChain(kind, "its disk's boot loader", True)
-    return BootChain(kind, "nothing that boots it", False)
+    return BootChain(kind, "nothing known", False)
 
 
 def xen_clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
@@ -76,13 +81,15 @@ def xen_clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
     # All of it from the start: a domain that is populated on demand crashes when it takes more.
     add_memory(domain, source, spec, differences)
     for child in source.iterchildren(etree.Element):
-        _copy_top_level(domain, child, differences)
+        _copy_top_level(domain, child, spec, differences)
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "preserve")):
         etree.SubElement(domain, f"on_{event}").text = action
     devices = etree.SubElement(domain, "devices")
     hvm = boot_chain(source_xml).type == "hvm"
     for device in source.iterfind("./devices/*"):
         _copy_device(devices, device, spec, hvm, differences)
+    if hvm:
+        _list_serial_ports(source, differences)
     _add_console(devices, hvm)
     etree.cleanup_namespaces(domain)
     etree.indent(domain)
@@ -92,7 +99,7 @@ def xen_clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
 
 
 def _copy_top_level(
-    domain: etree._Element, child: etree._Element, differences: Differences
+    domain: etree._Element, child: etree._Element, spec: CloneSpec, differences: Differences
 ) -> None:
     name = etree.QName(child)
     tag = name.localname
@@ -104,6 +111,8 @@ def _copy_top_level(
     if tag == "vcpu":
         for attribute in ("cpuset", "placement"):  # where on the host they run
             element.attrib.pop(attribute, "")
+    elif tag == "cpu":
+        adapt_numa(element, spec, differences)
     elif tag == "os":
         _adapt_os(element, differences)
     domain.append(element)
@@ -111,12 +120,8 @@ def _copy_top_level(
 
 def _adapt_os(os: etree._Element, differences: Differences) -> None:
     """The boot chain as it is; a kernel of the host's too: it was decided that this is meant."""
-    kernel = os.findtext("./kernel") or ""
-    kept = (*_OS_KEPT, "kernel", "cmdline") if kernel else _OS_KEPT
-    if kernel and not _PVGRUB.search(kernel.strip()):
-        kept = (*kept, "initrd", "root")
     for part in list(os):
-        if etree.QName(part).localname not in kept:
+        if etree.QName(part).localname not in _OS_KEPT:
             os.remove(part)
             differences.dropped.append(f"<os> <{etree.QName(part).localname}>: not known for Xen")
 
@@ -135,14 +140,20 @@ def _copy_device(
         _copy_interface(devices, device, spec, differences)
     elif tag == "video" and hvm:
         video = etree.SubElement(devices, "video")
-        video.extend(copy.deepcopy(model) for model in device.findall("./model"))
+        for model in device.findall("./model"):  # what is beneath leads to the host's graphics
+            etree.SubElement(video, "model").attrib.update(model.attrib)
     elif tag == "input" and device.get("type") in _INPUTS:
         if device.get("bus") != "xen":  # those libvirt adds itself
             entry = etree.SubElement(devices, "input")
             entry.attrib.update(device.attrib)
-    elif tag == "controller" and device.get("type") in ("xenbus", "usb", "ide"):
+    elif tag == "controller" and device.get("type") == "xenbus":
+        bus = etree.SubElement(devices, "controller")  # its limits: how many devices fit
+        bus.attrib.update(device.attrib)
+    elif tag == "controller" and device.get("type") in ("usb", "ide"):
         return  # libvirt adds what the devices need
-    elif tag not in (*_SILENT_DEVICES, "video"):
+    elif tag in ("graphics", "video") and not hvm:
+        differences.dropped.append(f"<{tag}>: the clone has no screen, only its console")
+    elif tag not in (*_SILENT_DEVICES, "graphics"):
         label = device.get("type") or device.get("mode") or ""
         words = f"<{tag}{' type=' + repr(label) if label else ''}>"
         differences.dropped.append(f"{words}: leads to the host, or is not known to be safe")
@@ -168,7 +179,8 @@ def _copy_disk(
         driver = {"name": "phy"} if block else {"name": "qemu", "type": disk.format}
         etree.SubElement(element, "driver", attrib=driver)
         etree.SubElement(element, "source", {"dev" if block else "file": str(disk.overlay)})
-        element.append(copy.deepcopy(target))
+        for part in _DISK_PARTS:
+            element.extend(copy.deepcopy(found) for found in device.findall(f"./{part}"))
     elif kind == "cdrom" and hvm and target is not None:
         drive = etree.SubElement(devices, "disk", type="file", device="cdrom")
         etree.SubElement(drive, "driver", name="qemu", type="raw")
@@ -200,6 +212,13 @@ def _copy_interface(
     differences.dropped.append(
         f"network of {address}: {where or kind} replaced by the clone's own bridge"
     )
+
+
+def _list_serial_ports(source: etree._Element, differences: Differences) -> None:
+    ports = source.findall("./devices/serial")
+    if not ports:
+        differences.changed.append("a serial port was added: its output is the run's console log")
+    differences.dropped.extend("<serial>: the clone has one port" for _port in ports[1:])
 
 
 def _add_console(devices: etree._Element, hvm: bool) -> None:

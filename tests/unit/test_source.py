@@ -125,6 +125,73 @@ def test_a_kernel_of_the_hosts_is_no_guests_kernel(tmp_path: Path) -> None:
         found(guest(devices, "<type>hvm</type><kernel>/boot/vmlinuz</kernel>"))
 
 
+# -- guests of a Xen host ---------------------------------------------------------------------
+
+PYGRUB = "<type machine='xenpv'>linux</type>"
+PVGRUB = f"{PYGRUB}<kernel>/usr/lib/grub-xen/grub-x86_64-xen.bin</kernel>"
+HOSTS = f"{PYGRUB}<kernel>/boot/vmlinuz-6.1</kernel>"
+
+
+def on_xen(devices: str, os: str = PYGRUB, *, own_kernel: bool = True) -> Source:
+    hypervisor = FakeHypervisor(kind="xen")
+    hypervisor.define(guest(devices, os), running=True)
+    return guest_source(hypervisor, "web01", soon(), own_kernel=own_kernel)
+
+
+def test_files_of_a_xen_guest_are_read_by_the_hosts_own_tools(tmp_path: Path) -> None:
+    first, second = make_image(tmp_path / "a.qcow2"), make_image(tmp_path / "b c.raw", "raw")
+    unstated = disk("xvdb", f"file='{second}'").replace("<driver name='qemu' type='qcow2'/>", "")
+    source = on_xen(disk("xvda", f"file='{first}'") + unstated)
+    assert source.disks == (
+        Disk(target="xvda", format="qcow2", path=str(first), size=SIZE, store="file"),
+        Disk(target="xvdb", format="raw", path=str(second), size=SIZE, store="file"),
+    )
+
+
+@pytest.mark.parametrize("os", [PYGRUB, PVGRUB])
+def test_a_xen_guest_with_a_boot_loader_boots_its_own_kernel(tmp_path: Path, os: str) -> None:
+    assert on_xen(disk("xvda", f"file='{make_image(tmp_path / 'a.qcow2')}'"), os).disks
+
+
+def test_a_xen_guest_with_the_hosts_kernel_is_for_upgrades_without_one(tmp_path: Path) -> None:
+    devices = disk("xvda", f"file='{make_image(tmp_path / 'a.qcow2')}'")
+    with pytest.raises(RequestError, match=r"the host.s kernel /boot/vmlinuz-6\.1") as caught:
+        on_xen(devices, HOSTS)
+    assert "pvgrub" in caught.value.hint
+    assert on_xen(devices, HOSTS, own_kernel=False).disks
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [
+        (disk("xvda", "file='/nonexistent.qcow2'"), "cannot be read as qcow2"),
+        (disk("xvda", "dev='/dev/vg0/x'", attributes="type='block'"), "a qcow2 image on a block"),
+        (
+            disk("xvda", "dev='/dev/zero'", attributes="type='block'").replace("qcow2", "raw"),
+            "is no logical volume",
+        ),
+        (disk("xvda", "protocol='rbd'", attributes="type='network'"), "on the network (rbd)"),
+    ],
+)
+def test_a_xen_guest_whose_disks_cannot_be_cloned_is_rejected(devices: str, words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        on_xen(devices)
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_xen_guests_files_are_proved_unchanged(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "a b.qcow2")
+    hypervisor = FakeHypervisor(kind="xen")
+    hypervisor.define(guest(disk("xvda", f"file='{image}'"), PYGRUB))
+    source = guest_source(hypervisor, "web01", soon())
+    before = vitals(hypervisor, source)
+    assert [row[0] for row in before.files] == [str(image)]
+    assert proofs(source, before, vitals(hypervisor, source))[1] == ""
+    image.write_bytes(image.read_bytes() + b"x")
+    assert "disk files changed" in proofs(source, before, vitals(hypervisor, source))[1]
+
+
 # -- images -----------------------------------------------------------------------------------
 
 
