@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from xenlab import GUEST, STOPPED, Administrator, Host, Xen, reason, verdict
 
 from sandbox.demo.broken import build_deb
 from sandbox.demo.mirror import find_mirror
-from sandbox.records import Verdict
+from sandbox.network import names
+from sandbox.records import Outcome, Verdict
 from sandbox.report import render
 
 pytestmark = pytest.mark.xen
@@ -85,18 +88,98 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
     )
 
 
-def test_a_stopped_guest_on_a_file_system_with_reflinks(
-    xen: Xen, host: Host, tmp_path: Path
+MARKER, CONTROL = "upgrade-sandbox-attack", "upgrade-sandbox-control"
+# Run in the clone as a check: whatever it may try, on every way there is.
+ATTACK = f"""
+import os, socket, subprocess
+nic = next(name for name in sorted(os.listdir("/sys/class/net")) if name != "lo")
+for line in ("ip addr add 198.51.100.77/24 dev NIC", "ip route add default dev NIC"):
+    subprocess.run(line.replace("NIC", nic).split(), stderr=subprocess.DEVNULL)
+index, said = socket.if_nametoindex(nic), b"{MARKER}"
+own = subprocess.run(["ip", "-4", "-o", "addr", "show", nic], capture_output=True, text=True).stdout
+gateways = [w.rsplit(".", 1)[0] + ".1" for w in own.split() if w.startswith("198.18.")]
+hosts = ["198.51.100.1", "198.51.100.91", "169.254.169.254", "10.0.2.2", "255.255.255.255"]
+for address in hosts + gateways:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        for port in (53, 67, 123, 4789):
+            try: s.sendto(said, (address, port))
+            except OSError: pass
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+    for address in ("ff02::1", "ff02::2"):
+        s.sendto(said, (address, 5353, 0, index))
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+    raw.bind((nic, 0))
+    for target in ("ffffffffffff", "0180c200000e", "0180c2000000", "333300000001"):
+        raw.send(bytes.fromhex(target + "00163e5a0b01" + "88b5") + said)
+reached = []
+for address in hosts[:1] + gateways:
+    for port in (22, 53, 111, 16509):
+        try: socket.create_connection((address, port), 2).close()
+        except OSError: continue
+        reached.append((address, port))
+print(reached)
+"""
+CHECK = f"""
+def test_nothing_is_reached(host):
+    done = host.run("python3 -c %s", {ATTACK!r})
+    assert done.stdout == "[]\\n", done
+"""
+
+
+Seen = dict[str, set[str]]
+
+
+@pytest.fixture
+def capture(host: Host, administrator: Administrator) -> Iterator[Callable[[], Seen]]:
+    """What dom0 sees on all its interfaces: those on which each marker was seen."""
+    host.run(
+        "rm -f /run/sbtest.pcap; setsid tcpdump -i any -U -w /run/sbtest.pcap "
+        ">/dev/null 2>&1 </dev/null & echo $! >/run/sbtest.pid; sleep 3"
+    )
+
+    def seen() -> Seen:
+        host.run("sleep 2; kill $(cat /run/sbtest.pid); sleep 1")
+        shown = host.run("tcpdump -r /run/sbtest.pcap -A -n 2>/dev/null")
+        found: Seen = {MARKER: set(), CONTROL: set()}
+        current = ""
+        for line in shown.splitlines():
+            if re.match(r"\d\d:\d\d:\d\d\.", line):
+                current = line.split()[1]
+            for marker in found:
+                if marker in line:
+                    found[marker].add(current)
+        return found
+
+    yield seen
+    host.run("kill $(cat /run/sbtest.pid) 2>/dev/null; rm -f /run/sbtest.*", check=False)
+
+
+def test_a_hostile_clone_of_a_stopped_guest_on_a_file_system_with_reflinks(
+    xen: Xen,
+    host: Host,
+    administrator: Administrator,
+    capture: Callable[[], Seen],
+    tmp_path: Path,
 ) -> None:
-    """And with an upgrade that fails: the verdict is of the upgrade, not of Xen."""
+    """Nothing leaves its bridge; its upgrade fails, and the verdict is of the upgrade."""
+    administrator.inside(f"bash -c 'echo {CONTROL} >/dev/udp/198.51.100.1/9'")
     facts = "stat -c '%i %Y %s' /srv/images/db01.qcow2; sha256sum /srv/images/db01.qcow2"
     before = host.run(facts)
     package = build_deb("xen-bad", "1.0", out=tmp_path / "deb", postinst="#!/bin/sh\nexit 3\n")
-    scenario = xen.scenario("upgrade: {what: all}\nreboot: never\n", test_own=LOOK)
+    scenario = xen.scenario("upgrade: {what: all}\nreboot: never\n", test_attack=CHECK)
     record = xen.run(scenario, STOPPED, upgrade=str(package))
     assert verdict(record) is Verdict.FAIL, reason(record)
     assert "xen-bad" in reason(record)
+    assert record.facts.checks_before is not None
+    (attack,) = (c for c in record.facts.checks_before.results if "nothing_is_reached" in c.name)
+    assert attack.outcome is Outcome.PASSED, attack.detail
     assert record.source is not None
     assert record.source.method == "reflink copy"
     assert record.source.consistency == "clean"
     assert host.run(facts) == before
+    bridge = names(record.id).bridge
+    seen = capture()
+    assert "xenbr0" in seen[CONTROL], "the capture sees nothing where there was something to see"
+    assert seen[MARKER], "the clone did not say anything"
+    assert [name for name in seen[MARKER] if not name.startswith(bridge)] == []
