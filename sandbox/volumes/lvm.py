@@ -7,11 +7,12 @@ Every volume of ours carries the run's mark as tags from the moment it exists.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 
 from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, HostError
+from sandbox.errors import CommandFailed, HostError, ToolMissing
 from sandbox.host import Host
 from sandbox.hypervisors import Mark
 
@@ -19,12 +20,14 @@ TAG = "upgrade-sandbox"
 # Beyond these a thin pool may soon stop its guests' writes, production's too.
 POOL_LIMIT = 90.0  # percent, of data or of metadata
 POOL_DANGER = 95.0
-_TAG_SAFE = re.compile(r"[A-Za-z0-9_+.\-/=!:&#]+")
+_TAG_UNSAFE = re.compile(rb"[^A-Za-z0-9_+.\-/=!:&]")  # "#" is allowed as well, and our escape
+_TAG_ESCAPE = re.compile(rb"#([0-9a-f]{2})")
 _FIELDS = (
     "vg_name,lv_name,lv_path,lv_dm_path,lv_size,pool_lv,segtype,data_percent,metadata_percent,"
     "vg_free,lv_tags"
 )
 _NO_SUCH_COMMAND = 127
+_GONE = "Failed to find logical volume"
 _BUSY_SECONDS = 60.0  # a backend lets go of a destroyed domain's disk in its own time
 
 
@@ -89,13 +92,7 @@ class Survey:
 
 def survey(host: Host, deadline: Deadline) -> Survey:
     """Look at all volumes of a host; one without LVM has none."""
-    try:
-        rows = _report(host, (), deadline)
-    except CommandFailed as problem:
-        if problem.status == _NO_SUCH_COMMAND:
-            return Survey({}, ())
-        raise
-    return parse_survey(rows)
+    return parse_survey(_report(host, (), deadline))
 
 
 def parse_survey(rows: list[dict[str, str]]) -> Survey:
@@ -150,40 +147,50 @@ def thick_size(origin: Volume) -> int:
 
 
 def tags(mark: Mark) -> tuple[str, ...]:
-    """The mark as LVM tags; what LVM does not allow in a tag is left out."""
+    """The mark as LVM tags; what LVM does not allow in a tag is escaped."""
     facts = {
         "run": mark.run,
         "owner": mark.owner,
         "deadline": str(mark.deadline),
         "folder": mark.folder,
     }
-    found = (f"{TAG}.{key}={value}" for key, value in facts.items())
-    return (TAG, *(tag for tag in found if _TAG_SAFE.fullmatch(tag)))
+    return (TAG, *(f"{TAG}.{key}={_escaped(value)}" for key, value in facts.items()))
+
+
+def _escaped(value: str) -> str:
+    safe = _TAG_UNSAFE.sub(lambda found: b"#%02x" % found.group()[0], os.fsencode(value))
+    return safe.decode()
+
+
+def _unescaped(value: str) -> str:
+    plain = _TAG_ESCAPE.sub(lambda found: bytes.fromhex(found.group(1).decode()), value.encode())
+    return os.fsdecode(plain)
 
 
 def read_tags(found: tuple[str, ...]) -> Mark | None:
     """The mark in a volume's tags; None when it is not ours."""
-    facts = dict(tag.removeprefix(f"{TAG}.").partition("=")[::2] for tag in found)
+    ours = (tag.removeprefix(f"{TAG}.") for tag in found if tag.startswith(f"{TAG}."))
+    facts = {key: _unescaped(value) for key, _, value in (tag.partition("=") for tag in ours)}
     if TAG not in found or not facts.get("run"):
         return None
     deadline = facts.get("deadline", "")
     return Mark(
         facts["run"],
         facts.get("owner", ""),
-        int(deadline) if deadline.isdigit() else 0,
+        int(deadline) if deadline.isdecimal() else 0,
         facts.get("folder", ""),
     )
 
 
 def marked(host: Host, deadline: Deadline) -> tuple[tuple[Volume, Mark], ...]:
     """All volumes that carry our mark."""
-    found = []
+    found = {}
     for row in _report(host, (f"@{TAG}",), deadline):
         one = _volume(row)
         mark = read_tags(one.tags)
         if mark is not None:
-            found.append((one, mark))
-    return tuple(found)
+            found[one.path] = (one, mark)  # a volume in several pieces has several rows
+    return tuple(found.values())
 
 
 def remove(host: Host, run: str, deadline: Deadline) -> tuple[str, ...]:
@@ -202,6 +209,8 @@ def _remove(host: Host, one: Volume, deadline: Deadline) -> None:
             host.run(["lvremove", "--quiet", "--yes", f"{one.group}/{one.name}"], deadline)
             return
         except CommandFailed as problem:
+            if _GONE in problem.tail:
+                return
             if "in use" not in problem.tail and "used by" not in problem.tail:
                 raise
             if deadline.remaining() < 2:
@@ -214,7 +223,14 @@ def _remove(host: Host, one: Volume, deadline: Deadline) -> None:
 
 def _report(host: Host, names: tuple[str, ...], deadline: Deadline) -> list[dict[str, str]]:
     argv = ["lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", _FIELDS, *names]
-    shown = host.run(argv, deadline, hint="is lvm2 installed there?")
+    try:
+        shown = host.run(argv, deadline)
+    except ToolMissing:
+        return []
+    except CommandFailed as problem:
+        if problem.status == _NO_SUCH_COMMAND:  # without LVM there are no volumes
+            return []
+        raise
     return parse_report(shown.stdout)
 
 
@@ -229,7 +245,7 @@ def _volume(row: dict[str, str]) -> Volume:
         row["vg_name"],
         row["lv_name"],
         int(row["lv_size"] or 0),
-        row["pool_lv"],
+        row["pool_lv"] if row["segtype"] == "thin" else "",  # caches have pools, too
         int(row["vg_free"] or 0),
         tuple(row["lv_tags"].split(",")) if row["lv_tags"] else (),
     )
