@@ -31,7 +31,7 @@ test: ## everything: style, types, then all tests, with real guests on QEMU and 
 
 test-quick: ## unit and contract tests, kills in every phase, benchmarks
 	$(BIN)/pytest tests/unit tests/contract tests/faults tests/benchmarks \
-	  --ignore=tests/benchmarks/test_rehearsal_overhead.py
+	  --ignore=tests/benchmarks/test_rehearsal_overhead.py --ignore=tests/benchmarks/test_xen_clone.py
 
 test-guests: ## real guests: rehearsals on Xen (in the lab), then on QEMU
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/xen tests/vm
