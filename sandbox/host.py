@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import select
 import shlex
 import socket
@@ -27,8 +28,11 @@ BANNER = b"SSH-"
 LOST = 255  # what ssh itself exits with
 _SOCKETS = Path("/run/upgrade-sandbox/ssh")
 _PERSIST = 60  # seconds
-# Parameters of a libvirt URI that say how its ssh is to be started.
+_PORT = re.compile(r":[0-9]+$")
+# Parameters of a libvirt URI that say how its ssh is to be started; the last two are ours alone.
 _COMMAND, _KEY, _NO_VERIFY = "command", "keyfile", "no_verify"
+_CONFIG, _JUMP = "ssh_config", "jump"
+_CONSUMED = (_COMMAND, _KEY, _CONFIG, _JUMP)  # libvirt gets one program that does all of it
 
 
 class HostLost(HostError):
@@ -102,7 +106,8 @@ class RemoteHost:
     """A machine behind SSH, as a libvirt URI names it.
 
     ``xen+ssh://user@host:port/system?keyfile=…&command=…``: ``command`` is a program used in
-    place of ``ssh`` (a jump host, a configuration of its own); libvirt knows the same parameters.
+    place of ``ssh``; libvirt knows the same parameters. ``jump=user@host:port`` is a host on the
+    way, entered with the same key, ``ssh_config`` a file that ssh reads instead of the user's.
     """
 
     def __init__(self, uri: str) -> None:
@@ -112,7 +117,7 @@ class RemoteHost:
             raise RequestError(f"the URI {uri!r} names no host", "xen+ssh://root@HOST/system")
         self.name = parts.hostname
         self._program = options.get(_COMMAND, "ssh")
-        self._options = _ssh_options(parts.username, parts.port, options)
+        self._options = _ssh_options(self._program, parts.username, parts.port, options)
         self.uri = self._own_uri(uri, options)
 
     def _own_uri(self, uri: str, options: dict[str, str]) -> str:
@@ -128,7 +133,7 @@ class RemoteHost:
             fresh.replace(wrapper)
         self._wrapper = wrapper
         parts = urlsplit(uri)
-        rest = {k: v for k, v in options.items() if k not in (_COMMAND, _KEY)}
+        rest = {k: v for k, v in options.items() if k not in _CONSUMED}
         return urlunsplit(parts._replace(query=urlencode({**rest, _COMMAND: str(wrapper)})))
 
     @property
@@ -193,25 +198,43 @@ def _reads_banner(descriptor: int, seconds: float) -> bool:
     return read.startswith(BANNER)
 
 
-def _ssh_options(user: str | None, port: int | None, options: dict[str, str]) -> tuple[str, ...]:
-    given = {
-        "BatchMode": "yes",
-        "ConnectTimeout": "20",
-        "ServerAliveInterval": "10",
-        "ServerAliveCountMax": "6",
+def _ssh_options(
+    program: str, user: str | None, port: int | None, options: dict[str, str]
+) -> tuple[str, ...]:
+    config = ("-F", options[_CONFIG]) if options.get(_CONFIG) else ()
+    given = {"BatchMode": "yes", "ConnectTimeout": "20", "LogLevel": "ERROR"}
+    given |= {"ServerAliveInterval": "10", "ServerAliveCountMax": "6"}
+    if options.get(_KEY):
+        given["IdentityFile"] = options[_KEY].replace("%", "%%")  # ssh would replace %h
+    if options.get(_NO_VERIFY, "0") not in ("", "0"):
+        given["StrictHostKeyChecking"] = "no"
+    common = (*config, *_as_options(given))
+    own = {
         "ControlMaster": "auto",
         "ControlPersist": str(_PERSIST),
         "ControlPath": f"{_SOCKETS}/%C",
-        "LogLevel": "ERROR",
     }
-    if options.get(_KEY):
-        given["IdentityFile"] = options[_KEY]
-    if options.get(_NO_VERIFY, "0") not in ("", "0"):
-        given["StrictHostKeyChecking"] = "no"
+    if options.get(_JUMP):
+        # ssh's own ProxyJump gives the host on the way none of these options, not even the key.
+        own["ProxyCommand"] = _through(program, common, options[_JUMP])
     if user:
-        given["User"] = user
+        own["User"] = user
     if port:
-        given["Port"] = str(port)
+        own["Port"] = str(port)
+    return (*common, *_as_options(own))
+
+
+def _through(program: str, common: Sequence[str], jump: str) -> str:
+    """The command by which ssh reaches a host through another: ``user@host:port``."""
+    target, _, port = jump.rpartition(":") if _PORT.search(jump) else (jump, "", "")
+    target = target.replace("[", "").replace("]", "")  # around IPv6, where a port follows
+    words = [program, *common, *(("-p", port) if port else ())]
+    # ssh replaces %h and %p; what we were given is meant as it stands.
+    fixed = shlex.join(words).replace("%", "%%")
+    return f"{fixed} -W '[%h]:%p' -- {shlex.quote(target).replace('%', '%%')}"
+
+
+def _as_options(given: dict[str, str]) -> tuple[str, ...]:
     return tuple(word for key, value in given.items() for word in ("-o", f"{key}={value}"))
 
 

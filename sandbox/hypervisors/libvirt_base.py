@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import libvirt
 from lxml import etree
@@ -192,11 +193,15 @@ def _open(uri: str, deadline: Deadline) -> Any:
         raise DeadlineExceeded(f"connecting to {uri}", deadline.seconds, "restart libvirtd")
     if isinstance(result[0], libvirt.libvirtError):
         hint = "start it: systemctl start libvirtd (without systemd: virtlogd -d; libvirtd -d)"
+        shown = uri
+        if "+ssh:" in uri:
+            shown = uri.partition("?")[0]  # what follows is of our own making
+            hint = f"is it up, is root let in with your key? try: ssh {urlsplit(uri).hostname}"
         if "no connection driver" in say(result[0]):
             hint = "its libvirt has no driver for that: apt install libvirt-daemon-driver-xen"
-        raise HostError(f"cannot connect to libvirt at {uri}: {say(result[0])}", hint) from result[
-            0
-        ]
+        raise HostError(
+            f"cannot connect to libvirt at {shown}: {say(result[0])}", hint
+        ) from result[0]
     return result[0]
 
 
