@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,10 @@ import click
 
 from sandbox import __version__
 from sandbox.errors import RequestError, SandboxError
+from sandbox.interruption import interruptible
 from sandbox.lazy import LazyGroup
 
 if TYPE_CHECKING:
-    from types import FrameType
-
-    from sandbox.hypervisors import Hypervisor
     from sandbox.records import RunRecord
     from sandbox.settings import Settings
     from sandbox.store import RunFolder
@@ -34,7 +31,12 @@ Exit codes:
 """
 FORMATS = ("text", "json", "junit", "markdown", "html")
 IMAGE_FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
-CONNECT_SECONDS = 20.0
+HOST = "A name of hosts.yaml, or a libvirt URI (default: SANDBOX_URI, else this machine)."
+
+
+def on_host(help: str = HOST) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """The option --host."""
+    return click.option("--host", metavar="HOST", help=help)
 
 
 class Main(click.Group):
@@ -73,6 +75,7 @@ def main() -> None:
 @main.command(epilog=EXIT_CODES)
 @click.argument("scenario")
 @click.option("--guest", help="Guest (libvirt domain) to rehearse; it may be running.")
+@on_host()
 @click.option("--image", type=click.Path(path_type=Path), help="Disk image to rehearse instead.")
 @click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Of the image.")
 @click.option("--upgrade", help="all, security, kernel, or packages: nginx,openssl=3.0.20,./x.deb")
@@ -86,6 +89,7 @@ def main() -> None:
 def run(
     scenario: str,
     guest: str | None,
+    host: str | None,
     image: Path | None,
     image_format: str | None,
     upgrade: str | None,
@@ -100,7 +104,7 @@ def run(
     \b
     Examples:
       sandbox run security --guest web01
-      sandbox run everything --guest web01 --keep
+      sandbox run everything --guest web01 --host xen1 --keep
       sandbox run ./my-scenario --json | jq -r .decision.reason
     """
     from sandbox.foreground import rehearse_in_terminal
@@ -109,8 +113,8 @@ def run(
 
     if guest is not None and image is not None:
         raise RequestError("--guest and --image exclude each other", "give one of them")
-    request = Request(scenario, guest, image, image_format, upgrade, user, key)
-    with _interruptible():
+    request = Request(scenario, guest, image, image_format, upgrade, user, key, host)
+    with interruptible():
         verdict = rehearse_in_terminal(
             request, read_settings(), keep=keep, as_json=as_json, picture=picture
         )
@@ -180,35 +184,63 @@ def show(run_id: str, as_json: bool) -> None:
 @main.command()
 @click.argument("run_id", metavar="RUN", shell_complete=lambda *given: _run_ids(given[-1]))
 @click.option("--record", is_flag=True, help="Remove the record and its artifacts, too.")
-def rm(run_id: str, record: bool) -> None:
+@on_host("Ask this host instead of the one that the run noted.")
+def rm(run_id: str, record: bool, host: str | None) -> None:
     """Remove the clone of RUN that was kept (--record: everything of it)."""
-    from sandbox.listing import remove
+    from sandbox.removing import remove
 
-    with _hypervisor() as hypervisor:
-        remove(hypervisor, _settings(), run_id, with_record=record)
+    remove(_settings(), run_id, with_record=record, host=host)
 
 
 @main.command()
-def reap() -> None:
+@on_host("Only there (default: on every host that is known).")
+def reap(host: str | None) -> None:
     """Remove what killed runs left behind; live and kept ones are not touched."""
-    from sandbox.listing import print_reaped
+    from sandbox.removing import print_reaped
 
-    with _hypervisor() as hypervisor:
-        sys.exit(print_reaped(hypervisor, _settings()))
+    sys.exit(print_reaped(_settings(), host))
 
 
 @main.command()
+@on_host()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def doctor(as_json: bool) -> None:
-    """Check this host: what works, what does not, what to do about it."""
+def doctor(host: str | None, as_json: bool) -> None:
+    """Check a host: what works, what does not, what to do about it."""
     from sandbox.doctor import print_checks
 
-    sys.exit(print_checks(_settings(), as_json=as_json))
+    sys.exit(print_checks(_settings(), host, as_json=as_json))
+
+
+@main.command()
+@on_host("Only of this host (default: of all in hosts.yaml).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--import", "imported", metavar="NAME", help="Show a guest of xl's as libvirt's XML.")
+@click.option("--config", help="Its file on the host (default: /etc/xen/NAME.cfg).")
+@click.option("--define", is_flag=True, help="Make it known to libvirt as well.")
+def guests(
+    host: str | None, as_json: bool, imported: str | None, config: str | None, define: bool
+) -> None:
+    """The guests of all hosts, and whether each can be rehearsed.
+
+    \b
+    Examples:
+      sandbox guests --host xen1
+      sandbox guests --host xen1 --import db01 --config /etc/xen/db01.cfg
+    """
+    from sandbox.guests import import_guest, print_guests
+
+    if imported is not None:
+        import_guest(_settings(), host, imported, config, define=define)
+    elif config is not None or define:
+        raise RequestError("--config and --define are for --import NAME", "name the guest")
+    else:
+        sys.exit(print_guests(_settings(), host, as_json=as_json))
 
 
 @main.command()
 @click.argument("name")
 @click.option("--guest", help="Guest (libvirt domain) to inspect.")
+@on_host()
 @click.option("--image", type=click.Path(path_type=Path), help="Disk image to inspect instead.")
 @click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Of the image.")
 @click.option("--user", default="root", show_default=True, help="User to log in as.")
@@ -217,6 +249,7 @@ def doctor(as_json: bool) -> None:
 def init(
     name: str,
     guest: str | None,
+    host: str | None,
     image: Path | None,
     image_format: str | None,
     user: str,
@@ -230,12 +263,14 @@ def init(
       sandbox init web01-security --guest web01
       sandbox init legacy --image /srv/old.vmdk --format vmdk --no-boot
     """
+    from sandbox.hosts import connected, find_host
     from sandbox.init import write_scenario
     from sandbox.request import Request
 
-    request = Request(name, guest, image, image_format, None, user, key)
-    with _interruptible(), _hypervisor() as hypervisor:
-        write_scenario(request, hypervisor, _settings(), boot=boot)
+    request = Request(name, guest, image, image_format, None, user, key, host)
+    known = find_host(host, _settings())
+    with interruptible(), connected(known) as hypervisor:
+        write_scenario(request, hypervisor, _settings(), boot=boot, limits=known.limits)
 
 
 @main.group()
@@ -299,7 +334,7 @@ def demo_run(picture: Path | None) -> None:
     """Rehearse two upgrades of web01: a good one, and one that breaks nginx."""
     from sandbox.demo.show import rehearse_both
 
-    with _interruptible():
+    with interruptible():
         sys.exit(rehearse_both(_settings(), picture, click.echo))
 
 
@@ -320,18 +355,6 @@ def _settings() -> Settings:
     return read_settings()
 
 
-@contextlib.contextmanager
-def _hypervisor() -> Iterator[Hypervisor]:
-    from sandbox.deadline import Deadline
-    from sandbox.hypervisors import driver_for
-
-    hypervisor = driver_for(_settings().uri, Deadline(CONNECT_SECONDS, "connecting"))
-    try:
-        yield hypervisor
-    finally:
-        hypervisor.close()
-
-
 def _load(run_id: str) -> tuple[RunFolder, RunRecord]:
     from sandbox.store import Store
 
@@ -349,25 +372,3 @@ def _run_ids(begun: str) -> list[str]:
         names = ("latest", *newest_first) if newest_first else ()
         return [name for name in names if name.startswith(begun)]
     return []
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a run cleanly; a second one does not cut the clean-up short."""
-    asked = False
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            click.echo("\nalready cleaning up; one moment", err=True)
-            return
-        asked = True
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

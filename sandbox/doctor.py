@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import click
 from rich.console import Console
@@ -14,28 +15,32 @@ from rich.text import Text
 
 from sandbox.errors import SandboxError
 from sandbox.host_checks import Check, Finding, State, all_checks
+from sandbox.hosts import find_host
 from sandbox.report.clean import one_line
 from sandbox.settings import Settings
+from sandbox.xen_checks import xen_checks
 
 NOT_FIT = 4
-CHECK_SECONDS = 40.0  # for one check; what it starts has shorter limits of its own
 UNDO_SECONDS = 5.0  # for what a check made when Ctrl-C comes
 _MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.BAD: ("✗", "red")}
 _NAME_WIDTH = 20
 
 
-def print_checks(settings: Settings, *, as_json: bool) -> int:
-    """Print every check as it ends; 0 when none is "not ok", else 4."""
+def print_checks(settings: Settings, host: str | None = None, *, as_json: bool) -> int:
+    """Print every check of a host as it ends; 0 when none is "not ok", else 4."""
+    known = find_host(host, settings)
+    settings = replace(settings, uri=known.uri)
+    chosen = xen_checks(settings, known) if known.kind == "xen" else all_checks(settings)
     console = Console(highlight=False)
     states, group = [], ""
-    with contextlib.closing(all_checks(settings)) as checks:
+    with contextlib.closing(chosen) as checks:
         for check in checks:
             if not as_json and check.group != group:
                 console.print(Text(("\n" if group else "") + check.group, "bold"))
                 group = check.group
             waiting = console.is_terminal and not as_json
             with console.status(check.name) if waiting else contextlib.nullcontext():
-                found = examine(check.run)
+                found = examine(check.run, check.seconds)
             states.append(found.state)
             if as_json:
                 line = {"check": check.name, "state": found.state.value}
@@ -45,11 +50,12 @@ def print_checks(settings: Settings, *, as_json: bool) -> int:
             else:
                 _print_plain(check, found)
     if not as_json:
-        console.print(_conclusion(states), soft_wrap=True)
+        start = "sandbox run security --guest NAME" + (f" --host {host}" if host else "")
+        console.print(_conclusion(states, start), soft_wrap=True)
     return NOT_FIT if State.BAD in states else 0
 
 
-def examine(run: Callable[[], Finding], seconds: float = CHECK_SECONDS) -> Finding:
+def examine(run: Callable[[], Finding], seconds: float = 40.0) -> Finding:
     """What a check finds; one that fails, or hangs in a library, has found that."""
     found: list[Finding] = []
 
@@ -96,7 +102,7 @@ def _print_plain(check: Check, found: Finding) -> None:
         click.echo(f"  {'':<8} {'':<{_NAME_WIDTH}} {found.hint}")
 
 
-def _conclusion(states: Sequence[State]) -> Text:
+def _conclusion(states: Sequence[State], start: str) -> Text:
     bad, warnings = states.count(State.BAD), states.count(State.WARNING)
     noted = f"{warnings} warning{'' if warnings == 1 else 's'}"
     if bad:
@@ -105,4 +111,4 @@ def _conclusion(states: Sequence[State]) -> Text:
         )
         return Text(words, "bold red")
     words = f"\nThis host can rehearse upgrades ({len(states)} checks, {noted})."
-    return Text.assemble((words, "bold green"), "\nStart with  sandbox run security --guest NAME")
+    return Text.assemble((words, "bold green"), f"\nStart with  {start}")

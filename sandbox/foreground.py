@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from sandbox.deadline import Deadline
 from sandbox.errors import RequestError, SandboxError
-from sandbox.hypervisors import driver_for
+from sandbox.hosts import connected, find_host
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.pipeline import rehearse
 from sandbox.records import RunRecord, Verdict
 from sandbox.report import render
 from sandbox.request import Request, prepare
 from sandbox.settings import Settings
-from sandbox.store import Store
+from sandbox.store import RunFolder, Store
 from sandbox.terminal import TerminalProgress
 
 HTML = "report.html"
-CONNECT_SECONDS = 20.0
 _PICTURE_WIDTH = 100
 _WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # rich names a web font
 
@@ -32,7 +32,7 @@ def rehearse_in_terminal(
 ) -> Verdict:
     """Rehearse, show it, and leave an HTML report; returns the verdict."""
     scenario = prepare(request, settings)
-    hypervisor = driver_for(settings.uri, Deadline(CONNECT_SECONDS, "connecting"))
+    host = find_host(request.host, settings)
     # With --json standard output is for the program that reads it.
     console = Console(
         stderr=as_json,
@@ -41,9 +41,9 @@ def rehearse_in_terminal(
         record=picture is not None,
         width=_PICTURE_WIDTH if picture else None,
     )
-    folder = Store(settings).create()
-    try:
-        with TerminalProgress(console) as progress:
+    with connected(host) as hypervisor:
+        folder = Store(settings).create(hypervisor.uri)
+        with _interruption_told(settings, folder), TerminalProgress(console) as progress:
             record = rehearse(
                 scenario,
                 hypervisor,
@@ -51,20 +51,9 @@ def rehearse_in_terminal(
                 settings,
                 progress,
                 accelerated=acceleration() == "kvm",
+                limits=host.limits,
                 keep=keep,
             )
-    except KeyboardInterrupt:
-        record = Store(settings).load(folder)
-        left = ", ".join(record.left_behind)
-        click.echo(
-            f"\ninterrupted: not everything could be removed: {left}; `sandbox reap` tries again"
-            if left
-            else "\ninterrupted: the clone, its network and its files are removed",
-            err=True,
-        )
-        raise
-    finally:
-        hypervisor.close()
     write_html(record, folder.artifacts)
     if as_json:
         click.echo(render(record, folder.artifacts, "json"))
@@ -74,6 +63,22 @@ def rehearse_in_terminal(
         save_picture(console, picture, f"sandbox run {request.scenario} --guest {record.guest}")
     assert record.decision is not None
     return record.decision.verdict
+
+
+@contextlib.contextmanager
+def _interruption_told(settings: Settings, folder: RunFolder) -> Iterator[None]:
+    """After Ctrl-C: what became of the clone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = ", ".join(Store(settings).load(folder).left_behind)
+        click.echo(
+            f"\ninterrupted: not everything could be removed: {left}; `sandbox reap` tries again"
+            if left
+            else "\ninterrupted: the clone, its network and its files are removed",
+            err=True,
+        )
+        raise
 
 
 def show(console: Console, record: RunRecord, folder: Path) -> None:

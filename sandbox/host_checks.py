@@ -72,10 +72,11 @@ class Check:
     group: str
     name: str
     run: Callable[[], Finding]
+    seconds: float = 40.0  # for all of it; what it starts has shorter limits of its own
 
 
 @dataclass
-class _Host:
+class HostInHand:
     """What several checks share: one connection to libvirt."""
 
     settings: Settings
@@ -84,7 +85,7 @@ class _Host:
 
 def all_checks(settings: Settings) -> Generator[Check, None, None]:
     """Every check, in the order in which one would mend things; to be run one after the other."""
-    host = _Host(settings)
+    host = HostInHand(settings)
     try:
         yield Check("This host", "root", root)
         yield Check("This host", "state folder", partial(state_folder, settings.state))
@@ -155,7 +156,7 @@ def _existing(path: Path) -> Path:
 # --- hypervisor --------------------------------------------------------------------------------
 
 
-def libvirt_answers(host: _Host) -> Finding:
+def libvirt_answers(host: HostInHand) -> Finding:
     uri = host.settings.uri
     host.hypervisor = driver_for(uri, Deadline(CONNECT_SECONDS, "connecting"))
     version, guests = host.hypervisor.version(), host.hypervisor.guests()
@@ -179,7 +180,7 @@ def acceleration_works() -> Finding:
     )
 
 
-def memory(host: _Host) -> Finding:
+def memory(host: HostInHand) -> Finding:
     free = _free_memory() if host.hypervisor is None else host.hypervisor.free_memory()
     detail = f"{free / (1 << 30):.1f} GiB free for clones"
     if free < LEAST_MEMORY:
@@ -371,7 +372,7 @@ def scenarios_load(settings: Settings) -> Finding:
     return Finding(State.OK, f"{count(len(names), 'scenario')} can be read: {some(names)}")
 
 
-def nothing_left(host: _Host) -> Finding:
+def nothing_left(host: HostInHand) -> Finding:
     if host.hypervisor is None:
         return Finding(State.WARNING, "not looked for: libvirt does not answer")
     store = Store(host.settings)

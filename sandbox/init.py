@@ -22,7 +22,8 @@ from sandbox.first_checks import checks_text, own_services
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.hypervisors.acceleration import acceleration
-from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, clone_xml
+from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec
+from sandbox.limits import NO_LIMITS, Limits
 from sandbox.observe import observe
 from sandbox.plan import PLAN_SECONDS, Plan, make_plan
 from sandbox.reaper import remove_run
@@ -60,7 +61,12 @@ class Seen:
 
 
 def write_scenario(
-    request: Request, hypervisor: Hypervisor, settings: Settings, *, boot: bool
+    request: Request,
+    hypervisor: Hypervisor,
+    settings: Settings,
+    *,
+    boot: bool,
+    limits: Limits = NO_LIMITS,
 ) -> None:
     """Write the scenario ``request.scenario`` for the guest or image; never over another one.
 
@@ -75,11 +81,11 @@ def write_scenario(
         _write(draft, place.name, request, key, comments, None)
         scenario = load_scenario(draft, shared=settings.shared_checks)
         if boot:
-            seen = _look_inside(scenario, hypervisor, settings)
+            seen = _look_inside(scenario, hypervisor, settings, limits)
             _write(draft, place.name, request, key, comments, seen)
             load_scenario(draft, shared=settings.shared_checks)
         _move(draft, place)
-    _tell(place)
+    _tell(place, request.host)
 
 
 # --- what is asked for -------------------------------------------------------------------------
@@ -146,7 +152,7 @@ def _describe(source: Source, hypervisor: Hypervisor) -> list[str]:
         nvram=nowhere,
         nvram_copied=True,
     )
-    derived = clone_xml(source.xml, spec)
+    derived = hypervisor.derive(source.xml, spec)
     machine = etree.fromstring(derived.xml.encode())
     memory = int(machine.findtext("./memory", "0")) << 10
     cpus = int(machine.findtext("./vcpu", "1"))
@@ -163,15 +169,17 @@ def _describe(source: Source, hypervisor: Hypervisor) -> list[str]:
 # --- what runs in it ---------------------------------------------------------------------------
 
 
-def _look_inside(scenario: Scenario, hypervisor: Hypervisor, settings: Settings) -> Seen:
+def _look_inside(
+    scenario: Scenario, hypervisor: Hypervisor, settings: Settings, limits: Limits
+) -> Seen:
     """Boot a clone, look, and remove it, however that ends."""
     _require_key(scenario)
-    folder = Store(settings).create()
+    folder = Store(settings).create(hypervisor.uri)
     lease = CloneLease(hypervisor, folder)
     try:
-        plan = make_plan(
-            scenario, hypervisor, folder, acceleration() == "kvm", Deadline(PLAN_SECONDS, "plan")
-        )
+        deadline = Deadline(PLAN_SECONDS, "plan")
+        fast = acceleration() == "kvm"
+        plan = make_plan(scenario, hypervisor, folder, fast, deadline, limits)
         return _boot_and_look(plan, hypervisor, folder)
     except GuestUnreachable as problem:
         hint = f"give --user and --key that the guest accepts; {_NO_BOOT}"
@@ -310,13 +318,13 @@ def _move(draft: Path, place: Path) -> None:
         ) from problem
 
 
-def _tell(place: Path) -> None:
+def _tell(place: Path, host: str | None) -> None:
     short = _short(place)
     for file in sorted(place.iterdir()):
         click.echo(f"written  {short / file.name}")
     click.echo("read them, then")
     click.echo(f"  sandbox scenario check {short}")
-    click.echo(f"  sandbox run {short}")
+    click.echo(f"  sandbox run {short}" + (f" --host {host}" if host else ""))
 
 
 def _short(place: Path) -> Path:

@@ -1,10 +1,9 @@
-"""What there is: runs and scenarios, listed and shown; and the removal of what runs left."""
+"""What there is: runs and scenarios, listed and shown."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +18,6 @@ from rich.text import Text
 
 from sandbox import closing
 from sandbox.errors import HostError, RequestError, SandboxError
-from sandbox.hypervisors import Hypervisor
-from sandbox.reaper import Reaped, reap, remove_run
 from sandbox.records import RunRecord
 from sandbox.report import render
 from sandbox.report.clean import one_line
@@ -28,7 +25,7 @@ from sandbox.report.view import duration, headline, instant
 from sandbox.request import find_scenario, scenario_names
 from sandbox.scenario import load_scenario
 from sandbox.settings import Settings
-from sandbox.store import RunFolder, Store, is_alive
+from sandbox.store import RunFolder, Store
 
 STYLES = {
     "pass": "bold green",
@@ -40,7 +37,6 @@ STYLES = {
     "killed": "bold magenta",
     "damaged": "bold magenta",
 }
-NOT_REMOVED = 4
 _ROOM_FOR_IDS = 130  # columns; on a narrower terminal the end of an id has to do
 _WIDEST = 24  # columns of one cell, the reason aside
 _LEAST_REASON = 16
@@ -63,7 +59,7 @@ class Row:
 
 def print_runs(settings: Settings, *, as_json: bool, limit: int) -> None:
     """The newest ``limit`` runs: a table on a terminal, aligned text or JSON lines otherwise."""
-    store = _readable_store(settings)
+    store = readable_store(settings)
     rows = [_row(store, run_id) for run_id in reversed(store.ids()[-limit:])]
     if as_json:
         for row in rows:
@@ -78,7 +74,7 @@ def print_runs(settings: Settings, *, as_json: bool, limit: int) -> None:
     else:
         cells = [_cells(row, instant(row.started)) for row in rows]
         heads = ("ID", "WHEN", "GUEST", "SCENARIO", "VERDICT", "TIME", "REASON")
-        click.echo("\n".join(_aligned([heads, *cells])))
+        click.echo("\n".join(aligned([heads, *cells])))
 
 
 def _row(store: Store, run_id: str) -> Row:
@@ -156,7 +152,7 @@ def _ago(moment: float) -> str:
     return "just now"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns padded with blanks, all but the last one."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -210,86 +206,8 @@ def _print_files(console: Console, record: RunRecord, place: Path) -> None:
     there = {str(path): title for path, title in files.items() if path.is_file()}
     if there:
         console.print("\nFiles", style="bold")
-        for line in _aligned(list(there.items())):
+        for line in aligned(list(there.items())):
             console.print(Text(f"  {line}"))
-
-
-def remove(hypervisor: Hypervisor, settings: Settings, run_id: str, *, with_record: bool) -> None:
-    """Remove the clone of a run, and with ``with_record`` all that is known of it.
-
-    Raises :class:`RequestError` for a run that still runs, :class:`HostError` when something
-    could not be removed; the record then stays.
-    """
-    store = _readable_store(settings)
-    folder = _find(store, settings, run_id)
-    record = _record(store, folder)
-    facts = folder.facts()
-    going_on = record is None or record.state == "running"
-    if going_on and facts.get("kept") != "yes" and is_alive(facts.get("owner", "")):
-        pid = facts["owner"].partition(":")[0]
-        raise RequestError(
-            f"run {folder.id} is still running", f"end it first: Ctrl-C there, or kill {pid}"
-        )
-    done = remove_run(hypervisor, folder)
-    if record is not None:
-        closing.close(folder, record, left_behind=done.failed)
-    _tell(done)
-    if done.failed:
-        raise HostError(
-            f"not everything of run {folder.id} could be removed", "`sandbox rm` tries again"
-        )
-    if with_record:
-        try:
-            if folder.artifacts.exists():
-                shutil.rmtree(folder.artifacts)
-        except OSError as problem:
-            raise HostError(f"the record cannot be removed: {problem}") from problem
-        click.echo(f"{folder.id}: removed the record and its artifacts")
-    elif not done.removed:
-        click.echo(f"{folder.id}: no clone is left; --record removes its record as well")
-
-
-def _find(store: Store, settings: Settings, text: str) -> RunFolder:
-    """A run by what the user said; also one whose record was never written or is lost."""
-    try:
-        return store.find(text)
-    except RequestError:
-        bare = {*store.clone_ids()}
-        if settings.runs.is_dir():
-            bare |= {path.name for path in settings.runs.iterdir() if path.is_dir()}
-        matches = sorted(n for n in bare if text and (n.startswith(text) or n.endswith(text)))
-        exact = [name for name in matches if name == text] or matches
-        if len(exact) != 1:
-            raise
-        return store.folder(exact[0])
-
-
-def _record(store: Store, folder: RunFolder) -> RunRecord | None:
-    try:
-        return store.load(folder)
-    except RequestError:
-        return None  # damaged: that must not keep its clone from being removed
-
-
-def _tell(done: Reaped) -> None:
-    if done.removed:
-        click.echo(f"{done.run}: removed {', '.join(done.removed)}")
-    for problem in done.failed:
-        click.secho(f"{done.run}: not removed: {one_line(problem)}", fg="red", err=True)
-
-
-def print_reaped(hypervisor: Hypervisor, settings: Settings) -> int:
-    """Remove what dead runs left and close their records; 0, or 4 when something stayed."""
-    store = _readable_store(settings)
-    reaped = reap(hypervisor, store)
-    for done in reaped:
-        _tell(done)
-    closed = closing.close_killed(store, reaped)
-    for run_id in closed:
-        click.echo(f"{run_id}: its record says now that it was killed")
-    if not reaped and not closed:
-        click.echo("nothing to remove: no run left anything behind")
-    return NOT_REMOVED if any(done.failed for done in reaped) else 0
 
 
 def print_scenarios(settings: Settings) -> None:
@@ -309,7 +227,7 @@ def print_scenarios(settings: Settings) -> None:
         console.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", words))
 
 
-def _readable_store(settings: Settings) -> Store:
+def readable_store(settings: Settings) -> Store:
     """The store, when its runs may be read: "no runs" must not stand for "no permission"."""
     if settings.runs.is_dir() and not os.access(settings.runs, os.R_OK | os.X_OK):
         raise HostError(

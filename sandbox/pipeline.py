@@ -10,6 +10,7 @@ from sandbox.clone import CloneLease, create_clone
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
 from sandbox.inside import check, may_verify, must_reboot, upgrade, worth_upgrading
+from sandbox.limits import NO_LIMITS, Limits
 from sandbox.observe import observe
 from sandbox.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_plan
 from sandbox.progress import Progress
@@ -30,6 +31,7 @@ def rehearse(
     progress: Progress,
     *,
     accelerated: bool,
+    limits: Limits = NO_LIMITS,
     keep: bool = False,
 ) -> RunRecord:
     """Rehearse a scenario and give the verdict; a failure of whatever kind becomes one too.
@@ -44,7 +46,7 @@ def rehearse(
     with ExitStack() as undo:
         try:
             with run.phase(Phase.PLAN, PLAN_SECONDS) as deadline:
-                plan = make_plan(scenario, hypervisor, folder, accelerated, deadline)
+                plan = make_plan(scenario, hypervisor, folder, accelerated, deadline, limits)
                 run.learn(expectations=plan.expectations)
             witness = evidence.Witness(hypervisor, plan.order.source)
             undo.callback(evidence.collect, run, hypervisor)

@@ -13,6 +13,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.inject import make_key
+from sandbox.limits import NO_LIMITS, Limits, require_room
 from sandbox.records import Expectations, Phase
 from sandbox.scenario import RebootPolicy, Scenario
 from sandbox.source import ImageSpec, Source, guest_source, image_source
@@ -44,9 +45,12 @@ def make_plan(
     folder: RunFolder,
     accelerated: bool,
     deadline: Deadline,
+    host_limits: Limits = NO_LIMITS,
 ) -> Plan:
-    """Look the source up and decide; raises :class:`RequestError` for what cannot be done."""
+    """Look the source up and decide; raises :class:`RequestError` for what cannot be done, and
+    :class:`HostError` for what cannot be done now."""
     source = _source(scenario, hypervisor, deadline)
+    require_room(host_limits, hypervisor, source, scenario.memory, folder, deadline)
     limits = scenario.deadlines
     seconds: dict[Phase, float] = {
         Phase.CLONE: limits.clone,

@@ -125,7 +125,8 @@ def leftovers(hypervisor: Hypervisor, store: Store) -> tuple[str, ...]:
     What belongs to a state folder other than the store's is left to a reaper of that folder,
     which alone knows what was kept.
     """
-    abandoned = {i for i in store.clone_ids() if _is_abandoned(store.folder(i))}
+    ours = [folder for folder in map(store.folder, store.clone_ids()) if is_on(folder, hypervisor)]
+    abandoned = {folder.id for folder in ours if _is_abandoned(folder)}
     marks = [*hypervisor.marked_domains(), *hypervisor.marked_networks()]
     if hypervisor.kind == "xen":
         marks += host_disks.marked(hypervisor.host, Deadline(60, "listing our disks"))
@@ -139,6 +140,11 @@ def leftovers(hypervisor: Hypervisor, store: Store) -> tuple[str, ...]:
         if not home.exists() and not is_alive(mark.owner):
             abandoned.add(mark.run)
     return tuple(sorted(abandoned))
+
+
+def is_on(folder: RunFolder, hypervisor: Hypervisor) -> bool:
+    """Whether a run's clone is on this host: another one's connection cannot remove it."""
+    return folder.facts().get("uri", hypervisor.uri) == hypervisor.uri
 
 
 def _is_abandoned(folder: RunFolder) -> bool:

@@ -31,6 +31,7 @@ class Request:
     upgrade: str | None = None
     user: str | None = None
     key: Path | None = None
+    host: str | None = None  # a name of the inventory, or a libvirt URI
 
 
 def prepare(request: Request, settings: Settings) -> Scenario:

@@ -11,11 +11,14 @@ from sandbox.errors import RequestError
 
 # A unix socket's path may have 107 bytes; "/clones/<id>/ssh.sock.<random>" needs 58 of them.
 _LONGEST_STATE = 48
+HOSTS = Path("/etc/upgrade-sandbox/hosts.yaml")
+XEN_CAPABILITIES = Path("/proc/xen/capabilities")
 
 VARIABLES = {
     "SANDBOX_STATE": "where runs and clones are kept (default /var/lib/upgrade-sandbox)",
     "SANDBOX_CACHE": "downloaded packages, demo images (default /var/cache/upgrade-sandbox)",
-    "SANDBOX_URI": "the hypervisor's libvirt URI (default qemu:///system)",
+    "SANDBOX_URI": "the hypervisor's libvirt URI (default: this machine's Xen, else its QEMU)",
+    "SANDBOX_HOSTS": "the inventory of hosts (default /etc/upgrade-sandbox/hosts.yaml, if there)",
     "SANDBOX_SCENARIOS": "the folder with scenarios (default ./scenarios, then the shipped ones)",
     "SANDBOX_UPSTREAM_PROXY": "HTTP proxy through which the package proxy fetches (default none)",
     "SANDBOX_PROXY_ALLOW": "further package sources that clones may reach, space-separated URIs",
@@ -29,6 +32,7 @@ class Settings:
     state: Path = Path("/var/lib/upgrade-sandbox")
     cache: Path = Path("/var/cache/upgrade-sandbox")
     uri: str = "qemu:///system"
+    hosts: Path | None = None  # the inventory, where there is one
     scenarios: tuple[Path, ...] = ()
     upstream_proxy: str = ""
     proxy_allow: tuple[str, ...] = ()
@@ -76,11 +80,30 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         state=state,
         cache=_absolute(env, "SANDBOX_CACHE", Settings.cache),
-        uri=env.get("SANDBOX_URI") or Settings.uri,
+        uri=env.get("SANDBOX_URI") or _probed_uri(),
+        hosts=_inventory(env.get("SANDBOX_HOSTS", "")),
         scenarios=tuple(dict.fromkeys(f.resolve() for f in folders if f.is_dir())),
         upstream_proxy=env.get("SANDBOX_UPSTREAM_PROXY", ""),
         proxy_allow=tuple(env.get("SANDBOX_PROXY_ALLOW", "").split()),
     )
+
+
+def _probed_uri() -> str:
+    """This machine's hypervisor: Xen where we run in its dom0, which has no other."""
+    try:
+        is_dom0 = "control_d" in XEN_CAPABILITIES.read_text()
+    except OSError:
+        is_dom0 = False
+    return "xen:///system" if is_dom0 else Settings.uri
+
+
+def _inventory(stated: str) -> Path | None:
+    if not stated:
+        return HOSTS if HOSTS.is_file() else None
+    path = Path(stated)
+    if not path.is_file():
+        raise RequestError(f"SANDBOX_HOSTS is no file: {stated!r}", "name an existing hosts.yaml")
+    return path.resolve()
 
 
 def _absolute(env: Mapping[str, str], name: str, default: Path) -> Path:

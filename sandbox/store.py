@@ -68,6 +68,12 @@ class RunFolder:
             return {str(k): str(v) for k, v in json.loads(path.read_text()).items()}
         return {}
 
+    def neighbours(self) -> Iterator[RunFolder]:
+        """The other runs of the same state folder that have a clone, or are making one."""
+        for place in sorted(self.clone.parent.iterdir()):
+            if place.is_dir() and place != self.clone:
+                yield RunFolder(place.name, self.artifacts.parent / place.name, place)
+
     def clone_age(self) -> float:
         """Seconds since something was made in or removed from the clone's folder; 0: no folder."""
         try:
@@ -95,8 +101,11 @@ class Store:
         self._runs = settings.runs
         self._clones = settings.clones
 
-    def create(self) -> RunFolder:
-        """A new run with an id that sorts by time; raises :class:`HostError` on a full disk."""
+    def create(self, uri: str = "") -> RunFolder:
+        """A new run with an id that sorts by time; raises :class:`HostError` on a full disk.
+
+        ``uri``: of the host that its clone will be on, for whoever has to remove it.
+        """
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         run = self.folder(f"{stamp}-{secrets.token_hex(3)}")
         try:
@@ -109,7 +118,7 @@ class Store:
             ):
                 path.mkdir(parents=True, exist_ok=True)
                 path.chmod(mode)
-            run.note(owner=this_process())
+            run.note(owner=this_process(), **({"uri": uri} if uri else {}))
         except OSError as problem:
             raise HostError(
                 f"cannot make a folder for the run: {problem}",

@@ -42,8 +42,8 @@ _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 # A part of PyYAML's words for a mistake, and what to do about it.
 _HINTS = {
-    "more than": "a scenario needs far less; write it out plainly",
-    "nested deeper": "a scenario needs far less; write it out plainly",
+    "more than": "no file of ours needs as much; write it out plainly",
+    "nested deeper": "no file of ours needs as much; write it out plainly",
     "'\\t'": "indent with spaces, not tabs",
     "alias": "put text that starts with * or & in quotes",
     "anchor": "put text that starts with * or & in quotes",
@@ -104,7 +104,7 @@ def _read(path: Path) -> str:
         raise RequestError(f"{path}: cannot be read: {reason}", "check its rights") from problem
     if len(data) > MAX_BYTES:
         raise RequestError(
-            f"{path}: larger than {MAX_BYTES // 1024} KiB", "no scenario needs that much"
+            f"{path}: larger than {MAX_BYTES // 1024} KiB", "no file of ours needs that much"
         )
     try:
         return data.decode("utf-8")

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import libvirt
+from lxml import etree
 
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError
+from sandbox.errors import HostError, RequestError
 from sandbox.hypervisors import Export, SourceDomain
 from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml
-from sandbox.hypervisors.libvirt_base import STATES, LibvirtBase, dotted, translated
+from sandbox.hypervisors.libvirt_base import STATES, LibvirtBase, dotted, say, translated
 from sandbox.hypervisors.xen_xml import xen_clone_xml
 from sandbox.records import Disk
 
@@ -89,3 +90,28 @@ class LibvirtXen(LibvirtBase):
             return "crashed"  # on_crash=preserve: it is there, for its console to be read
         # A domain of ours is transient: where it is still listed, it is being started again.
         return "restarting"
+
+    def guest_types(self) -> tuple[str, ...]:
+        """What libvirt can start here: "pv", "pvh", "hvm"."""
+        with translated("reading what the host can run"):
+            return guest_types(self._connection.getCapabilities())
+
+    def from_xl(self, config: str) -> str:
+        try:
+            return str(self._connection.domainXMLFromNative("xen-xl", config, 0))
+        except libvirt.libvirtError as problem:
+            raise RequestError(
+                f"that is no configuration of xl's that libvirt understands: {say(problem)}",
+                "define the guest by hand: virsh define FILE",
+            ) from problem
+
+    def define(self, xml: str) -> None:
+        with translated("defining the guest"):
+            self._connection.defineXML(xml)
+
+
+def guest_types(capabilities: str) -> tuple[str, ...]:
+    """The kinds of guests in libvirt's capabilities of a Xen host; pure."""
+    named = {"xen": "pv", "linux": "pv", "xenpvh": "pvh", "hvm": "hvm"}
+    found = {e.text for e in etree.fromstring(capabilities.encode()).iterfind("./guest/os_type")}
+    return tuple(dict.fromkeys(kind for name, kind in named.items() if name in found))

@@ -36,27 +36,34 @@ class Problem:
 
 def scenario_error(document: Document, problems: Iterable[Problem]) -> ScenarioError:
     """The error for a file with problems, in the order of its lines."""
-    found = sorted({(document.line(p.key), dotted(p.key), p.what) for p in problems})
-    lines = [f"{document.path}:{line}: {key}: {what}" for line, key, what in found]
+    lines = problem_lines(document, problems)
     return ScenarioError(lines, "correct the scenario; nothing was cloned")
 
 
-def shape_problems(invalid: ValidationError) -> Iterator[Problem]:
-    """Unknown keys, wrong types and bad values, from pydantic's findings."""
+def problem_lines(document: Document, problems: Iterable[Problem]) -> list[str]:
+    """``path:line: key: what``, in the order of the file's lines."""
+    found = sorted({(document.line(p.key), dotted(p.key), p.what) for p in problems})
+    return [f"{document.path}:{line}: {key}: {what}" for line, key, what in found]
+
+
+def shape_problems(
+    invalid: ValidationError, file: type[BaseModel] = ScenarioFile
+) -> Iterator[Problem]:
+    """Unknown keys, wrong types and bad values, from pydantic's findings about a ``file``."""
     for error in invalid.errors(include_url=False):
         key = tuple(error["loc"])
-        yield Problem(key, _what(error, key))
+        yield Problem(key, _what(error, key, file))
 
 
-def _what(error: ErrorDetails, key: KeyPath) -> str:
+def _what(error: ErrorDetails, key: KeyPath, file: type[BaseModel]) -> str:
     value, context = error.get("input"), error.get("ctx", {})
     match error["type"]:
         case "value_error":
             return str(context["error"])
         case "extra_forbidden":
-            return _unknown_key(key)
+            return _unknown_key(key, file)
         case "missing":
-            field = _section_at(key[:-1]).model_fields.get(str(key[-1]))
+            field = _section_at(key[:-1], file).model_fields.get(str(key[-1]))
             return f"is required: {field.description}" if field else "is required"
         case "literal_error":
             allowed = re.findall(r"'([^']*)'", str(context["expected"]))
@@ -92,21 +99,21 @@ def _kind(value: object) -> str:
     return "a list" if isinstance(value, list) else shown(value)
 
 
-def _unknown_key(key: KeyPath) -> str:
+def _unknown_key(key: KeyPath, file: type[BaseModel]) -> str:
     """Name the nearest key of the same section, or the section where the key belongs."""
-    name, section = str(key[-1]), _section_at(key[:-1])
+    name, section = str(key[-1]), _section_at(key[:-1], file)
     here = list(section.model_fields)
     if best := nearest(name, here):
         return f"unknown key; did you mean {best!r}?"
-    elsewhere = {path.rpartition(".")[2]: path for path in _all_keys(ScenarioFile)}
+    elsewhere = {path.rpartition(".")[2]: path for path in _all_keys(file)}
     if best := nearest(name, elsewhere):
         return f"unknown key; did you mean {elsewhere[best]!r}?"
     return f"unknown key; known here: {', '.join(here)}"
 
 
-def _section_at(key: KeyPath) -> type[BaseModel]:
+def _section_at(key: KeyPath, file: type[BaseModel]) -> type[BaseModel]:
     """The section that a key path leads to: list positions are passed over."""
-    section: type[BaseModel] = ScenarioFile
+    section = file
     for name in key:
         field = section.model_fields.get(str(name))
         section = (_section_in(field.annotation) if field else None) or section

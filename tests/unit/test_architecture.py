@@ -22,12 +22,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("lab",),
     ("demo",),
-    ("foreground", "listing", "doctor", "init"),
-    ("host_checks", "first_checks"),
+    ("foreground", "listing", "removing", "guests", "doctor", "init"),
+    ("host_checks", "xen_checks", "xen_report", "first_checks"),
     ("pipeline",),
     ("inside", "evidence"),
     ("run", "closing"),
-    ("plan", "request", "terminal", "progress"),
+    ("plan", "request", "hosts", "limits", "terminal", "progress"),
     ("scenario",),
     ("clone",),
     ("guest", "inject", "source", "space_guard"),
@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("store", "settings", "strict_yaml", "host"),
     ("process",),
     ("deadline",),
-    ("errors", "lazy"),
+    ("errors", "lazy", "interruption"),
 )
 # What everybody may import, and what imports nothing of ours but these.
 SHARED = ("records", "shell", "errors", "deadline", "process")

@@ -218,12 +218,15 @@ def test_a_wrong_setting_is_named(world: World, name: str, value: str, words: st
 
 def test_no_libvirt_is_an_error_with_the_way_to_start_it(world: World) -> None:
     uri = "qemu+unix:///system?socket=/nonexistent/sock"
-    for command in (("reap",), ("rm", "x"), ("init", "a", "--guest", "web01")):
+    kept = world.run(passed())
+    kept.note(uri=uri)
+    for command in (("reap",), ("rm", kept.id), ("init", "a", "--guest", "web01")):
         done = sandbox(*command, environment={**world.environment, "SANDBOX_URI": uri})
         assert done.returncode == 4
         assert "cannot connect to libvirt" in done.stderr
         assert "systemctl start libvirtd" in done.stderr
         assert "Traceback" not in done.stderr
+    assert kept.clone.exists()
     done = sandbox("reap", environment={**world.environment, "SANDBOX_URI": "vmware://x"})
     assert done.returncode == 2
     assert "no driver" in done.stderr

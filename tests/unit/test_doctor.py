@@ -273,7 +273,7 @@ def test_acceleration_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_memory_without_a_hypervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_checks, "MEMORY", tmp_path / "meminfo")
-    host = host_checks._Host(host_checks.Settings())
+    host = host_checks.HostInHand(host_checks.Settings())
     for free, state in ((100, State.BAD), (1024, State.WARNING), (8192, State.OK)):
         (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {free << 10} kB\n")
         assert host_checks.memory(host).state is state

@@ -26,7 +26,7 @@ pytest_plugins = ["stage_fixtures"]
 
 @pytest.fixture(autouse=True)
 def in_memory(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreground, "driver_for", lambda *_: stage.hypervisor)
+    monkeypatch.setattr("sandbox.hypervisors.driver_for", lambda *_: stage.hypervisor)
     monkeypatch.setattr(foreground, "acceleration", lambda: "tcg")
 
 

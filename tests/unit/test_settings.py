@@ -24,10 +24,12 @@ def test_without_variables_everything_has_a_default(
 
 
 def test_every_variable_counts(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yaml").write_text("hosts: []\n")
     values = {
         "SANDBOX_STATE": "/srv/state",
         "SANDBOX_CACHE": "/srv/cache",
         "SANDBOX_URI": "qemu+ssh://host.example/system",
+        "SANDBOX_HOSTS": str(tmp_path / "hosts.yaml"),
         "SANDBOX_SCENARIOS": str(tmp_path),
         "SANDBOX_UPSTREAM_PROXY": "http://proxy.example:3128",
         "SANDBOX_PROXY_ALLOW": "http://a.example/debian  http://b.example/debian",
@@ -37,6 +39,7 @@ def test_every_variable_counts(tmp_path: Path) -> None:
         state=Path("/srv/state"),
         cache=Path("/srv/cache"),
         uri="qemu+ssh://host.example/system",
+        hosts=(tmp_path / "hosts.yaml").resolve(),
         scenarios=(tmp_path.resolve(),),
         upstream_proxy="http://proxy.example:3128",
         proxy_allow=("http://a.example/debian", "http://b.example/debian"),
@@ -59,12 +62,39 @@ def test_an_empty_variable_is_one_that_is_not_set(
         ("SANDBOX_STATE", "/" + "x" * 60),
         ("SANDBOX_SCENARIOS", "/nonexistent"),
         ("SANDBOX_SCENARIOS", "/etc/hostname"),
+        ("SANDBOX_HOSTS", "/nonexistent.yaml"),
+        ("SANDBOX_HOSTS", "/etc"),
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, value: str) -> None:
     with pytest.raises(RequestError, match=variable) as caught:
         read_settings({variable: value})
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "uri"),
+    [("control_d\n", "xen:///system"), ("", "qemu:///system"), (None, "qemu:///system")],
+)
+def test_the_machine_itself_says_which_hypervisor_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: str | None, uri: str
+) -> None:
+    file = tmp_path / "capabilities"
+    if capabilities is not None:
+        file.write_text(capabilities)
+    monkeypatch.setattr("sandbox.settings.XEN_CAPABILITIES", file)
+    assert read_settings({}).uri == uri
+    assert read_settings({"SANDBOX_URI": "test:///x"}).uri == "test:///x"
+
+
+def test_an_inventory_in_its_usual_place_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "hosts.yaml"
+    monkeypatch.setattr("sandbox.settings.HOSTS", file)
+    assert read_settings({}).hosts is None
+    file.write_text("hosts: []\n")
+    assert read_settings({}).hosts == file
 
 
 @given(st.text("abc", min_size=1, max_size=47))

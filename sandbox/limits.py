@@ -1,0 +1,148 @@
+"""How much of a host clones may take, and where its guests' disks have to be.
+
+Decided on from ``hosts.yaml``, held to before anything is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from sandbox.deadline import Deadline
+from sandbox.errors import HostError, RequestError
+from sandbox.hypervisors import Hypervisor, Mark
+from sandbox.hypervisors.clone_xml import memory_of
+from sandbox.records import Disk
+from sandbox.source import Source
+from sandbox.store import RunFolder, is_alive
+from sandbox.volumes import lvm
+
+VolumeStore = Literal["auto", "lvm-thin", "reflink"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one host; the defaults are those of a host that nobody described."""
+
+    parallel: int | None = None  # clones at once, kept ones included
+    keep_free: int = 0  # bytes of memory that no clone may take
+    pool_data: float = lvm.POOL_LIMIT  # percent of a thin pool beyond which nothing is made in it
+    pool_metadata: float = lvm.POOL_LIMIT
+    store: VolumeStore = "auto"
+    place: str = ""  # of the store: "group/pool", or a folder; "" for any
+
+
+NO_LIMITS = Limits()
+
+
+def require_room(
+    limits: Limits,
+    hypervisor: Hypervisor,
+    source: Source,
+    memory: int | None,
+    folder: RunFolder,
+    deadline: Deadline,
+) -> None:
+    """Raises :class:`HostError` when the host may not take one more clone now, and
+    :class:`RequestError` for a guest whose disks are not where they have to be.
+
+    ``memory``: of the clone, where it is not the source's.
+    """
+    if limits.parallel is not None:
+        others = runs_there(hypervisor.marked_domains(), hypervisor.uri, folder)
+        _require_fewer(limits.parallel, others, hypervisor)
+    if limits.keep_free:
+        needed = memory_of(source.xml) if memory is None else memory
+        _require_memory(limits.keep_free, needed, hypervisor)
+    if hypervisor.kind == "xen" and _asks_for_a_store(limits):
+        volumes = lvm.survey(hypervisor.host, deadline)
+        problem = disk_problem(limits, source.disks, volumes)
+        if problem:
+            hint = f"`sandbox guests` shows where disks are; `store` of {hypervisor.uri} says where"
+            raise RequestError(problem, f"{hint} they have to be")
+        full = pool_problem(limits, source.disks, volumes)
+        if full:
+            raise HostError(full, "extend the pool, or remove what nobody needs: lvs")
+
+
+def runs_there(domains: Iterable[tuple[str, Mark]], uri: str, folder: RunFolder) -> tuple[str, ...]:
+    """Other runs that take a host's room: those with a domain there, whoever made them, and the
+    living ones of this machine that began before us and are about to start theirs."""
+    runs = {mark.run for _name, mark in domains}
+    for other in folder.neighbours():
+        # Of two that begin at once one has to win: the older id.
+        facts = other.facts() if other.id < folder.id else {}
+        if facts.get("uri") == uri and is_alive(facts.get("owner", "")):
+            runs.add(other.id)
+    return tuple(sorted(runs - {folder.id}))
+
+
+def _require_fewer(most: int, others: Sequence[str], hypervisor: Hypervisor) -> None:
+    if len(others) >= most:
+        raise HostError(
+            f"{hypervisor.uri} has {len(others)} clones, and may have {most}: {', '.join(others)}",
+            "wait for a run to end, remove a kept clone (`sandbox list`, `sandbox rm RUN`), or "
+            "raise `parallel` of the host in hosts.yaml",
+        )
+
+
+def _require_memory(kept: int, needed: int, hypervisor: Hypervisor) -> None:
+    free = hypervisor.free_memory()
+    if free - needed < kept:
+        raise HostError(
+            f"the clone needs {needed >> 20} MiB of memory: of the {free >> 20} MiB free on "
+            f"{hypervisor.uri}, {kept >> 20} MiB have to stay free",
+            "wait for other runs to end, state a smaller `memory:` in the scenario, or lower "
+            "`keep_free` of the host in hosts.yaml",
+        )
+
+
+def _asks_for_a_store(limits: Limits) -> bool:
+    return limits.store != "auto" or min(limits.pool_data, limits.pool_metadata) < lvm.POOL_LIMIT
+
+
+def disk_problem(limits: Limits, disks: Iterable[Disk], volumes: lvm.Survey) -> str:
+    """Why a disk is not in the store of its host; "" when all are. Pure."""
+    for disk in disks:
+        where = f"disk {disk.target} ({disk.path})"
+        volume = volumes.by_path.get(disk.path)
+        if limits.store == "lvm-thin":
+            if volume is None or not volume.pool:
+                return f"{where} is in no thin pool"
+            pool = f"{volume.group}/{volume.pool}"
+            if limits.place not in ("", pool):
+                return f"{where} is in the thin pool {pool}, not in {limits.place}"
+        elif limits.store == "reflink":
+            if disk.store != "file":
+                return f"{where} is no file"
+            inside = PurePosixPath(disk.path).is_relative_to(limits.place or "/")
+            if not inside or ".." in PurePosixPath(disk.path).parts:
+                return f"{where} is not beneath {limits.place or '/'}"
+    return ""
+
+
+def pool_problem(limits: Limits, disks: Iterable[Disk], volumes: lvm.Survey) -> str:
+    """Why nothing may be made in the disks' thin pools; "" when it may. Pure."""
+    for disk in disks:
+        volume = volumes.by_path.get(disk.path)
+        if volume is not None and volume.pool:
+            problem = pool_fill(limits, volumes.pool_of(volume))
+            if problem:
+                return problem
+    return ""
+
+
+def pool_fill(limits: Limits, pool: lvm.Pool) -> str:
+    """Which limit a thin pool has reached; "" for none. Pure."""
+    for what, fill, limit in (
+        ("data", pool.data, limits.pool_data),
+        ("metadata", pool.metadata, limits.pool_metadata),
+    ):
+        if fill >= limit:
+            return (
+                f"the {what} of the thin pool {pool.group}/{pool.name} is {fill:.0f} % full "
+                f"(limit {limit:.0f} %): at 100 % production's guests could not write either"
+            )
+    return ""

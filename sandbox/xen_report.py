@@ -1,0 +1,116 @@
+"""A Xen host's own words, asked for in one round trip, as typed facts. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandbox.errors import HostError
+from sandbox.volumes import lvm
+
+_SECTION = re.compile(r"^== ([a-z-]+)$", re.MULTILINE)
+_OFF = ("off", "0", "no", "false")
+
+
+@dataclass(frozen=True)
+class XenReport:
+    """What a host said; what it did not say is empty."""
+
+    clock: float | None = None  # Unix time
+    root: bool = False
+    info: Mapping[str, str] = field(default_factory=dict)  # of `xl info`
+    autoballoon: str = "auto"  # of xl.conf
+    programs: Mapping[str, str] = field(default_factory=dict)  # name -> path
+    loaders: tuple[str, ...] = ()  # paths
+    console_daemon: bool = False
+    pools: tuple[lvm.Pool, ...] = ()
+    volumes_problem: str = ""  # why LVM could not be asked
+    space: int | None = None  # bytes free in /var/lib
+    problem: str = ""  # why Xen could not be asked
+
+    @property
+    def version(self) -> str:
+        return self.info.get("xen_version", "")
+
+    @property
+    def free_memory(self) -> int:
+        """Bytes that Xen has for new domains."""
+        return _number(self.info.get("free_memory", "")) << 20
+
+    @property
+    def total_memory(self) -> int:
+        return _number(self.info.get("total_memory", "")) << 20
+
+    @property
+    def guest_types(self) -> tuple[str, ...]:
+        """Of the host's processor and Xen: pv, hvm."""
+        words = self.info.get("virt_caps", "").split()
+        return tuple(kind for kind in ("pv", "hvm") if kind in words)
+
+    @property
+    def dom0_memory(self) -> str:
+        """How much dom0 was given when the host was booted; "" for all there is."""
+        found = re.search(r"(?:^|\s)dom0_mem=(\S+)", self.info.get("xen_commandline", ""))
+        return found[1] if found else ""
+
+    @property
+    def takes_from_dom0(self) -> bool:
+        """Whether xl gives a new guest what dom0 has: "auto" does unless dom0_mem is set."""
+        if self.autoballoon == "auto":
+            return not self.dom0_memory
+        return self.autoballoon not in _OFF
+
+
+def script() -> str:
+    """What is to be run on the host, by ``sh -s``."""
+    return Path(__file__).with_name("xen_report.sh").read_text()
+
+
+def parse_report(text: str) -> XenReport:
+    """What the script printed; raises :class:`HostError` when that is cut off."""
+    parts = _SECTION.split(text)
+    sections = {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    if "end" not in sections:
+        raise HostError("the host's answer is cut off", "is its shell a POSIX one? try again")
+    info = _pairs(sections.get("xl-info", ""), ":")
+    pools, volumes_problem = _pools(sections.get("lvs", ""))
+    clock, space = sections.get("clock", ""), sections.get("space", "")
+    return XenReport(
+        clock=float(clock) if re.fullmatch(r"[0-9]+\.[0-9]+", clock) else None,
+        root=sections.get("user") == "0",
+        info=info,
+        autoballoon=_pairs(sections.get("xl-conf", ""), "=")
+        .get("autoballoon", "auto")
+        .strip("\"'"),
+        programs=_pairs(sections.get("programs", ""), " "),
+        loaders=tuple(sections.get("loaders", "").splitlines()),
+        console_daemon=bool(sections.get("consoles")),
+        pools=pools,
+        volumes_problem=volumes_problem,
+        space=int(space) if space.isdecimal() and space.isascii() else None,
+        problem="" if "xen_version" in info else _last_line(sections.get("xl-info", "")),
+    )
+
+
+def _pools(text: str) -> tuple[tuple[lvm.Pool, ...], str]:
+    # Warnings of LVM's stand before its report.
+    try:
+        rows = lvm.parse_report(text[max(0, text.find("{")) :])
+        return tuple(lvm.parse_pool(row) for row in rows if row["segtype"] == "thin-pool"), ""
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return (), _last_line(text)
+
+
+def _pairs(text: str, separator: str) -> dict[str, str]:
+    rows = (line.partition(separator) for line in text.splitlines())
+    return {name.strip(): value.strip() for name, found, value in rows if found}
+
+
+def _last_line(text: str) -> str:
+    return text.splitlines()[-1] if text else "no answer"
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and text.isascii() else 0

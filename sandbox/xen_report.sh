@@ -1,0 +1,31 @@
+# What `sandbox doctor` wants to know of a Xen host, in one go; sandbox/xen_report.py reads it.
+# Run as `sh -s`; sections begin with "== NAME". Changes nothing.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export LC_ALL=C
+section() { printf '\n== %s\n' "$1"; }
+
+section clock
+date +%s.%N
+section user
+id -u
+section xl-info
+xl info 2>&1
+section xl-conf
+grep -v '^[[:space:]]*#' /etc/xen/xl.conf 2>/dev/null
+section programs
+for program in xl lvs lvcreate qemu-img qemu-nbd nft ip dnsmasq setsid; do
+    found=$(command -v "$program") && printf '%s %s\n' "$program" "$found"
+done
+section loaders
+ls -d /usr/lib/grub-xen/*.bin /usr/bin/pygrub /usr/sbin/pygrub /usr/lib/xen*/bin/pygrub \
+    /usr/lib/xen*/boot/hvmloader 2>/dev/null
+section consoles
+for place in /proc/[0-9]*; do
+    read -r name 2>/dev/null <"$place/comm" && [ "$name" = xenconsoled ] && echo "${place#/proc/}"
+done
+section lvs
+lvs --reportformat json --units b --nosuffix \
+    -o vg_name,lv_name,lv_size,segtype,data_percent,metadata_percent 2>&1
+section space
+df -B1 --output=avail /var/lib 2>/dev/null | tail -n 1
+section end
