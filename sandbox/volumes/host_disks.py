@@ -7,6 +7,7 @@ connection or to us; a watchdog of its own does so too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -28,6 +29,7 @@ FOLDER = PurePosixPath("/var/lib/upgrade-sandbox/host-clones")
 PLACE = ".upgrade-sandbox"  # beside the source's file
 _MARK, _PLACES = "mark.json", "places"
 _WATCHDOG = 60  # seconds after which a paused guest runs on, come what may
+_REFLINK, _EXPORT = "reflink copy", "read-only export"
 _PAUSED = re.compile(r"^paused-ns (\d+)$", re.MULTILINE)
 _REFLINK_NEEDED = (
     "a running guest's files need a file system with reflinks (XFS, btrfs), or LVM thin; "
@@ -49,8 +51,9 @@ class Step:
 class HostDisks:
     """Clones of a guest's disks on the host that has them."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, patience: int = _WATCHDOG) -> None:
         self._host = host
+        self._patience = patience
 
     def make(
         self, name: str, running: bool, disks: Sequence[Disk], mark: Mark, deadline: Deadline
@@ -66,13 +69,17 @@ class HostDisks:
         steps = [self._step(d, running, mark, reflinks, survey) for d in disks]
         pause = running and (len(steps) > 1 or bool(files))
         done = self._host.run(
-            ["sh", "-s", "--", name if pause else ""],
+            # In a session of its own: whoever kills us does not keep the guest paused by that.
+            ["setsid", "--wait", "sh", "-s", "--", name if pause else "", str(self._patience)],
             deadline,
             input=_script(steps).encode(),
             hint="the copies are made by lvcreate, cp and qemu-img on the host",
         )
         found = _PAUSED.search(done.stdout)
         paused = int(found.group(1)) / 1e6 if found else 0.0
+        for step in steps:
+            if step.store == _REFLINK and step.disk.format == "qcow2":
+                self._pin_base(step, deadline)
         stores = tuple(dict.fromkeys(step.store for step in steps))
         return MadeDisks(
             disks=tuple(step.clone for step in steps),
@@ -80,7 +87,7 @@ class HostDisks:
             consistency="crash-consistent" if running else "clean",
             paused_ms=paused,
             warnings=tuple(step.warning for step in steps if step.warning),
-            allocated=sum(self._allocated(place, deadline) for place in places),
+            allocated=sum(self._allocated(s.clone, deadline) for s in steps if s.store == _EXPORT),
         )
 
     def _step(
@@ -104,7 +111,7 @@ class HostDisks:
                 disk.path,
                 copy,
             )
-            return Step(disk, _clone(disk, copy, disk.format), argv, "reflink copy")
+            return Step(disk, _clone(disk, copy, disk.format), argv, _REFLINK)
         if running:
             raise RequestError(
                 f"disk {disk.target} ({disk.path}) is a file of a running guest on a file system "
@@ -112,8 +119,20 @@ class HostDisks:
                 _REFLINK_NEEDED,
             )
         copy = str(place / f"{disk.target}.overlay.qcow2")
-        argv = ("sh", "-c", _SERVE, "sh", *_serve_arguments(disk, place), copy, str(disk.size))
-        return Step(disk, _clone(disk, copy, "qcow2"), argv, "read-only export")
+        socket = str(FOLDER / mark.run / f"{disk.target}.sock")  # short, and fit for a URL
+        argv = ("sh", "-c", _SERVE, "sh", socket, _image_options(disk), copy, str(disk.size))
+        return Step(disk, _clone(disk, copy, "qcow2"), argv, _EXPORT)
+
+    def _pin_base(self, step: Step, deadline: Deadline) -> None:
+        """A copy lies in another folder: the base of its original may have a relative name."""
+        argv = ["qemu-img", "info", "-U", "--output=json", "-f", "qcow2", step.disk.path]
+        facts = json.loads(self._host.run(argv, deadline).stdout)
+        base, format = facts.get("full-backing-filename"), facts.get("backing-filename-format")
+        if not base or base == facts["backing-filename"]:
+            return
+        stated = ["-F", format] if format else []
+        argv = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", *stated, "-b", base]
+        self._host.run([*argv, step.clone.overlay], deadline)
 
     def _make_folders(
         self, places: Sequence[PurePosixPath], mark: Mark, deadline: Deadline
@@ -136,9 +155,9 @@ status=$?; rm -f probe probe2; exit "$status"
 """
         return self._host.run(["sh", "-c", script, "sh", str(place)], deadline, check=False).ok
 
-    def _allocated(self, folder: PurePosixPath, deadline: Deadline) -> int:
-        shown = self._host.run(["du", "-s", "-B1", "--", str(folder)], deadline)
-        return int(shown.stdout.split()[0])
+    def _allocated(self, disk: CloneDisk, deadline: Deadline) -> int:
+        shown = self._host.run(["du", "-s", "-k", "--", disk.overlay], deadline)
+        return int(shown.stdout.split()[0]) << 10
 
 
 def _snapshot(disk: Disk, mark: Mark, survey: lvm.Survey) -> Step:
@@ -211,14 +230,14 @@ def file_facts(
 # Serves a stopped guest's file read-only and without locks, so that the guest can be started
 # meanwhile, and makes an overlay on that.
 _SERVE = """umask 077
-pid=$1 socket=$2 options=$3 copy=$4 size=$5
-qemu-nbd --fork --read-only --persistent --shared=8 --pid-file "$pid" --socket "$socket" \
+socket=$1 options=$2 copy=$3 size=$4
+qemu-nbd --fork --read-only --persistent --shared=8 --socket "$socket" \
   --export-name disk --image-opts "$options" &&
 qemu-img create -q -f qcow2 -F raw -b "nbd+unix:///disk?socket=$socket" "$copy" "$size"
 """
 
 
-def _serve_arguments(disk: Disk, place: PurePosixPath) -> tuple[str, str, str]:
+def _image_options(disk: Disk) -> str:
     options = {
         "driver": disk.format,
         "force-share": "on",
@@ -227,36 +246,54 @@ def _serve_arguments(disk: Disk, place: PurePosixPath) -> tuple[str, str, str]:
         "file.filename": disk.path.replace(",", ",,"),
         "file.locking": "off",
     }
-    return (
-        str(place / f"{disk.target}.pid"),
-        str(place / f"{disk.target}.sock"),
-        ",".join(f"{key}={value}" for key, value in options.items()),
-    )
+    return ",".join(f"{key}={value}" for key, value in options.items())
 
 
 def _script(steps: Sequence[Step]) -> str:
-    """The host's script: `$1` is the guest to pause, or nothing."""
+    """The host's script: `$1` is the guest to pause, or nothing; `$2` for how long at most."""
     commands = "\n".join(f"{shlex.join(step.command)} || exit" for step in steps)
-    return f"""guest=$1
+    return f"""{_PAUSE}
 (
-if [ -n "$guest" ]; then
-    # Whatever ends this script, and if nothing does: production runs on.
-    trap 'xl unpause "$guest"' EXIT
-    trap 'exit 1' HUP INT TERM PIPE
-    setsid sh -c 'sleep {_WATCHDOG}; xl unpause "$1"' sh "$guest" >/dev/null 2>&1 </dev/null &
-    watchdog=$!
-    start=$(date +%s%N)
-    xl pause "$guest" || exit
-fi
+begin "$1" "$2"
 {commands}
-if [ -n "$guest" ]; then
-    xl unpause "$guest" || exit
-    trap - EXIT
-    kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null
-    echo "paused-ns $(($(date +%s%N) - start))"
-fi
+end
 ) </dev/null
 """
+
+
+# Xen counts pauses: one that somebody else ordered outlives ours, if ours is undone just once.
+_PAUSE = """begin() {
+    guest=$1 seconds=$2 paused= watchdog=
+    [ -n "$guest" ] || return 0
+    id=$(xl domid "$guest") || exit  # to xl's other verbs a name of digits is an id
+    # Whatever ends this script, and if nothing does: production runs on.
+    trap 'run_on && stop_watchdog' EXIT
+    trap 'exit 1' HUP INT TERM PIPE
+    setsid sh -c 'sleep "$2"; xl unpause "$1"' sh "$id" "$seconds" >/dev/null 2>&1 </dev/null &
+    watchdog=$!
+    start=$(date +%s%N)
+    paused=yes
+    xl pause "$id" || { paused=; exit 1; }
+}
+run_on() {
+    [ -z "$paused" ] || xl unpause "$id"
+}
+stop_watchdog() {
+    kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null
+    wait "$watchdog"
+    [ "$?" -gt 128 ]
+}
+end() {
+    [ -n "$guest" ] || return 0
+    run_on || exit
+    stop=$(date +%s%N) paused=
+    trap - EXIT
+    stop_watchdog || {
+        echo "the copies took longer than $seconds s: the guest ran on meanwhile" >&2
+        exit 1
+    }
+    echo "paused-ns $((stop - start))"
+}"""
 
 
 def remove(host: Host, run: str, deadline: Deadline) -> tuple[str, ...]:
@@ -267,21 +304,26 @@ def remove(host: Host, run: str, deadline: Deadline) -> tuple[str, ...]:
     return (*removed, *(f"folder {line}" for line in done.stdout.splitlines()))
 
 
-# `$2` is how every place of the run ends: nothing else is ever removed.
-_REMOVE = """folder=$1 end=$2
+# `$2` is how every place of the run ends: nothing else is ever removed. Servers are known by
+# their command line: a pid that was noted may be another's by now.
+_REMOVE = """folder=$1 end=$2 status=0
 [ -d "$folder" ] || exit 0
-[ ! -e "$folder/places" ] || while read -r place; do
+for line in $(grep -lasF -- "$folder/" /proc/[0-9]*/cmdline); do
+    pid=${line#/proc/} pid=${pid%/cmdline}
+    case $(tr '\\0' '\\n' <"$line" 2>/dev/null | head -n 1) in
+    qemu-nbd | */qemu-nbd) kill "$pid" ;;
+    esac
+done
+[ ! -e "$folder/places" ] || while IFS= read -r place; do
     case $place in /*"$end") ;; *) continue ;; esac
-    for pid in "$place"/*.pid; do
-        [ -e "$pid" ] || continue
-        read -r number <"$pid"
-        # A recycled pid is somebody else's.
-        if grep -qaF "$place" "/proc/$number/cmdline" 2>/dev/null; then kill "$number"; fi
-    done
-    if [ -d "$place" ]; then rm -rf -- "$place" && echo "$place"; fi
+    [ ! -L "${place%/*}" ] || continue
+    if [ -e "$place" ] || [ -L "$place" ]; then
+        rm -rf -- "$place" && printf '%s\\n' "$place" || status=1
+    fi
     rmdir -- "${place%/*}" 2>/dev/null
 done <"$folder/places"
-rm -rf -- "$folder" && echo "$folder"
+[ "$status" = 0 ] || exit "$status"  # the list is what a later try needs
+rm -rf -- "$folder" && printf '%s\\n' "$folder"
 """
 
 
@@ -291,7 +333,7 @@ def marked(host: Host, deadline: Deadline) -> tuple[tuple[str, Mark], ...]:
     script = 'for f in "$1"/*/"$2"; do [ ! -e "$f" ] || { cat "$f"; echo; }; done'
     shown = host.run(["sh", "-c", script, "sh", str(FOLDER), _MARK], deadline).stdout
     for line in shown.splitlines():
-        if line.strip():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short, or being written
             facts = json.loads(line)
             mark = Mark(facts["run"], facts["owner"], int(facts["deadline"]), facts["folder"])
             found.append((str(FOLDER / mark.run), mark))
