@@ -248,7 +248,7 @@ def import_guest(
             raise RequestError(f"{known.name} is no Xen host", "name one with --host")
         if name in hypervisor.guests():
             raise RequestError(f"libvirt on {known.name} knows {name!r} already", "sandbox guests")
-        xml = hypervisor.from_xl(_read(hypervisor.host, path, deadline))
+        xml = xl.adopted(hypervisor.from_xl(_read(hypervisor.host, path, deadline)))
         found = etree.fromstring(xml.encode()).findtext("./name")
         if found != name:
             raise RequestError(f"{path} is of the guest {found!r}, not {name!r}", "give --config")

@@ -117,13 +117,16 @@ class RemoteHost:
             raise RequestError(f"the URI {uri!r} names no host", "xen+ssh://root@HOST/system")
         self.name = parts.hostname
         self._program = options.get(_COMMAND, "ssh")
-        self._options = _ssh_options(self._program, parts.username, parts.port, options)
+        self._digest = hashlib.sha256(uri.encode()).hexdigest()[:12]
+        # %C alone would be the same for hosts of one name behind different hosts on the way.
+        socket = f"{_SOCKETS}/{self._digest}-%C"
+        self._options = _ssh_options(self._program, parts.username, parts.port, options, socket)
         self.uri = self._own_uri(uri, options)
 
     def _own_uri(self, uri: str, options: dict[str, str]) -> str:
         """The URI for libvirt, with an ssh that shares our connection."""
         _SOCKETS.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wrapper = _SOCKETS / f"ssh-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
+        wrapper = _SOCKETS / f"ssh-{self._digest}"
         line = shlex.join([self._program, *self._options])
         text = f'#!/bin/sh\nexec {line} "$@"\n'
         if not wrapper.exists() or wrapper.read_text() != text:
@@ -199,7 +202,7 @@ def _reads_banner(descriptor: int, seconds: float) -> bool:
 
 
 def _ssh_options(
-    program: str, user: str | None, port: int | None, options: dict[str, str]
+    program: str, user: str | None, port: int | None, options: dict[str, str], socket: str
 ) -> tuple[str, ...]:
     config = ("-F", options[_CONFIG]) if options.get(_CONFIG) else ()
     given = {"BatchMode": "yes", "ConnectTimeout": "20", "LogLevel": "ERROR"}
@@ -212,7 +215,7 @@ def _ssh_options(
     own = {
         "ControlMaster": "auto",
         "ControlPersist": str(_PERSIST),
-        "ControlPath": f"{_SOCKETS}/%C",
+        "ControlPath": socket,
     }
     if options.get(_JUMP):
         # ssh's own ProxyJump gives the host on the way none of these options, not even the key.

@@ -140,6 +140,8 @@ def _reap_everywhere(
             with connected(host) as hypervisor:
                 reaped += reap(hypervisor, store)
         except SandboxError as problem:
+            if isinstance(problem, RequestError) and host.uri == settings.uri:
+                raise  # SANDBOX_URI is wrong
             # With an inventory, this machine need not have a hypervisor of its own.
             if host.uri in listed or _noted(store, host.uri):
                 unreached += 1

@@ -109,7 +109,8 @@ def _domain_disks(hypervisor: Hypervisor, domain: SourceDomain, deadline: Deadli
         driver = device.find("./driver")
         format = "raw" if driver is None else driver.get("type", "raw")
         if hypervisor.kind == "xen":
-            block = device.get("type") == "block"
+            # libvirt makes a file of a device that a configuration of xl's names.
+            block = device.get("type") == "block" or path.startswith("/dev/")
             if block and format != "raw":
                 raise RequestError(
                     f"disk {name} of {domain.name!r} is a {format} image on a block device",

@@ -94,11 +94,11 @@ def _reachable(known: KnownHost, heard: list[Heard]) -> Finding:
     except HostLost as lost:
         way = "its name, key and `jump` in hosts.yaml; is its host key known?"
         return Finding(State.BAD, lost.message, f"{lost.hint}; {way}")
-    report = parse_report(said.stdout)
+    report, shown = parse_report(said.stdout), known.uri.partition("?")[0]
     heard.append(Heard(report, asked, time.time()))
     if not report.root:
-        return Finding(State.BAD, f"{known.uri} answers, but not as root", "log in there as root")
-    return Finding(State.OK, f"{known.uri} answers, as root")
+        return Finding(State.BAD, f"{shown} answers, but not as root", "log in there as root")
+    return Finding(State.OK, f"{shown} answers, as root")
 
 
 def _judgements(heard: Heard, limits: Limits) -> Iterator[tuple[str, Callable[[], Finding]]]:

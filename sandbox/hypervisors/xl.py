@@ -6,10 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from lxml import etree
+
 from sandbox.deadline import Deadline
 from sandbox.host import Host
 
 _DOM0 = 0
+_NO_ADDRESS = "00:00:00:00:00:00"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,32 @@ def parse_list(text: str) -> tuple[XlDomain, ...]:
         for entry in entries
         if entry.get("domid") != _DOM0 and (config := _mapping(entry.get("config")))
     )
+
+
+def adopted(xml: str) -> str:
+    """The domain XML that libvirt makes of xl's file, mended where it means less than xl did.
+
+    A device becomes a disk that Xen serves itself (libvirt makes a file of it, served by QEMU);
+    the address 00:00:… stands for none, which libvirt then chooses. Pure.
+    """
+    domain = etree.fromstring(xml.encode())
+    for disk in domain.iterfind("./devices/disk[@type='file']"):
+        source, driver = disk.find("./source"), disk.find("./driver")
+        path = "" if source is None else source.get("file", "")
+        if source is None or driver is None or not path.startswith("/dev/"):
+            continue
+        if driver.get("type", "raw") == "raw":
+            disk.set("type", "block")
+            driver.attrib.clear()
+            driver.attrib.update({"name": "phy", "type": "raw"})
+            source.attrib.clear()
+            source.set("dev", path)
+    for card in domain.iterfind("./devices/interface"):
+        address = card.find("./mac")
+        if address is not None and address.get("address") == _NO_ADDRESS:
+            card.remove(address)
+    etree.indent(domain)
+    return etree.tostring(domain).decode()
 
 
 def _domain(config: dict[str, Any]) -> XlDomain:
