@@ -1,5 +1,5 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
-.PHONY: help setup demo clean-demo xen-lab lint test test-quick test-guests bench picture
+.PHONY: help setup demo clean-demo xen-lab lint test test-qemu test-xen bench picture
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -27,14 +27,15 @@ lint: setup ## style, format and types
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line --keep-going test-quick test-guests
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line --keep-going test-qemu test-xen
 
-test-quick: ## unit and contract tests, kills in every phase, benchmarks
-	$(BIN)/pytest tests/unit tests/contract tests/faults tests/benchmarks \
-	  --ignore=tests/benchmarks/test_rehearsal_overhead.py --ignore=tests/benchmarks/test_xen_clone.py
+test-qemu: ## unit and contract tests, real guests on QEMU, benchmarks
+	$(BIN)/pytest tests/unit tests/contract tests/vm tests/benchmarks \
+	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
+	  --ignore=tests/benchmarks/test_xen_clone.py
 
-test-guests: ## real guests: rehearsals on Xen (in the lab), then on QEMU
-	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/xen tests/vm
+test-xen: ## rehearsals on Xen (in the lab); then runs that are killed in every phase, on QEMU
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/xen tests/faults
 
 # Apart from `test`: it upgrades the same guest twice, and wants a machine with nothing else to do.
 bench: ## all benchmarks, with a whole rehearsal against the same by hand

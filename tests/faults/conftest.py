@@ -23,6 +23,7 @@ from guests import (
     settings,
     state,
 )
+from scenario_of_faults import PACKAGE, SCENARIO
 
 from sandbox.demo.broken import build_deb
 
@@ -37,12 +38,6 @@ __all__ = [
     "state",
 ]
 
-PACKAGE = "sbtest-extra"
-SCENARIO = f"""
-upgrade: {{what: packages, packages: [{PACKAGE}]}}
-reboot: always
-checks: {{shared: []}}
-"""
 CHECK = "def test_is_up(host):\n    assert host.file('/etc/hostname').exists\n"
 
 

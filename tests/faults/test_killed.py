@@ -14,6 +14,7 @@ import leftovers
 import pytest
 from commands import Command
 from guests import PRODUCTION, Lab, new_state
+from scenario_of_faults import SCENARIO
 
 from sandbox.demo.guest import Production
 from sandbox.records import Phase
@@ -21,6 +22,7 @@ from sandbox.records import Phase
 pytestmark = pytest.mark.vm
 
 Start = Callable[..., Command]
+WITHOUT_REBOOT = SCENARIO.replace("reboot: always", "reboot: never")
 # Where nothing exists yet, or nothing any more, there is nothing to find.
 EMPTY = (Phase.PLAN, Phase.CLEANUP)
 # The real command, but for its end: at the so-manieth process that it would note down.
@@ -58,6 +60,8 @@ def _boot_id(production: Production) -> str:
 def test_a_running_source(
     phase: Phase, sandbox: Start, scenario: Path, lab: Lab, production: Production
 ) -> None:
+    if phase in (Phase.VERIFY, Phase.CLEANUP):  # the same without a reboot before
+        (scenario / "scenario.yaml").write_text(WITHOUT_REBOOT)
     run = sandbox("run", scenario, "--guest", PRODUCTION, "--key", production.key)
     _kill_in(phase, run, sandbox, lab)
 

@@ -47,7 +47,7 @@ def test_a_command_of_the_readme_is_understood(line: str) -> None:
     command.make_context(command.name, words, parent=context.parent)
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "clean-demo", "xen-lab", "test-guests", "bench"])
+@pytest.mark.parametrize("name", ["demo", "test", "clean-demo", "xen-lab", "test-xen", "bench"])
 def test_a_make_target_of_the_readme_exists(name: str) -> None:
     assert re.search(rf"make {name}\b", README)
     made = subprocess.run(

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import leftovers
 import pytest
 from archive import Archive
 from guests import PRODUCTION, Lab
@@ -223,22 +222,3 @@ def test_a_check_that_hangs_or_exits_is_inconclusive(
     ended = sandbox("run", folder, "--image", lab.image.path, "--format", "qcow2", "--key", key)
     assert ended.returncode == 3, ended.stdout
     assert words in ended.stdout
-
-
-def test_a_kept_clone_can_be_entered_and_removed(
-    lab: Lab, sandbox: Command, archive: Archive, key: Path
-) -> None:
-    archive.offer([])
-    folder = lab.scenario(ALL)
-    ended = sandbox(
-        *("run", folder, "--image", lab.image.path, "--format", "qcow2", "--key", key),
-        *("--keep", "--json"),
-    )
-    assert ended.returncode == 0, ended.stderr
-    record = json.loads(ended.stdout)["record"]
-    entered = run([*record["ssh_command"].split(), "hostname"], Deadline(60, "entering"))
-    assert entered.stdout.strip() == "web01"
-    assert sandbox("reap").returncode == 0
-    assert leftovers.count(lab.settings.state)["domains"] == 1, "reap leaves kept clones alone"
-    removed = sandbox("rm", record["id"])
-    assert removed.returncode == 0, removed.stderr

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from archive import Archive
 from commands import Command
 from xenlab import GUEST, STOPPED, Host, Xen, reason, verdict
 
@@ -19,7 +16,6 @@ from sandbox.demo.broken import build_deb
 from sandbox.errors import HostError, RequestError
 from sandbox.host import HostLost, RemoteHost
 from sandbox.hypervisors import Mark
-from sandbox.progress import Silent
 from sandbox.records import Disk, Phase, Verdict
 from sandbox.source import guest_source
 from sandbox.volumes import host_disks, lvm
@@ -30,54 +26,6 @@ LOOK = "def test_is_up(host):\n    assert host.file('/etc/hostname').exists\n"
 QUICK = "reboot: never\nchecks: {shared: []}\n"
 Disks = Callable[[str], tuple[Disk, ...]]
 ALL = "upgrade: {what: all}\n"
-
-
-class Saboteur(Silent):
-    """Does something once a phase has begun."""
-
-    def __init__(self, **actions: Callable[[], None]) -> None:
-        self._actions = actions
-
-    def phase_started(self, phase: Phase, deadline: float) -> None:
-        self._actions.pop(phase.value, lambda: None)()
-
-
-def test_libvirt_restarts_and_the_way_to_the_host_is_cut(
-    xen: Xen, archive: Archive, host: Host, tmp_path: Path
-) -> None:
-    """Once before the guest is entered, once while its packages are upgraded."""
-    archive.offer([build_deb("sbtest-extra", "1.0", out=tmp_path / "deb", postinst=SLOW_POSTINST)])
-    cut: list[int] = []
-
-    def restart() -> None:
-        host.run("systemctl restart libvirtd")
-
-    def cut_soon() -> None:
-        threading.Timer(8, lambda: cut.extend(_cut(host))).start()
-
-    xen.progress = Saboteur(boot=restart, upgrade=cut_soon)
-    text = "upgrade: {what: packages, packages: [sbtest-extra]}\n" + QUICK
-    record = xen.run(xen.scenario(text, test_up=LOOK))
-    assert cut, "nothing was cut: this proves nothing"
-    assert verdict(record) is Verdict.PASS, reason(record)
-    assert record.left_behind == ()
-
-
-SLOW_POSTINST = "#!/bin/sh\nset -e\nsleep 20\n"
-
-
-def _cut(host: Host) -> list[int]:
-    """End all SSH connections to the host that are ours, as a router that restarts would."""
-    ended = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            argv = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if argv.startswith(b"ssh") and b"/run/upgrade-sandbox/ssh" in argv:
-            os.kill(int(entry.name), signal.SIGKILL)
-            ended.append(int(entry.name))
-    return ended
 
 
 def test_a_guest_that_crashes_in_its_upgrade_fails(xen: Xen, tmp_path: Path) -> None:

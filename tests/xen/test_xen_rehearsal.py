@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from xenlab import GUEST, STOPPED, Administrator, Host, Xen, reason, verdict
 from sandbox.demo.broken import build_deb
 from sandbox.demo.mirror import find_mirror
 from sandbox.network import names
-from sandbox.records import Outcome, Verdict
+from sandbox.progress import Silent
+from sandbox.records import Outcome, Phase, Verdict
 from sandbox.report import render
 
 pytestmark = pytest.mark.xen
@@ -50,10 +54,45 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.glob("*.deb"))
 
 
+class Saboteur(Silent):
+    """Does something once a phase has begun."""
+
+    def __init__(self, **actions: Callable[[], None]) -> None:
+        self._actions = actions
+
+    def phase_started(self, phase: Phase, deadline: float) -> None:
+        self._actions.pop(phase.value, lambda: None)()
+
+
+def _cut() -> list[int]:
+    """End all SSH connections to the host that are ours, as a router that restarts would."""
+    ended = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if argv.startswith(b"ssh") and b"/run/upgrade-sandbox/ssh" in argv:
+            os.kill(int(entry.name), signal.SIGKILL)
+            ended.append(int(entry.name))
+    return ended
+
+
 def test_a_running_guest_gets_its_new_kernel_and_passes(
     xen: Xen, archive: Archive, kernel: list[Path], administrator: Administrator, host: Host
 ) -> None:
+    """The whole job, although libvirt on the host restarts while the clone boots, and the way to
+    the host is cut while its packages are upgraded."""
     archive.offer(kernel)
+    cut: list[int] = []
+
+    def restart() -> None:
+        host.run("systemctl restart libvirtd")
+
+    def cut_soon() -> None:
+        threading.Timer(25, lambda: cut.extend(_cut())).start()
+
+    xen.progress = Saboteur(boot=restart, upgrade=cut_soon)
     before = {
         "domid": host.domid(GUEST),
         "xml": host.run(f"virsh dumpxml {GUEST}"),
@@ -62,6 +101,8 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
     }
     record = xen.run(xen.scenario("upgrade: {what: kernel}\n", test_own=LOOK))
     assert verdict(record) is Verdict.PASS, reason(record)
+    assert cut, "nothing was cut: this proves nothing"
+    assert record.left_behind == ()
     facts, source = record.facts, record.source
     assert facts.before is not None
     assert facts.after is not None
