@@ -98,12 +98,17 @@ def close_killed(store: Store, reaped: Iterable[Reaped]) -> tuple[str, ...]:
             continue
         if done is not None:
             close(folder, record, left_behind=done.failed)
-        elif was_killed(folder, record):
+        elif was_killed(folder, record) and not _waits(folder):
             _close_unreaped(folder, record)
         else:
             continue
         closed.append(run_id)
     return tuple(closed)
+
+
+def _waits(folder: RunFolder) -> bool:
+    """Whether the clone still has to be reaped, on a host that was not asked this time."""
+    return folder.clone.exists() and folder.facts().get("kept") != "yes"
 
 
 def _close_unreaped(folder: RunFolder, record: RunRecord) -> None:

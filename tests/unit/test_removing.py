@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,12 @@ from hypothesis import strategies as st
 from run_world import DEAD, World
 from sample_records import broken_nginx, passed
 
+from sandbox import hypervisors
 from sandbox.closing import phase_of
+from sandbox.deadline import Deadline
+from sandbox.errors import HostError
+from sandbox.hypervisors import Hypervisor
+from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.records import Phase, PhaseTime, RunRecord, Verdict
 from sandbox.store import RunFolder
 
@@ -257,3 +263,105 @@ def test_the_current_phase_is_never_before_the_last_one(done: list[tuple[Phase, 
         assert now is Phase.CLEANUP
     else:
         assert order.index(now) == min(order.index(done[-1][0]) + 1, len(order) - 1)
+
+
+# --- on several hosts --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_hosts(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An inventory with `a`, that answers, and `b`, that does not; what was connected to."""
+    tried: list[str] = []
+    answering = hypervisors.driver_for  # the world's
+
+    def driver_for(uri: str, deadline: Deadline) -> Hypervisor:
+        tried.append(uri)
+        if "@b" in uri:
+            raise HostError("no route to b", "try: ssh b")
+        found = answering(uri, deadline)
+        found.uri = uri
+        return found
+
+    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
+    inventory = tmp_path / "hosts.yaml"
+    inventory.write_text(
+        f"hosts:\n  - {{name: a, uri: '{URI_A}'}}\n  - {{name: b, uri: '{URI_B}'}}\n"
+    )
+    monkeypatch.setenv("SANDBOX_HOSTS", str(inventory))
+    return tried
+
+
+URI_A, URI_B = "xen+ssh://root@a/system", "xen+ssh://root@b/system"
+
+
+def test_rm_asks_the_host_that_the_run_noted(world: World, two_hosts: list[str]) -> None:
+    folder = keep(world, passed())
+    folder.note(uri="qemu:///elsewhere")
+    assert world.invoke("rm", folder.id).exit_code == 0
+    assert two_hosts == ["qemu:///elsewhere"]
+    assert world.clones() == []
+
+
+def test_rm_asks_the_host_that_is_named_instead(world: World, two_hosts: list[str]) -> None:
+    folder = keep(world, passed())
+    folder.note(uri="xen+ssh://root@gone/system")
+    told = world.invoke("rm", folder.id, "--host", "b")
+    assert (told.exit_code, two_hosts) == (4, [URI_B])
+    assert "no route to b" in told.stderr
+    assert folder.clone.exists()
+
+
+def test_rm_of_a_record_needs_no_host_any_more(world: World, two_hosts: list[str]) -> None:
+    record = passed()
+    folder = world.run(record.model_copy(update={"state": "finished"}), clone=False)
+    assert world.invoke("rm", folder.id, "--record").exit_code == 0
+    assert two_hosts == []
+    assert not folder.artifacts.exists()
+
+
+def test_reap_goes_over_all_hosts_and_leaves_what_it_cannot_reach(
+    world: World, two_hosts: list[str], running: RunRecord
+) -> None:
+    noted = "xen+ssh://root@noted/system"
+    here, on_b, elsewhere = (world.run(running) for _ in range(3))
+    on_b.note(uri=URI_B)
+    elsewhere.note(uri=noted)
+    told = world.invoke("reap")
+    assert two_hosts == ["qemu:///system", URI_A, URI_B, noted]
+    assert told.exit_code == 4, "something may be left on b"
+    assert "b: not looked at: no route to b" in told.stderr
+    assert not here.clone.exists()
+    assert not elsewhere.clone.exists()
+    assert on_b.clone.exists(), "its facts are what a later reap needs"
+    assert world.store.load(on_b).state == "running", "it is not over before that"
+
+
+def test_reap_of_one_host_leaves_the_runs_of_others(
+    world: World, two_hosts: list[str], running: RunRecord
+) -> None:
+    on_a, on_b = world.run(running), world.run(running)
+    on_a.note(uri=URI_A)
+    on_b.note(uri=URI_B)
+    told = world.invoke("reap", "--host", "a")
+    assert (told.exit_code, two_hosts) == (0, [URI_A])
+    assert not on_a.clone.exists()
+    assert on_b.clone.exists()
+    assert world.invoke("reap", "--host", "b").exit_code == 4
+
+
+def test_with_an_inventory_this_machine_need_not_have_a_hypervisor(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def driver_for(uri: str, _deadline: Deadline) -> FakeHypervisor:
+        if uri == "qemu:///system":
+            raise HostError("no libvirt here")
+        return FakeHypervisor(uri=uri)
+
+    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
+    inventory = tmp_path / "hosts.yaml"
+    inventory.write_text(f"hosts:\n  - {{name: a, uri: '{URI_A}'}}\n")
+    monkeypatch.setenv("SANDBOX_HOSTS", str(inventory))
+    told = world.invoke("reap")
+    assert told.exit_code == 0
+    assert "this machine: not looked at: no libvirt here" in told.stderr
+    assert "nothing to remove" in told.stdout

@@ -1,0 +1,225 @@
+"""doctor of a Xen host: what the host says is read, and judged for people."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox import xen_checks as checks
+from sandbox.errors import HostError
+from sandbox.host import HostLost, LocalHost
+from sandbox.host_checks import State
+from sandbox.hosts import KnownHost
+from sandbox.hypervisors.libvirt_xen import guest_types
+from sandbox.limits import NO_LIMITS, Limits
+from sandbox.settings import Settings
+from sandbox.volumes.lvm import Pool
+from sandbox.xen_report import XenReport, parse_report, script
+
+TEXT = (Path(__file__).parent / "data" / "xen-report.txt").read_text()
+REPORT = parse_report(TEXT)
+
+
+# -- what the host says ---------------------------------------------------------------------
+
+
+def test_a_real_answer_is_read() -> None:
+    assert REPORT.clock == pytest.approx(1795379227.234796800)
+    assert REPORT.root
+    assert (REPORT.version, REPORT.problem) == ("4.17.5", "")
+    assert (REPORT.free_memory, REPORT.total_memory) == (2505 << 20, 5119 << 20)
+    assert REPORT.guest_types == ("pv", "hvm")
+    assert REPORT.dom0_memory == "1536M,max:1536M"
+    assert (REPORT.autoballoon, REPORT.takes_from_dom0) == ("auto", False)
+    assert REPORT.programs["nft"] == "/usr/sbin/nft"
+    assert "dnsmasq" not in REPORT.programs
+    assert REPORT.console_daemon
+    assert REPORT.pools == (Pool("vg0", "thin", 8 << 30, 4.04, 10.27),)
+    assert REPORT.volumes_problem == ""
+    assert REPORT.space == 3104305152
+
+
+def test_the_script_runs_on_a_host_that_is_no_xen_host() -> None:
+    """This one: nothing is missed, and what is not there is said."""
+    done = subprocess.run(["sh", "-s"], input=script(), capture_output=True, text=True, timeout=60)
+    read = parse_report(done.stdout)
+    assert read.clock is not None
+    assert read.root
+    assert read.space is not None
+    assert read.problem
+    assert checks.xen(read).state is State.BAD
+    assert read.version == ""
+
+
+def test_an_answer_that_is_cut_off_is_none() -> None:
+    with pytest.raises(HostError, match="cut off"):
+        parse_report(TEXT[: TEXT.index("== end")])
+
+
+@given(st.text(max_size=300), st.sampled_from(["clock", "xl-info", "xl-conf", "lvs", "space"]))
+def test_no_answer_is_too_odd(words: str, section: str) -> None:
+    read = parse_report(f"== {section}\n{words}\n\n== end\n")
+    assert read.free_memory >= 0
+    for name, judge in checks._judgements(checks.Heard(read, 0, 1), NO_LIMITS):
+        assert judge().detail, name
+
+
+@given(st.integers(0, len(TEXT)), st.integers(0, 400))
+def test_an_answer_with_a_hole_is_read_or_refused(start: int, length: int) -> None:
+    with contextlib.suppress(HostError):
+        parse_report(TEXT[:start] + TEXT[start + length :])
+
+
+@pytest.mark.parametrize(
+    ("line", "conf", "takes"),
+    [
+        ("dom0_mem=2G", "", False),
+        ("xdom0_mem=2G", "", True),
+        ("", "", True),
+        ("", 'autoballoon="off"', False),
+        ("", "autoballoon = 0", False),
+        ("dom0_mem=2G", 'autoballoon="on"', True),
+        ("dom0_mem=2G", "autoballoon='auto'", False),
+    ],
+)
+def test_who_gives_memory_to_new_guests(line: str, conf: str, takes: bool) -> None:
+    text = (
+        f"== xl-info\nxen_version : 4.17\nxen_commandline : a {line} b\n== xl-conf\n{conf}\n== end"
+    )
+    assert parse_report(text).takes_from_dom0 is takes
+
+
+# -- how it is judged -----------------------------------------------------------------------
+
+
+def test_a_fit_host_has_but_one_fault() -> None:
+    """The sample's: dnsmasq and PVH's GRUB are missing, and it has 2.4 GiB."""
+    found = {n: j() for n, j in checks._judgements(checks.Heard(REPORT, *ASKED), NO_LIMITS)}
+    odd = {name: finding for name, finding in found.items() if finding.state is not State.OK}
+    assert set(odd) == {"dnsmasq", "pvhgrub"}
+    assert odd["dnsmasq"].state is State.BAD
+    assert odd["dnsmasq"].hint == "on the host: apt install dnsmasq-base"
+    assert odd["pvhgrub"].state is State.WARNING
+    assert "vg0/thin" in found
+    assert all(finding.hint for finding in odd.values())
+
+
+ASKED = (1795379226.9, 1795379227.9)
+
+
+@pytest.mark.parametrize(
+    ("asked", "state", "words"),
+    [
+        (ASKED, State.OK, "within 1 s"),
+        ((1795379230.2, 1795379231.0), State.OK, "within 3 s"),
+        ((1795379327.2, 1795379329.0), State.WARNING, "100 s behind"),
+        ((1795379107.2, 1795379117.2), State.WARNING, "110 s ahead of"),
+    ],
+)
+def test_clock(asked: tuple[float, float], state: State, words: str) -> None:
+    found = checks.clock(checks.Heard(REPORT, *asked))
+    assert (found.state, words in found.detail) == (state, True), found.detail
+    assert checks.clock(checks.Heard(XenReport(), *asked)).state is State.WARNING
+
+
+def test_dom0_memory() -> None:
+    assert checks.dom0_memory(REPORT).state is State.OK
+    unset = replace(REPORT, info={})
+    assert "dom0_mem" in checks.dom0_memory(unset).hint
+    assert "autoballoon" in checks.dom0_memory(replace(REPORT, autoballoon="on")).hint
+
+
+def test_memory_that_is_kept_free_is_not_for_clones() -> None:
+    assert checks.memory(REPORT, NO_LIMITS).state is State.OK
+    assert checks.memory(REPORT, Limits(keep_free=1 << 30)).state is State.WARNING
+    kept = checks.memory(REPORT, Limits(keep_free=4 << 30))
+    assert kept.state is State.BAD
+    assert kept.detail.startswith("0.0 GiB free for clones beside the 4.0 GiB")
+
+
+@pytest.mark.parametrize(
+    ("data", "metadata", "state"),
+    [
+        (4, 10, State.OK),
+        (75, 10, State.WARNING),
+        (4, 55, State.WARNING),
+        (80, 10, State.BAD),
+        (4, 60, State.BAD),
+    ],
+)
+def test_a_pool_is_judged_by_the_hosts_limits(data: float, metadata: float, state: State) -> None:
+    pool = Pool("vg0", "thin", 8 << 30, data, metadata)
+    found = checks.thin_pool(pool, Limits(pool_data=80, pool_metadata=60))
+    assert found.state is state
+    assert bool(found.hint) == (state is not State.OK)
+
+
+def test_a_host_without_thin_pools() -> None:
+    assert "files on XFS" in checks.no_pools(XenReport()).detail
+    silent = parse_report("== lvs\nsh: 1: lvs: not found\n== end\n")
+    assert "lvs: not found" in checks.no_pools(silent).detail
+
+
+@pytest.mark.parametrize(
+    ("libvirt", "processor", "state", "words"),
+    [
+        (("pv", "pvh", "hvm"), ("pv", "hvm"), State.OK, "can run pv, pvh, hvm"),
+        (("pv", "pvh", "hvm"), ("pv",), State.WARNING, "can run pv; not pvh, hvm"),
+        (("hvm",), ("pv", "hvm"), State.WARNING, "can run hvm; not pv, pvh"),
+        ((), ("pv", "hvm"), State.BAD, "can run nothing"),
+    ],
+)
+def test_guest_types(
+    libvirt: tuple[str, ...], processor: tuple[str, ...], state: State, words: str
+) -> None:
+    found = checks.guest_types(libvirt, processor)
+    assert (found.state, found.detail) == (state, words)
+
+
+def test_guest_types_of_libvirts_capabilities() -> None:
+    kinds = ("xen", "hvm", "xenpvh", "hvm", "uml")
+    guests = "".join(f"<guest><os_type>{kind}</os_type></guest>" for kind in kinds)
+    assert guest_types(f"<capabilities><host/>{guests}</capabilities>") == ("pv", "pvh", "hvm")
+    assert guest_types("<capabilities/>") == ()
+
+
+# -- the whole ------------------------------------------------------------------------------
+
+
+def names(settings: Settings, known: KnownHost) -> list[str]:
+    found = []
+    for check in checks.xen_checks(settings, known):
+        found.append(check.name)
+        if check.group != "This machine":
+            found[-1] += f" {check.run().state.value}" if check.name == "reachable" else ""
+    return found
+
+
+def test_of_a_host_that_cannot_be_reached_nothing_more_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost(LocalHost):
+        def run(self, *_arguments: object, **_options: object) -> object:  # type: ignore[override]
+            raise HostLost("the host a cannot be reached: no route", "try: ssh a")
+
+    monkeypatch.setattr(checks, "host_of", lambda _uri: Lost())
+    found = names(Settings(state=tmp_path), KnownHost("a", "xen+ssh://root@a/system"))
+    assert found[-1] == "reachable not ok"
+
+
+def test_of_a_host_that_answers_everything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "script", lambda: f"cat <<'E'\n{TEXT}\nE\n")
+    found = names(Settings(state=tmp_path), KnownHost("a", "xen:///system"))
+    assert {"clock", "Xen", "vg0/thin", "pygrub", "libvirt", "guest types", "dead runs"} < set(
+        found
+    )
+    assert "reachable ok" in found
+    assert len(found) == len(set(found))
