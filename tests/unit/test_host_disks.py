@@ -211,10 +211,10 @@ def test_a_guest_runs_on_when_we_give_up(xen: XenHost) -> None:
     assert xen.hanging()
     for pid in xen.what_we_started():
         kill_group(pid)
-    thread.join()
-    assert isinstance(problems[0], CommandFailed)
     assert xen.pauses == 1
     xen.release()
+    thread.join()
+    assert isinstance(problems[0], CommandFailed)
     assert wait_for(lambda: xen.calls[-1:] == ["unpause"], 20)
     assert xen.pauses == 0
     assert wait_for(lambda: xen.watchdogs() == [])

@@ -7,7 +7,6 @@ running can be told by its command line.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -20,16 +19,16 @@ GUEST = "web 01's"
 SHELLS = ("dash", "busybox", "bash")
 # Pauses are counted, as Xen does; like xl, it says that all is well when Xen refuses.
 XL = r"""
+change() { echo $(($(cat paused) + $1)) >paused.new && mv paused.new paused; }
 case $1 in
 domid) shift; [ "$1" = "$(cat name)" ] || exit 1; cat domid ;;
 pause)
     [ "$2" = "$(cat domid)" ] || exit 1
     [ ! -e pause-fails ] || exit 1
-    echo $(($(cat paused) + 1)) >paused; log pause ;;
+    change 1; log pause ;;
 unpause)
     [ "$2" = "$(cat domid)" ] || exit 1
-    log unpause
-    if [ "$(cat paused)" -gt 0 ]; then echo $(($(cat paused) - 1)) >paused; fi ;;
+    if [ "$(cat paused)" -gt 0 ]; then change -1; fi; log unpause ;;
 *) exit 2 ;;
 esac
 """
@@ -122,7 +121,3 @@ def command_lines() -> list[tuple[int, list[str]]]:
             words = words[1:]
         found.append((int(entry.name), words))
     return found
-
-
-def mark_text(**facts: object) -> str:
-    return json.dumps({"run": "x", "owner": "", "deadline": 0, "folder": ""} | facts) + "\n"
