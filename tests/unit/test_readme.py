@@ -11,6 +11,7 @@ import click
 import pytest
 
 from sandbox.cli import main
+from sandbox.hosts import HostEntry, read_hosts
 from sandbox.records import Verdict
 from sandbox.scenario import load_scenario, shared_checks
 from sandbox.settings import VARIABLES, shipped_scenarios
@@ -72,6 +73,15 @@ def test_the_example_scenario_is_valid(tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
     read = load_scenario(tmp_path, shared=shipped_scenarios() / "shared")
     assert len(read.shared_checks) == len(shared_checks(shipped_scenarios() / "shared"))
+
+
+def test_the_example_inventory_is_valid_and_names_every_key(tmp_path: Path) -> None:
+    example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[1]
+    key = tmp_path / "key"
+    key.write_text("a key\n")
+    (tmp_path / "hosts.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
+    assert [host.name for host in read_hosts(tmp_path / "hosts.yaml")] == ["xen1", "here"]
+    assert all(re.search(rf"\b{name}: ", example) for name in HostEntry.model_fields)
 
 
 def test_the_ready_scenarios_are_named() -> None:
