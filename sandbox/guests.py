@@ -265,7 +265,7 @@ def import_guest(
     kernel = "its own kernel" if chain.own_kernel else "not its own kernel: named packages only"
     click.echo(f"{chain.type}, booted by {chain.loader}: {kernel}", err=True)
     if define:
-        click.echo(f"{name} is defined; start it:  virsh -c '{known.uri}' start {name}", err=True)
+        click.echo(f"{name} is defined; start it on {known.name}:  virsh start {name}", err=True)
     else:
         click.echo(f"nothing was changed; --define makes {name} known to libvirt", err=True)
         if runs:

@@ -18,6 +18,7 @@ from sandbox.records import Disk
 from sandbox.source import Source
 from sandbox.store import RunFolder, is_alive
 from sandbox.volumes import lvm
+from sandbox.wording import count
 
 VolumeStore = Literal["auto", "lvm-thin", "reflink"]
 
@@ -60,8 +61,11 @@ def require_room(
         volumes = lvm.survey(hypervisor.host, deadline)
         problem = disk_problem(limits, source.disks, volumes)
         if problem:
-            hint = f"`sandbox guests` shows where disks are; `store` of {hypervisor.uri} says where"
-            raise RequestError(problem, f"{hint} they have to be")
+            raise RequestError(
+                problem,
+                "`sandbox guests` shows where disks are, `store` and `place` of the host in "
+                "hosts.yaml say where they have to be",
+            )
         full = pool_problem(limits, source.disks, volumes)
         if full:
             raise HostError(full, "extend the pool, or remove what nobody needs: lvs")
@@ -82,7 +86,8 @@ def runs_there(domains: Iterable[tuple[str, Mark]], uri: str, folder: RunFolder)
 def _require_fewer(most: int, others: Sequence[str], hypervisor: Hypervisor) -> None:
     if len(others) >= most:
         raise HostError(
-            f"{hypervisor.uri} has {len(others)} clones, and may have {most}: {', '.join(others)}",
+            f"{_shown(hypervisor)} has {count(len(others), 'clone')}, and may have {most}: "
+            + ", ".join(others),
             "wait for a run to end, remove a kept clone (`sandbox list`, `sandbox rm RUN`), or "
             "raise `parallel` of the host in hosts.yaml",
         )
@@ -93,10 +98,14 @@ def _require_memory(kept: int, needed: int, hypervisor: Hypervisor) -> None:
     if free - needed < kept:
         raise HostError(
             f"the clone needs {needed >> 20} MiB of memory: of the {free >> 20} MiB free on "
-            f"{hypervisor.uri}, {kept >> 20} MiB have to stay free",
+            f"{_shown(hypervisor)}, {kept >> 20} MiB have to stay free",
             "wait for other runs to end, state a smaller `memory:` in the scenario, or lower "
             "`keep_free` of the host in hosts.yaml",
         )
+
+
+def _shown(hypervisor: Hypervisor) -> str:
+    return hypervisor.uri.partition("?")[0]  # how it is reached helps nobody here
 
 
 def _asks_for_a_store(limits: Limits) -> bool:

@@ -78,7 +78,7 @@ def test_one_clone_too_many_is_refused_with_who_is_there(store: Store) -> None:
     other = named(store, "1")
     asked(Limits(parallel=2), hypervisor, folder)
     asked(Limits(), hypervisor, folder)
-    with pytest.raises(HostError, match="has 1 clones, and may have 1: 1") as caught:
+    with pytest.raises(HostError, match="has 1 clone, and may have 1: 1") as caught:
         asked(Limits(parallel=1), hypervisor, folder)
     assert "sandbox rm" in caught.value.hint
     other.remove_clone()
