@@ -311,8 +311,16 @@ _REMOVE = """folder=$1 end=$2 status=0
 for line in $(grep -lasF -- "$folder/" /proc/[0-9]*/cmdline); do
     pid=${line#/proc/} pid=${pid%/cmdline}
     case $(tr '\\0' '\\n' <"$line" 2>/dev/null | head -n 1) in
-    qemu-nbd | */qemu-nbd) kill "$pid" ;;
+    qemu-nbd | */qemu-nbd) ;;
+    *) continue ;;
     esac
+    kill "$pid"
+    tries=50
+    while [ "$tries" -gt 0 ] && grep -qs . "/proc/$pid/cmdline"; do  # empty: it has ended
+        tries=$((tries - 1))
+        sleep 0.1
+    done
+    [ "$tries" -gt 0 ] || kill -9 "$pid"
 done
 [ ! -e "$folder/places" ] || while IFS= read -r place; do
     case $place in /*"$end") ;; *) continue ;; esac
