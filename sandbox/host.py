@@ -15,6 +15,7 @@ import select
 import shlex
 import socket
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,7 @@ _PORT = re.compile(r":[0-9]+$")
 # Parameters of a libvirt URI that say how its ssh is to be started; the last two are ours alone.
 _COMMAND, _KEY, _NO_VERIFY = "command", "keyfile", "no_verify"
 _CONFIG, _JUMP = "ssh_config", "jump"
+_REMOTE = "a host is reached by xen+ssh://root@HOST/system"
 _CONSUMED = (_COMMAND, _KEY, _CONFIG, _JUMP)  # libvirt gets one program that does all of it
 
 
@@ -97,7 +99,7 @@ class LocalHost:
                     stream.connect((host, port, 0, socket.if_nametoindex(bridge)))
                 else:
                     stream.connect((host, port))
-                return stream.recv(16).startswith(BANNER)
+                return _reads_banner(stream.fileno(), seconds)
         except OSError:
             return False
 
@@ -113,8 +115,8 @@ class RemoteHost:
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
         options = dict(parse_qsl(parts.query))
-        if not parts.hostname:
-            raise RequestError(f"the URI {uri!r} names no host", "xen+ssh://root@HOST/system")
+        if not parts.hostname or parts.hostname.startswith("-"):
+            raise RequestError(f"the URI {uri!r} names no host", _REMOTE)
         self.name = parts.hostname
         self._program = options.get(_COMMAND, "ssh")
         self._digest = hashlib.sha256(uri.encode()).hexdigest()[:12]
@@ -125,23 +127,21 @@ class RemoteHost:
 
     def _own_uri(self, uri: str, options: dict[str, str]) -> str:
         """The URI for libvirt, with an ssh that shares our connection."""
-        _SOCKETS.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wrapper = _SOCKETS / f"ssh-{self._digest}"
+        self._wrapper = wrapper = _SOCKETS / f"ssh-{self._digest}"
         line = shlex.join([self._program, *self._options])
-        text = f'#!/bin/sh\nexec {line} "$@"\n'
-        if not wrapper.exists() or wrapper.read_text() != text:
-            fresh = wrapper.with_suffix(f".{id(self)}")
-            fresh.write_text(text)
-            fresh.chmod(0o700)
-            fresh.replace(wrapper)
-        self._wrapper = wrapper
+        try:
+            _write_program(wrapper, f'#!/bin/sh\nexec {line} "$@"\n')
+        except OSError as problem:
+            raise HostError(f"cannot make {wrapper}: {problem}", "run as root") from problem
         parts = urlsplit(uri)
         rest = {k: v for k, v in options.items() if k not in _CONSUMED}
         return urlunsplit(parts._replace(query=urlencode({**rest, _COMMAND: str(wrapper)})))
 
     @property
     def proxy_command(self) -> str:
-        return f"{self._wrapper} -W [%h]:%p {self.name}"
+        # For the operator's shell, whichever that is, and ssh, which replaces %h and %p.
+        name = shlex.quote(self.name).replace("%", "%%")
+        return f"{shlex.quote(str(self._wrapper))} -W '[%h]:%p' {name}"
 
     def command(self, argv: Sequence[str]) -> list[str]:
         return [str(self._wrapper), self.name, shlex.join(argv)]
@@ -189,6 +189,17 @@ class RemoteHost:
                 child.stdin.close()
 
 
+def _write_program(path: Path, text: str) -> None:
+    """Make or replace a program that others may be running."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.exists() and path.read_text() == text:
+        return
+    fresh = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    fresh.write_text(text)
+    fresh.chmod(0o700)
+    fresh.replace(path)
+
+
 def _reads_banner(descriptor: int, seconds: float) -> bool:
     deadline, read = Deadline(seconds, "reading a banner"), b""
     with contextlib.suppress(DeadlineExceeded):
@@ -208,7 +219,7 @@ def _ssh_options(
     given = {"BatchMode": "yes", "ConnectTimeout": "20", "LogLevel": "ERROR"}
     given |= {"ServerAliveInterval": "10", "ServerAliveCountMax": "6"}
     if options.get(_KEY):
-        given["IdentityFile"] = options[_KEY].replace("%", "%%")  # ssh would replace %h
+        given["IdentityFile"] = quoted(options[_KEY].replace("%", "%%"))  # ssh would replace %h
     if options.get(_NO_VERIFY, "0") not in ("", "0"):
         given["StrictHostKeyChecking"] = "no"
     common = (*config, *_as_options(given))
@@ -237,6 +248,14 @@ def _through(program: str, common: Sequence[str], jump: str) -> str:
     return f"{fixed} -W '[%h]:%p' -- {shlex.quote(target).replace('%', '%%')}"
 
 
+def quoted(value: str) -> str:
+    """A value as ssh's configuration takes it."""
+    if not any(odd in value for odd in " \t#'\"\\"):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def _as_options(given: dict[str, str]) -> tuple[str, ...]:
     return tuple(word for key, value in given.items() for word in ("-o", f"{key}={value}"))
 
@@ -244,10 +263,9 @@ def _as_options(given: dict[str, str]) -> tuple[str, ...]:
 def host_of(uri: str) -> Host:
     """The machine that a libvirt URI names."""
     transport = uri.partition(":")[0].partition("+")[2]
-    if transport in ("", "unix"):
-        return LocalHost()
-    if transport != "ssh":
-        raise RequestError(
-            f"the transport of {uri!r} is not supported", "reach the host by xen+ssh://root@HOST/"
-        )
-    return RemoteHost(uri)
+    if transport == "ssh":
+        return RemoteHost(uri)
+    # libvirt goes to a host that is named without a transport by TLS: its disks would not be here.
+    if transport not in ("", "unix") or urlsplit(uri).netloc:
+        raise RequestError(f"the way to the host in {uri!r} is not supported", _REMOTE)
+    return LocalHost()

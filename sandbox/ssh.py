@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, GuestUnreachable, HostError, RequestError
+from sandbox.host import quoted
 from sandbox.process import Completed, kill_group, run, start, tail
 
 HOST = "clone"  # the alias in the run's ssh_config; testinfra uses it too
@@ -59,19 +60,12 @@ def config_text(folder: Path, login: Login, address: str, proxy_command: str = "
     if proxy_command:
         options[_VERBATIM] = proxy_command  # up to the end of the line, never quoted
     lines = [f"Host {HOST}"]
-    lines += [f"  {k} {v if k == _VERBATIM else _quoted(v)}" for k, v in options.items()]
+    lines += [f"  {k} {v if k == _VERBATIM else quoted(v)}" for k, v in options.items()]
     return "\n".join(lines) + "\n"
 
 
 def _path(path: Path) -> str:
     return str(path).replace("%", "%%")
-
-
-def _quoted(value: str) -> str:
-    if not any(odd in value for odd in " \t#'\"\\"):
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 class Connection:
