@@ -5,13 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
-from sandbox.lab import machine
-from sandbox.lab.machine import Lab
+
+if TYPE_CHECKING:
+    from sandbox.lab.machine import Lab
 
 
 @click.command()
@@ -23,12 +25,14 @@ def up() -> None:
       export SANDBOX_URI="$(sandbox lab uri)"
       sandbox run package --guest web01 --upgrade nginx --key "$(sandbox lab key)"
     """
+    from sandbox.lab import machine
+
     started = time.monotonic()
 
     def progress(text: str) -> None:
         click.echo(f"{time.monotonic() - started:6.0f} s  {text}")
 
-    lab = Lab()
+    lab = machine.Lab()
     machine.up(lab, progress)
     click.echo(f"its guests: {', '.join(machine.GUESTS)} (running), db01 (off)")
     click.echo('next:  export SANDBOX_URI="$(sandbox lab uri)"')
@@ -38,14 +42,16 @@ def up() -> None:
 @click.command()
 def down() -> None:
     """End the lab and drop what was written in it; the built images stay cached."""
-    ended = machine.down(Lab())
+    from sandbox.lab import machine
+
+    ended = machine.down(machine.Lab())
     click.echo("the lab is down" if ended else "the lab was not running")
 
 
 @click.command()
 def status() -> None:
     """Say whether the lab runs, and how to reach it (exit code 0 when it answers, else 3)."""
-    lab = Lab()
+    lab = _lab()
     if lab.pid() is None:
         click.echo("the lab is down; start it with: sandbox lab up")
         sys.exit(3)
@@ -68,7 +74,7 @@ def ssh(command: tuple[str, ...]) -> None:
 @click.command()
 def uri() -> None:
     """Print the lab's libvirt URI."""
-    click.echo(Lab().uri)
+    click.echo(_lab().uri)
 
 
 @click.command()
@@ -79,8 +85,14 @@ def key() -> None:
     click.echo(str(ensure_key()))
 
 
+def _lab() -> Lab:
+    from sandbox.lab.machine import Lab
+
+    return Lab()
+
+
 def _running() -> Lab:
-    lab = Lab()
+    lab = _lab()
     if lab.pid() is None:
         raise RequestError("the lab is not running", "start it: sandbox lab up")
     return lab

@@ -213,6 +213,8 @@ def qemu_command(
 
 
 def _write_ssh(lab: Lab, key: Path) -> None:
+    # Of a lab that ended without `down`: this one may be newer, with another host key.
+    (lab.folder / "known_hosts").unlink(missing_ok=True)
     lab.ssh_config.write_text(
         "Host xen-lab\n"
         "  HostName 127.0.0.1\n"

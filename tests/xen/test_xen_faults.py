@@ -68,20 +68,22 @@ def test_several_at_once_then_one_too_many_and_one_that_is_killed(
     scenario = xen.scenario(ALL + QUICK, test_up=LOOK)
     one = sandbox("run", scenario, "--guest", GUEST, "--upgrade", package)
     two = sandbox("run", scenario, "--guest", STOPPED, "--upgrade", package)
-    one.wait_for_phase(Phase.BASELINE)
-    two.wait_for_phase(Phase.BOOT)
-    dom0 = host.run("xl list Domain-0 | awk 'NR == 2 { print $3 }'")
-    greedy = xen.scenario(ALL + QUICK + "memory: 64GiB\n", test_up=LOOK)
-    refused = sandbox("run", greedy, "--guest", GUEST)
-    assert refused.finish() == 4
-    assert "MiB free" in refused.output
-    assert one.finish() == 0, one.output
     two.wait_for_phase(Phase.BASELINE)
+    assert host.run("xl list").count("sandbox-") == 2, "two clones beside each other"
+    dom0 = host.run(DOM0_MEMORY)
+    greedy = xen.scenario(ALL + QUICK + "memory: 64GiB\n", test_up=LOOK)
     two.kill()
     reaped = sandbox("reap").succeed()
     assert "removed domain" in reaped
     assert "nothing to remove" in sandbox("reap").succeed()
-    assert host.run("xl list Domain-0 | awk 'NR == 2 { print $3 }'") == dom0, "dom0 ballooned"
+    refused = sandbox("run", greedy, "--guest", GUEST)
+    assert refused.finish() == 4
+    assert "MiB free" in refused.output
+    assert one.finish() == 0, one.output
+    assert host.run(DOM0_MEMORY) == dom0, "dom0 ballooned"
+
+
+DOM0_MEMORY = "xl list Domain-0 | awk 'NR == 2 { print $3 }'"
 
 
 # -- without booting anything -------------------------------------------------------------------

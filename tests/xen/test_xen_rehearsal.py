@@ -14,7 +14,6 @@ import pytest
 from archive import Archive
 from xenlab import GUEST, STOPPED, Administrator, Host, Xen, reason, verdict
 
-from sandbox.demo.broken import build_deb
 from sandbox.demo.mirror import find_mirror
 from sandbox.network import names
 from sandbox.progress import Silent
@@ -129,6 +128,7 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
     )
 
 
+BY_SCRIPT = "upgrade: {what: script, script: upgrade.sh}\nreboot: never\n"
 MARKER, CONTROL = "upgrade-sandbox-attack", "upgrade-sandbox-control"
 # Run in the clone as a check: whatever it may try, on every way there is.
 ATTACK = f"""
@@ -201,17 +201,16 @@ def test_a_hostile_clone_of_a_stopped_guest_on_a_file_system_with_reflinks(
     host: Host,
     administrator: Administrator,
     capture: Callable[[], Seen],
-    tmp_path: Path,
 ) -> None:
     """Nothing leaves its bridge; its upgrade fails, and the verdict is of the upgrade."""
     administrator.inside(f"bash -c 'echo {CONTROL} >/dev/udp/198.51.100.1/9'")
     facts = "stat -c '%i %Y %s' /srv/images/db01.qcow2; sha256sum /srv/images/db01.qcow2"
     before = host.run(facts)
-    package = build_deb("xen-bad", "1.0", out=tmp_path / "deb", postinst="#!/bin/sh\nexit 3\n")
-    scenario = xen.scenario("upgrade: {what: all}\nreboot: never\n", test_attack=CHECK)
-    record = xen.run(scenario, STOPPED, upgrade=str(package))
+    scenario = xen.scenario(BY_SCRIPT, test_attack=CHECK)
+    (scenario / "upgrade.sh").write_text("#!/bin/sh\nexit 3\n")
+    record = xen.run(scenario, STOPPED)
     assert verdict(record) is Verdict.FAIL, reason(record)
-    assert "xen-bad" in reason(record)
+    assert "3" in reason(record)
     assert record.facts.checks_before is not None
     (attack,) = (c for c in record.facts.checks_before.results if "nothing_is_reached" in c.name)
     assert attack.outcome is Outcome.PASSED, attack.detail
