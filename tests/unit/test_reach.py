@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sshd import Sshd, running_sshd
 from sandbox import reach
 from sandbox.deadline import Deadline
 from sandbox.host import LocalHost
+from sandbox.process import Completed
 
 MACS = st.lists(st.integers(0, 255), min_size=6, max_size=6).map(
     lambda octets: ":".join(f"{octet:02x}" for octet in octets)
@@ -121,6 +123,72 @@ def find(sshd: Sshd, round: int) -> str | None:
     """With a lease for loopback as the only way."""
     leases = [(MAC, "127.0.0.1")]
     return reach.find(LocalHost(), [MAC], "lo", port_of(sshd), lambda: leases, soon(), round)
+
+
+# -- seen from another host -------------------------------------------------------------------
+
+
+@dataclass
+class Far:
+    """A host behind ssh on whose bridge one address answers."""
+
+    answering: str
+    known: str = ""  # its neighbour table
+    ran: list[tuple[str, ...]] = field(default_factory=list)
+    tried: list[tuple[str, int, float]] = field(default_factory=list)
+    name: str = "xen1"
+    proxy_command: str = "ssh -W [%h]:%p xen1"
+
+    def run(self, argv: Sequence[str | Path], deadline: Deadline, **options: object) -> Completed:
+        words = tuple(str(word) for word in argv)
+        self.ran.append(words)
+        assert options.get("check") is False, "a guest is no fault of the host's"
+        if words[0] == "ping":
+            return Completed(words, 127, "", "sh: 1: ping: not found")
+        return Completed(words, 0, self.known, "")
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        raise NotImplementedError
+
+    def answers_ssh(self, address: str, port: int, seconds: float) -> bool:
+        self.tried.append((address, port, seconds))
+        return address == self.answering
+
+
+NEIGHBOURS = f"""fe80::dead:beef lladdr {MAC} REACHABLE
+fe80::1 lladdr 52:54:00:99:99:99 STALE
+fe80::bad  FAILED
+198.18.0.9 lladdr {MAC} REACHABLE
+"""
+
+
+def far(host: Far, round: int = 0, seconds: float = 20) -> str | None:
+    leases = [(MAC, "198.18.0.10")]
+    deadline = Deadline(seconds, "test")
+    return reach.find(host, [MAC], "sb123456", 22, lambda: leases, deadline, round)
+
+
+def test_a_clone_on_another_host_is_tried_from_there() -> None:
+    host = Far(f"{GUEST_LL}%sb123456")
+    assert far(host) == f"{GUEST_LL}%sb123456"
+    assert host.ran == [], "the costly ways are for later rounds"
+    assert [(address, port) for address, port, _ in host.tried] == [(host.answering, 22)]
+
+
+def test_the_other_ways_are_asked_for_there_as_well() -> None:
+    host = Far("198.18.0.10", NEIGHBOURS)
+    assert far(host) is None
+    assert far(host, 5) == "198.18.0.10"
+    tried = [address for address, _, _ in host.tried[1:]]
+    assert tried == [f"{GUEST_LL}%sb123456", "fe80::dead:beef%sb123456", "198.18.0.10"]
+    assert [words[0] for words in host.ran] == ["ping", "ip"], "it goes on without ping"
+    assert all("sb123456" in " ".join(words) for words in host.ran)
+
+
+def test_no_address_is_waited_for_past_the_deadline() -> None:
+    host = Far("nobody")
+    assert far(host, 5, seconds=1) is None
+    assert all(0 < seconds <= 1 for _, _, seconds in host.tried)
 
 
 # -- on a bridge ------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import pytest
 from run_world import DEAD
@@ -26,6 +27,8 @@ from sandbox.process import run
 from sandbox.reaper import domain_name, leftovers, reap, remove_run
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store, start_time, this_process
+from sandbox.volumes import host_disks, lvm
+from sandbox.volumes.host_disks import HostDisks
 
 
 @pytest.fixture
@@ -272,6 +275,116 @@ def test_what_another_state_folder_knows_of_is_left_to_it(
     clone_of(hypervisor, other)
     assert reap(hypervisor, store) == ()
     assert domain_name(other.id) in hypervisor.domains
+
+
+ELSEWHERE = "1:1:00000000-0000-0000-0000-000000000000:0123456789ab"
+
+
+def marked_elsewhere(hypervisor: FakeHypervisor, deadline: float) -> None:
+    """A clone on this host that another machine drives; its folder is there, not here."""
+    mark = Mark("20260102-030405-abcdef", ELSEWHERE, int(deadline), "/there/clones/x")
+    hypervisor.create_network(network.network_xml(network.names(mark.run), mark, 1))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reaped"), [(3600, False), (-60, False), (-1700, False), (-1900, True)]
+)
+def test_what_another_machine_drives_lives_until_its_time_is_up(
+    hypervisor: FakeHypervisor, store: Store, seconds: float, reaped: bool
+) -> None:
+    """And half an hour longer: the machines' clocks may differ."""
+    marked_elsewhere(hypervisor, time.time() + seconds)
+    assert bool(leftovers(hypervisor, store)) is reaped
+    reap(hypervisor, store)
+    assert bool(hypervisor.networks) is not reaped
+
+
+def test_what_another_machine_drives_for_ever_is_not_ours_to_end(
+    hypervisor: FakeHypervisor, store: Store
+) -> None:
+    marked_elsewhere(hypervisor, 0)
+    assert leftovers(hypervisor, store) == ()
+
+
+# -- on a Xen host ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def xen(
+    hypervisor: FakeHypervisor, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> FakeHypervisor:
+    lists = store.folder("x").clone.parent.parent / "host-clones"
+    monkeypatch.setattr(host_disks, "FOLDER", PurePosixPath(lists))
+    monkeypatch.setattr(lvm, "marked", lambda *_: ())  # the machine's own
+    hypervisor.kind = "xen"
+    return hypervisor
+
+
+def copies_of(folder: RunFolder, images: Path, owner: str = DEAD) -> Path:
+    """The folder of a run's disks beside the image that they are copies of."""
+    place = images / host_disks.PLACE / folder.id
+    mark = Mark(folder.id, owner, 0, str(folder.clone))
+    HostDisks(LocalHost())._make_folders([PurePosixPath(place)], mark, soon())
+    (place / "xvda.raw").touch()
+    return place
+
+
+def test_a_xen_hosts_disks_go_last(xen: FakeHypervisor, store: Store, tmp_path: Path) -> None:
+    folder = store.create()
+    clone_of(xen, folder)
+    place = copies_of(folder, tmp_path)
+    done = remove_run(xen, folder)
+    assert done.failed == ()
+    assert done.removed[-3:] == (
+        f"folder {place}",
+        f"folder {host_disks.FOLDER / folder.id}",
+        f"folder {folder.clone}",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disks_of_a_domain_that_could_not_be_destroyed_are_left(
+    xen: FakeHypervisor, store: Store, tmp_path: Path
+) -> None:
+    folder = store.create()
+    clone_of(xen, folder)
+    place = copies_of(folder, tmp_path)
+    xen.fail("destroy", HostError("no"))
+    assert remove_run(xen, folder).failed == ("no",)
+    assert place.exists()
+    assert folder.clone.exists()
+    assert remove_run(xen, folder).failed == ()
+    assert not place.exists()
+
+
+def test_disks_that_cannot_be_removed_keep_the_run_known(
+    xen: FakeHypervisor, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store.create()
+    clone_of(xen, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(lvm, "remove", raising(HostError("still in use")))
+        assert remove_run(xen, folder).failed == ("still in use",)
+    assert folder.facts()["owner"] == DEAD
+    assert leftovers(xen, store) == (folder.id,)
+    assert remove_run(xen, folder).failed == ()
+
+
+def raising(problem: Exception) -> Callable[..., NoReturn]:
+    def refuse(*_: object) -> NoReturn:
+        raise problem
+
+    return refuse
+
+
+def test_disks_whose_run_nobody_remembers_are_reaped(
+    xen: FakeHypervisor, store: Store, tmp_path: Path
+) -> None:
+    gone, living = store.create(), store.create()
+    places = [copies_of(gone, tmp_path), copies_of(living, tmp_path, this_process())]
+    gone.remove_clone()
+    assert [done.run for done in reap(xen, store)] == [gone.id]
+    assert [place.exists() for place in places] == [False, True]
 
 
 def test_a_run_that_is_being_made_is_not_reaped(hypervisor: FakeHypervisor, store: Store) -> None:

@@ -284,6 +284,19 @@ def test_nothing_of_the_operators_own_configuration_counts(tmp_path: Path) -> No
         assert line in said.splitlines()
 
 
+@pytest.mark.parametrize("address", ["fe80::1%sb123456", "198.18.0.10"])
+def test_the_way_through_a_host_is_taken_as_it_stands(tmp_path: Path, address: str) -> None:
+    """Up to the end of the line, quotes and all; %h is the clone's address with its bridge."""
+    way = "'/run/a b/ssh-0' -W '[%h]:%p' 'xen1'"
+    (tmp_path / "c").write_text(config_text(tmp_path, Login("root", tmp_path / "k"), address, way))
+    argv = ["ssh", "-G", "-F", tmp_path / "c", HOST]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert f"proxycommand {way}" in said
+    assert f"hostname {address}" in said
+    direct = config_text(tmp_path, Login("root", tmp_path / "k"), address)
+    assert "ProxyCommand" not in direct
+
+
 @pytest.mark.parametrize("name", ["a key", "100%h", "it's", 'say "key"', "back\\slash", "#1", "ä"])
 def test_a_key_may_have_any_name(sshd: Sshd, tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

@@ -20,7 +20,15 @@ from sshd import wait_for
 
 from sandbox.errors import HostError, RequestError
 from sandbox.settings import Settings
-from sandbox.store import OurProcess, RunFolder, Store, is_alive, start_time, this_process
+from sandbox.store import (
+    OurProcess,
+    RunFolder,
+    Store,
+    is_alive,
+    is_elsewhere,
+    start_time,
+    this_process,
+)
 
 
 @pytest.fixture
@@ -240,6 +248,23 @@ def test_a_recycled_pid_is_not_the_owner() -> None:
 @pytest.mark.parametrize("mark", ["", ":", "::", "1", "1:2", "x:y:z", "-1:0:0", "1::", "9" * 30])
 def test_nonsense_is_not_alive(mark: str) -> None:
     assert not is_alive(mark)
+
+
+def test_a_process_of_another_machine_is_elsewhere() -> None:
+    """Whether it lives nobody here can say: its process number is another's on this machine."""
+    ours = this_process()
+    assert not is_elsewhere(ours)
+    pid, started, boot, machine = ours.split(":")
+    assert machine, "this machine has no /etc/machine-id: nothing was checked"
+    assert is_elsewhere(f"{pid}:{started}:{boot}:0123456789ab")
+    assert is_elsewhere("1:1:00000000-0000-0000-0000-000000000000:0123456789ab")
+    # Of an earlier boot of this machine: here, and dead.
+    assert not is_elsewhere(f"1:1:00000000-0000-0000-0000-000000000000:{machine}")
+
+
+@pytest.mark.parametrize("mark", ["", ":", "1:2:3", "1:2:3:", "nonsense"])
+def test_a_mark_that_names_no_machine_is_of_this_one(mark: str) -> None:
+    assert not is_elsewhere(mark)
 
 
 def test_a_process_whose_name_looks_like_its_own_status(tmp_path: Path) -> None:
