@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
-from sshd import wait_for
+from host_way import way_to
+from sshd import running_sshd, wait_for
 from test_lvm import MARK, RUN, pool_row, report, row
 from xen_host import GUEST, SHELLS, XenHost
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, HostError, RequestError
-from sandbox.host import LocalHost
+from sandbox.host import Host, HostLost, LocalHost
 from sandbox.hypervisors.clone_devices import CloneDisk
 from sandbox.process import kill_group
 from sandbox.records import Disk
@@ -66,8 +67,9 @@ def make(
     name: str = GUEST,
     running: bool = True,
     patience: int = LONG,
+    host: Host | None = None,
 ) -> MadeDisks:
-    maker = HostDisks(LocalHost(), patience=patience)
+    maker = HostDisks(host or LocalHost(), patience=patience)
     return maker.make(name, running, disks, MARK, soon())
 
 
@@ -145,12 +147,14 @@ def test_a_guest_that_cannot_be_paused_is_neither_copied_nor_unpaused(xen: XenHo
     assert xen.watchdogs() == []
 
 
-def in_background(**options: int) -> tuple[threading.Thread, list[BaseException]]:
+def in_background(
+    host: Host | None = None, patience: int = LONG
+) -> tuple[threading.Thread, list[BaseException]]:
     problems: list[BaseException] = []
 
     def attempt() -> None:
         try:
-            make(volumes("root", "data"), **options)
+            make(volumes("root", "data"), host=host, patience=patience)
         except BaseException as problem:
             problems.append(problem)
 
@@ -218,6 +222,22 @@ def test_a_guest_runs_on_when_we_give_up(xen: XenHost) -> None:
     assert wait_for(lambda: xen.calls[-1:] == ["unpause"], 20)
     assert xen.pauses == 0
     assert wait_for(lambda: xen.watchdogs() == [])
+
+
+def test_a_guest_runs_on_when_the_connection_is_cut(xen: XenHost, tmp_path: Path) -> None:
+    search = f"{xen.programs}:/usr/sbin:/usr/bin:/sbin:/bin"
+    with running_sshd(tmp_path, search=search) as sshd, way_to(sshd) as way:
+        xen.hang()
+        thread, problems = in_background(way.host())
+        assert xen.hanging()
+        assert xen.pauses == 1
+        sshd.drop_sessions()
+        thread.join()
+        assert isinstance(problems[0], HostLost)
+        xen.release()
+        assert wait_for(lambda: xen.calls[-1:] == ["unpause"], 20)
+        assert xen.pauses == 0
+        assert wait_for(lambda: xen.watchdogs() == [])
 
 
 def test_a_pool_that_is_nearly_full_is_left_alone(xen: XenHost) -> None:
