@@ -203,7 +203,10 @@ def test_a_hostile_clone_of_a_stopped_guest_on_a_file_system_with_reflinks(
     capture: Callable[[], Seen],
 ) -> None:
     """Nothing leaves its bridge; its upgrade fails, and the verdict is of the upgrade."""
-    administrator.inside(f"bash -c 'echo {CONTROL} >/dev/udp/198.51.100.1/9'")
+    administrator.inside(
+        "bash -c 'nic=$(ls /sys/class/net | grep -v lo | head -n 1); "
+        f'echo {CONTROL} >"/dev/udp/ff02::1%$nic/9"\''
+    )
     facts = "stat -c '%i %Y %s' /srv/images/db01.qcow2; sha256sum /srv/images/db01.qcow2"
     before = host.run(facts)
     scenario = xen.scenario(BY_SCRIPT, test_attack=CHECK)
