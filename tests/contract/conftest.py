@@ -5,6 +5,7 @@ from labs import (
     folder,
     lab,
     libvirt_lab,
+    qemu_lab,
     store,
     this_run,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "folder",
     "lab",
     "libvirt_lab",
+    "qemu_lab",
     "store",
     "this_run",
 ]

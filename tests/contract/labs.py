@@ -25,7 +25,9 @@ from lxml import etree
 from sandbox.deadline import Deadline
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.hypervisors.libvirt_base import LibvirtBase
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
+from sandbox.hypervisors.libvirt_xen import LibvirtXen
 from sandbox.hypervisors.marks import mark_element, read_mark
 from sandbox.network import Network, names, network_xml
 from sandbox.process import run
@@ -33,6 +35,7 @@ from sandbox.settings import Settings
 from sandbox.store import Store, this_process
 
 URI = "qemu:///system"
+TEST_URI = "test:///default"
 DISK_SIZE = 8 << 20
 
 
@@ -46,6 +49,9 @@ class Lab(Protocol):
 
     def guest(self, *, running: bool, disks: tuple[Path, ...] = ()) -> str:
         """A guest that is not ours; its name. A running one is paused: it needs no CPU."""
+
+    def clone_xml(self, run: ThisRun) -> str:
+        """A domain of that run which this hypervisor can start."""
 
     def foreign_network(self) -> str: ...
 
@@ -70,6 +76,9 @@ class FakeLab:
         name = f"sbtest-guest-{secrets.token_hex(3)}"
         self.hypervisor.define(domain_xml(name, disks), running=running)
         return name
+
+    def clone_xml(self, run: ThisRun) -> str:
+        return run.domain_xml()
 
     def foreign_network(self) -> str:
         name = f"sbtest-net-{secrets.token_hex(3)}"
@@ -98,19 +107,31 @@ class FakeLab:
 
 @dataclass
 class LibvirtLab:
-    hypervisor: LibvirtQemu
+    hypervisor: LibvirtBase
     folder: Path
     connection: Any
+    type: str = "qemu"  # of its domains
     made: list[str] = field(default_factory=list)
     made_networks: list[str] = field(default_factory=list)
 
     def guest(self, *, running: bool, disks: tuple[Path, ...] = ()) -> str:
         name = f"sbtest-guest-{secrets.token_hex(3)}"
         self.made.append(name)
-        domain = self.connection.defineXML(domain_xml(name, disks))
+        domain = self.connection.defineXML(domain_xml(name, disks, type=self.type))
         if running:
-            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+            self._start(domain)
         return name
+
+    def _start(self, domain: Any) -> None:
+        """Paused: it needs no CPU."""
+        if self.type != "test":
+            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+            return
+        domain.create()  # the test driver knows no flags
+        domain.suspend()
+
+    def clone_xml(self, run: ThisRun) -> str:
+        return domain_xml(run.domain, (), run.mark, self.type)
 
     def foreign_network(self) -> str:
         name = f"sbtest-net-{secrets.token_hex(3)}"
@@ -130,7 +151,7 @@ class LibvirtLab:
     def restart(self, name: str) -> None:
         domain = self.connection.lookupByName(name)
         domain.destroy()
-        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        self._start(domain)
 
     def exists(self, name: str) -> bool:
         return name in {domain.name() for domain in self.connection.listAllDomains(0)}
@@ -160,9 +181,11 @@ def _is_ours(thing: Any) -> bool:
     return False
 
 
-def domain_xml(name: str, disks: tuple[Path, ...] = (), mark: Mark | None = None) -> str:
+def domain_xml(
+    name: str, disks: tuple[Path, ...] = (), mark: Mark | None = None, type: str = "qemu"
+) -> str:
     """A machine of 32 MiB with nothing to boot."""
-    root = etree.Element("domain", type="qemu")
+    root = etree.Element("domain", type=type)
     etree.SubElement(root, "name").text = name
     etree.SubElement(root, "uuid").text = str(uuid.uuid4())
     if mark is not None:
@@ -259,14 +282,39 @@ def libvirt_lab(folder: Path) -> Iterator[LibvirtLab]:
         yield lab
 
 
-@pytest.fixture(params=["fake", "libvirt"])
+@pytest.fixture(params=["fake", "qemu", "test-driver"])
 def lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[Lab]:
-    """Every implementation of Hypervisor: add a line here for a new one."""
-    if request.param == "fake":
+    """Every implementation of Hypervisor: add a line here for a new one.
+
+    ``test-driver`` is the driver for Xen on libvirt's own test driver, of which it uses no more
+    than libxl has; a real Xen host runs the same tests in tests/xen.
+    """
+    with _lab(request.param, folder) as made:
+        yield made
+
+
+@pytest.fixture(params=["fake", "qemu"])
+def qemu_lab(request: pytest.FixtureRequest, folder: Path) -> Iterator[Lab]:
+    """For what only QEMU has: backup exports, screens; and real addresses of networks."""
+    with _lab(request.param, folder) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _lab(kind: str, folder: Path) -> Iterator[Lab]:
+    if kind == "fake":
         yield FakeLab(FakeHypervisor(), folder)
-        return
-    with _libvirt_lab(folder) as real:
-        yield real
+    elif kind == "qemu":
+        with _libvirt_lab(folder) as real:
+            yield real
+    else:
+        connection = libvirt.open(TEST_URI)
+        tested = LibvirtLab(LibvirtXen(TEST_URI, connection), folder, connection, "test")
+        try:
+            yield tested
+        finally:
+            tested.remove_everything()
+            connection.close()
 
 
 def make_image(path: Path, format: str, size: int = DISK_SIZE) -> Path:

@@ -54,7 +54,7 @@ def test_a_hostile_name_is_an_unknown_guest(lab: Lab, name: str) -> None:
 
 
 def test_a_clone_of_ours_is_no_guest(lab: Lab, this_run: ThisRun, deadline: Deadline) -> None:
-    lab.hypervisor.start(this_run.domain_xml(), deadline)
+    lab.hypervisor.start(lab.clone_xml(this_run), deadline)
     assert this_run.domain not in lab.hypervisor.guests()
     with pytest.raises(RequestError, match="clone of ours"):
         lab.hypervisor.lookup(this_run.domain)
@@ -82,7 +82,7 @@ def test_a_domain_lives_from_start_to_destroy(
     lab: Lab, this_run: ThisRun, deadline: Deadline
 ) -> None:
     assert lab.hypervisor.state(this_run.domain) == "off"
-    lab.hypervisor.start(this_run.domain_xml(), deadline)
+    lab.hypervisor.start(lab.clone_xml(this_run), deadline)
     assert lab.hypervisor.state(this_run.domain) == "running"
     assert (this_run.domain, this_run.mark) in lab.hypervisor.marked_domains()
     assert lab.hypervisor.destroy(this_run.domain, this_run.id) is True
@@ -94,22 +94,22 @@ def test_a_domain_lives_from_start_to_destroy(
 def test_the_same_domain_cannot_be_started_twice(
     lab: Lab, this_run: ThisRun, deadline: Deadline
 ) -> None:
-    lab.hypervisor.start(this_run.domain_xml(), deadline)
+    lab.hypervisor.start(lab.clone_xml(this_run), deadline)
     with pytest.raises(HostError):
-        lab.hypervisor.start(this_run.domain_xml(), deadline)
+        lab.hypervisor.start(lab.clone_xml(this_run), deadline)
     assert lab.hypervisor.state(this_run.domain) == "running"
 
 
 def test_nothing_is_started_after_the_deadline(lab: Lab, this_run: ThisRun) -> None:
     with pytest.raises(DeadlineExceeded):
-        lab.hypervisor.start(this_run.domain_xml(), Deadline(0, "clone"))
+        lab.hypervisor.start(lab.clone_xml(this_run), Deadline(0, "clone"))
     assert not lab.exists(this_run.domain)
 
 
 def test_a_domain_that_powers_off_is_off_and_leaves_nothing(
     lab: Lab, this_run: ThisRun, deadline: Deadline
 ) -> None:
-    lab.hypervisor.start(this_run.domain_xml(), deadline)
+    lab.hypervisor.start(lab.clone_xml(this_run), deadline)
     lab.power_off(this_run.domain)
     assert lab.hypervisor.state(this_run.domain) == "off"
     assert not lab.exists(this_run.domain)
@@ -117,7 +117,7 @@ def test_a_domain_that_powers_off_is_off_and_leaves_nothing(
 
 
 def test_a_paused_domain_is_paused(lab: Lab, this_run: ThisRun, deadline: Deadline) -> None:
-    lab.hypervisor.start(this_run.domain_xml(), deadline)
+    lab.hypervisor.start(lab.clone_xml(this_run), deadline)
     lab.pause(this_run.domain)
     assert lab.hypervisor.state(this_run.domain) == "paused"
 
@@ -133,19 +133,19 @@ def test_a_guest_is_never_destroyed(lab: Lab, this_run: ThisRun, running: bool) 
 def test_the_domain_of_another_run_is_never_destroyed(
     lab: Lab, this_run: ThisRun, deadline: Deadline
 ) -> None:
-    lab.hypervisor.start(this_run.domain_xml(), deadline)
+    lab.hypervisor.start(lab.clone_xml(this_run), deadline)
     with pytest.raises(HostError, match="does not carry the mark"):
         lab.hypervisor.destroy(this_run.domain, new_run().id)
     assert lab.hypervisor.state(this_run.domain) == "running"
 
 
 def test_a_screen_is_a_png_and_a_domain_that_is_gone_has_none(
-    lab: Lab, this_run: ThisRun, deadline: Deadline
+    qemu_lab: Lab, this_run: ThisRun, deadline: Deadline
 ) -> None:
-    assert lab.hypervisor.screenshot(this_run.domain) is None
-    lab.hypervisor.start(this_run.domain_xml(), deadline)
-    picture = lab.hypervisor.screenshot(this_run.domain)
-    if isinstance(lab, LibvirtLab):
+    assert qemu_lab.hypervisor.screenshot(this_run.domain) is None
+    qemu_lab.hypervisor.start(qemu_lab.clone_xml(this_run), deadline)
+    picture = qemu_lab.hypervisor.screenshot(this_run.domain)
+    if isinstance(qemu_lab, LibvirtLab):
         assert picture is not None
     assert picture is None or picture.startswith(b"\x89PNG")
 
@@ -165,13 +165,13 @@ def test_a_network_lives_from_create_to_destroy(lab: Lab, this_run: ThisRun) -> 
     assert lab.hypervisor.leases(name) == ()
 
 
-def test_a_taken_subnet_is_said_to_be_in_use(lab: Lab, this_run: ThisRun) -> None:
+def test_a_taken_subnet_is_said_to_be_in_use(qemu_lab: Lab, this_run: ThisRun) -> None:
     """:func:`sandbox.network.create` goes on to the next one because of these words."""
     other = new_run()
-    lab.hypervisor.create_network(this_run.network_xml())
+    qemu_lab.hypervisor.create_network(this_run.network_xml())
     with pytest.raises(HostError, match="in use"):
-        lab.hypervisor.create_network(other.network_xml(this_run.subnet))
-    assert not lab.network_exists(other.network.name)
+        qemu_lab.hypervisor.create_network(other.network_xml(this_run.subnet))
+    assert not qemu_lab.network_exists(other.network.name)
 
 
 def test_a_foreign_network_is_never_destroyed(lab: Lab, this_run: ThisRun) -> None:
@@ -193,55 +193,55 @@ def disks_of(lab: Lab) -> tuple[Disk, ...]:
     )
 
 
-def test_an_export_lasts_until_it_is_ended(lab: Lab, deadline: Deadline) -> None:
-    disks = disks_of(lab)
-    name = lab.guest(running=True, disks=tuple(Path(disk.path) for disk in disks))
-    source, place = lab.hypervisor.lookup(name), lab.folder / "run"
+def test_an_export_lasts_until_it_is_ended(qemu_lab: Lab, deadline: Deadline) -> None:
+    disks = disks_of(qemu_lab)
+    name = qemu_lab.guest(running=True, disks=tuple(Path(disk.path) for disk in disks))
+    source, place = qemu_lab.hypervisor.lookup(name), qemu_lab.folder / "run"
     place.mkdir(mode=0o711)
-    before = lab.hypervisor.vitals(source)
-    assert lab.hypervisor.export_in_use(source) == ""
-    exports = lab.hypervisor.export_running(source, disks, place, deadline)
+    before = qemu_lab.hypervisor.vitals(source)
+    assert qemu_lab.hypervisor.export_in_use(source) == ""
+    exports = qemu_lab.hypervisor.export_running(source, disks, place, deadline)
     assert [(e.target, e.size) for e in exports] == [("hda", DISK_SIZE), ("hdb", DISK_SIZE)]
     assert all(e.socket.is_relative_to(place) for e in exports)
     assert exports[0].socket.parent.stat().st_mode & 0o777 == 0o700, "others could read the disks"
-    assert name in lab.hypervisor.export_in_use(source)
-    assert lab.hypervisor.end_export(name, lab.folder / "other-run") is False
-    assert lab.hypervisor.export_in_use(source), "another run's export was ended"
-    assert lab.hypervisor.end_export(name, place) is True
-    assert lab.hypervisor.end_export(name, place) is False
-    assert lab.hypervisor.export_in_use(source) == ""
-    after = lab.hypervisor.vitals(source)
+    assert name in qemu_lab.hypervisor.export_in_use(source)
+    assert qemu_lab.hypervisor.end_export(name, qemu_lab.folder / "other-run") is False
+    assert qemu_lab.hypervisor.export_in_use(source), "another run's export was ended"
+    assert qemu_lab.hypervisor.end_export(name, place) is True
+    assert qemu_lab.hypervisor.end_export(name, place) is False
+    assert qemu_lab.hypervisor.export_in_use(source) == ""
+    after = qemu_lab.hypervisor.vitals(source)
     assert replace(after, cpu_seconds=0) == replace(before, cpu_seconds=0)
 
 
-def test_one_export_of_a_guest_at_a_time(lab: Lab, deadline: Deadline) -> None:
-    disks = disks_of(lab)
-    name = lab.guest(running=True, disks=tuple(Path(disk.path) for disk in disks))
-    source = lab.hypervisor.lookup(name)
+def test_one_export_of_a_guest_at_a_time(qemu_lab: Lab, deadline: Deadline) -> None:
+    disks = disks_of(qemu_lab)
+    name = qemu_lab.guest(running=True, disks=tuple(Path(disk.path) for disk in disks))
+    source = qemu_lab.hypervisor.lookup(name)
     for run in ("first", "second"):
-        (lab.folder / run).mkdir(mode=0o711)
-    lab.hypervisor.export_running(source, disks, lab.folder / "first", deadline)
+        (qemu_lab.folder / run).mkdir(mode=0o711)
+    qemu_lab.hypervisor.export_running(source, disks, qemu_lab.folder / "first", deadline)
     with pytest.raises(HostError, match=name):
-        lab.hypervisor.export_running(source, disks, lab.folder / "second", deadline)
-    assert lab.hypervisor.end_export(name, lab.folder / "second") is False
-    assert lab.hypervisor.end_export(name, lab.folder / "first") is True
+        qemu_lab.hypervisor.export_running(source, disks, qemu_lab.folder / "second", deadline)
+    assert qemu_lab.hypervisor.end_export(name, qemu_lab.folder / "second") is False
+    assert qemu_lab.hypervisor.end_export(name, qemu_lab.folder / "first") is True
 
 
 def test_a_guest_that_is_off_cannot_be_exported_as_a_running_one(
-    lab: Lab, deadline: Deadline
+    qemu_lab: Lab, deadline: Deadline
 ) -> None:
-    disks = disks_of(lab)
-    name = lab.guest(running=False, disks=tuple(Path(disk.path) for disk in disks))
-    source = lab.hypervisor.lookup(name)
-    (lab.folder / "run").mkdir(mode=0o711)
+    disks = disks_of(qemu_lab)
+    name = qemu_lab.guest(running=False, disks=tuple(Path(disk.path) for disk in disks))
+    source = qemu_lab.hypervisor.lookup(name)
+    (qemu_lab.folder / "run").mkdir(mode=0o711)
     with pytest.raises(HostError):
-        lab.hypervisor.export_running(source, disks, lab.folder / "run", deadline)
-    assert lab.hypervisor.end_export(name, lab.folder / "run") is False
-    assert lab.hypervisor.end_export("sbtest-nobody", lab.folder / "run") is False
+        qemu_lab.hypervisor.export_running(source, disks, qemu_lab.folder / "run", deadline)
+    assert qemu_lab.hypervisor.end_export(name, qemu_lab.folder / "run") is False
+    assert qemu_lab.hypervisor.end_export("sbtest-nobody", qemu_lab.folder / "run") is False
 
 
 def test_facts_of_the_host(lab: Lab) -> None:
-    assert lab.hypervisor.free_memory() > 64 << 20
+    assert lab.hypervisor.free_memory() > 1 << 20
     assert lab.hypervisor.version()
 
 

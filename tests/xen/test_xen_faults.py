@@ -198,3 +198,25 @@ def test_a_kernel_of_the_hosts_rejects_kernel_rehearsals_only(xen: Xen, host: Ho
         assert "pvgrub" in record.facts.trouble.hint
     finally:
         defined.undefine()
+
+
+def test_a_thick_volume_is_the_last_resort_and_the_report_says_what_it_costs(
+    host: Host, mark: Mark, left: None
+) -> None:
+    shell, path = host.shell.host, "/dev/vg0/sbthick"
+    host.run("lvcreate -q -y -W n -L 32M -n sbthick vg0 2>/dev/null")
+    try:
+        host.run(f"dd if=/dev/urandom of={path} bs=1M count=32 conv=fsync status=none")
+        disk = host_disks.inspect(shell, "xvda", path, "block", soon())
+        before = host.run(f"sha256sum <{path}")
+        made = host_disks.HostDisks(shell).make(GUEST, True, [disk], mark, soon())
+        (clone,) = made.disks
+        assert made.method == "thick snapshot"
+        assert "twice" in made.warnings[0]
+        host.run(f"dd if=/dev/zero of={path} bs=1M count=4 conv=fsync status=none")
+        assert host.run(f"sha256sum <{clone.overlay}") == before
+        assert host.run(f"sha256sum <{path}") != before
+        assert host_disks.remove(shell, mark.run, soon()) == (f"volume vg0/{clone.overlay.name}",)
+    finally:
+        host_disks.remove(shell, mark.run, soon())
+        host.run("lvremove -q -y vg0/sbthick")
