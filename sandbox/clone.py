@@ -176,7 +176,7 @@ def _facts(
     return SourceFacts(
         name=source.name,
         kind=source.kind,
-        host=hypervisor.uri,
+        host=hypervisor.uri.partition("?")[0],  # how it is reached is nobody's business
         disks=source.disks,
         method=made.method,
         consistency=made.consistency,

@@ -32,7 +32,8 @@ def rehearse_in_terminal(
 ) -> Verdict:
     """Rehearse, show it, and leave an HTML report; returns the verdict."""
     scenario = prepare(request, settings)
-    host = find_host(request.host, settings)
+    stated = scenario.source.host if scenario.source is not None else None
+    host = find_host(request.host or stated, settings)
     # With --json standard output is for the program that reads it.
     console = Console(
         stderr=as_json,

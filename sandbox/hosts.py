@@ -33,20 +33,12 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS, REMOTE_CONNECT_SECONDS = 20.0, 90.0
 THIS_MACHINE = "this machine"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _JUMP = re.compile(
     r"(?:[A-Za-z0-9_.+-]+@)?(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
 )
 _POOL = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*/[A-Za-z0-9_+.][A-Za-z0-9_+.-]*")
 # Keys that become parameters of the URI, which sandbox/host.py understands.
 _WAYS = {"jump": "jump", "identity": "keyfile", "ssh_config": "ssh_config"}
-
-
-def _host_name(value: object) -> str:
-    name = values.text(value)
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{values.shown(name)}: letters, digits and ._- are allowed, 63 at most")
-    return name
 
 
 def _uri(value: object) -> str:
@@ -111,7 +103,7 @@ Percent = Annotated[int, Field(ge=1, le=int(POOL_LIMIT))]
 class HostEntry(Section):
     """One host of the file."""
 
-    name: Annotated[str, PlainValidator(_host_name)] = Field(description="for --host: xen1")
+    name: Annotated[str, PlainValidator(values.host_name)] = Field(description="for --host: xen1")
     uri: Annotated[str, PlainValidator(_uri)] = Field(
         description="libvirt's: xen+ssh://root@xen1.example.org/system"
     )

@@ -284,6 +284,8 @@ def _write(
         ports=sorted(ports),
         services=own_services(observation) if observation else (),
         comments=[line for text in (*comments, *inside) for line in _folded(text)],
+        # A URI is no name of the inventory: it is said on the command line.
+        host=request.host if request.host and "://" not in request.host else None,
     )
     (draft / FILE_NAME).write_text(text)
     module = f"test_{name.replace('-', '_')}.py"
@@ -324,7 +326,7 @@ def _tell(place: Path, host: str | None) -> None:
         click.echo(f"written  {short / file.name}")
     click.echo("read them, then")
     click.echo(f"  sandbox scenario check {short}")
-    click.echo(f"  sandbox run {short}" + (f" --host {host}" if host else ""))
+    click.echo(f"  sandbox run {short}" + (f" --host {host}" if host and "://" in host else ""))
 
 
 def _short(place: Path) -> Path:

@@ -58,6 +58,7 @@ def guest_source(
     ``own_kernel``: the upgrade may bring a kernel, which the guest must then boot itself.
     """
     domain = hypervisor.lookup(name)
+    _require_truly_off(hypervisor, domain, deadline)
     kind = "running guest" if domain.running else "stopped guest"
     disks = tuple(_domain_disks(hypervisor, domain, deadline))
     if not disks:
@@ -68,6 +69,17 @@ def guest_source(
     if problem is not None:
         raise problem
     return Source(name, kind, domain.xml, disks, domain)
+
+
+def _require_truly_off(hypervisor: Hypervisor, domain: SourceDomain, deadline: Deadline) -> None:
+    """A guest that xl started runs without libvirt's knowing: its disks are not at rest."""
+    if hypervisor.kind != "xen" or domain.running:
+        return
+    if hypervisor.host.run(["xl", "domid", domain.name], deadline, check=False).ok:
+        raise RequestError(
+            f"{domain.name!r} is off for libvirt, but xl runs it",
+            "start it by libvirt (virsh start), so that its disks can be cloned at one instant",
+        )
 
 
 def kernel_problem(

@@ -131,7 +131,9 @@ def unknown_guest(name: str, known: Sequence[str], uri: str) -> RequestError:
     near = difflib.get_close_matches(name, known, 1, 0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     listed = ", ".join(known[:10]) or "none"
-    return RequestError(f"no guest {name!r} on {uri}", f"{hint}guests there: {listed}")
+    return RequestError(
+        f"no guest {name!r} on {uri.partition('?')[0]}", f"{hint}guests there: {listed}"
+    )
 
 
 def driver_for(uri: str, deadline: Deadline) -> Hypervisor:

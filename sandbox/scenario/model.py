@@ -126,6 +126,7 @@ def _text(parse: Callable[[object], str], pattern: str | None = None) -> Any:
 
 
 _NUMBER_OR_TEXT = {"type": ["integer", "string"], "minimum": 1}
+HostName = Annotated[str, PlainValidator(values.host_name), _schema(maxLength=63)]
 GuestName = Annotated[str, PlainValidator(values.guest_name), _schema(maxLength=64)]
 UserName = Annotated[str, PlainValidator(values.user_name), _schema(values.USER)]
 MachineFile = Annotated[Path, PlainValidator(_own_machine_file), _schema()]
@@ -211,6 +212,9 @@ class Source(Section):
         }
     )
     guest: GuestName | None = Field(default=None, description="name of the libvirt domain: web01")
+    host: HostName | None = Field(
+        default=None, description="with guest: its host's name in hosts.yaml; --host overrides it"
+    )
     image: Image | None = Field(default=None, description="a disk image, instead of a guest")
 
 

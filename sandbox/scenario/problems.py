@@ -157,6 +157,8 @@ def _source_rules(source: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(("source",), "needs guest or image; leave source out to give --guest later")
     if source.get("guest") is not None and image is not None:
         yield Problem(("source", "image"), "guest and image are both given: keep one of them")
+    if source.get("host") is not None and source.get("guest") is None:
+        yield Problem(("source", "host"), "needs guest: images run on this machine")
     if not isinstance(image, dict):
         return
     if image.get("machine") == "q35" and image.get("disk_bus") == "ide":

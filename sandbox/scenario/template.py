@@ -24,6 +24,7 @@ def render_template(
     ports: Sequence[int] = (),
     services: Sequence[str] = (),
     comments: Sequence[str] = (),
+    host: str | None = None,
 ) -> str:
     """The text of a scenario; ``image`` is (path, format).
 
@@ -35,7 +36,7 @@ def render_template(
         raise RequestError("a scenario has a guest or an image, not both", "leave one of them out")
     sections = (
         _head(guest, comments),
-        _source(guest, image),
+        _source(guest, image, host),
         _login(user, key, inject),
         _UPGRADE,
         _checks(ports, services),
@@ -52,11 +53,13 @@ def _head(guest: str | None, comments: Sequence[str]) -> Iterator[str]:
     yield f"description: {_quoted(f'Security updates of {guest}' if guest else 'Security updates')}"
 
 
-def _source(guest: str | None, image: tuple[str, str] | None) -> Iterator[str]:
+def _source(guest: str | None, image: tuple[str, str] | None, host: str | None) -> Iterator[str]:
     yield "# What is cloned. It is read, never changed, started or stopped."
     if guest is not None:
         yield "source:"
         yield f"  guest: {_quoted(values.valid_guest_name(guest))}"
+        if host is not None:
+            yield f"  host: {_quoted(host)}"
     elif image is not None:
         path, format = image
         if format not in get_args(ImageFormat):

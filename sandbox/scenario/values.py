@@ -82,6 +82,17 @@ def valid_guest_name(name: str) -> str:
         ) from problem
 
 
+_HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def host_name(value: object) -> str:
+    """A name of the inventory."""
+    name = text(value)
+    if not _HOST_NAME.fullmatch(name):
+        raise ValueError(f"{shown(name)}: letters, digits and ._- are allowed, 63 at most")
+    return name
+
+
 def guest_name(value: object) -> str:
     name = text(value)
     if len(name) > GUEST_NAME_LENGTH:

@@ -136,6 +136,8 @@ BAD = [
     (UP + "expect: {change: [a], keep: [b, a]}\n", "2: expect.keep.1: 'a'", "cannot do both"),
     (UP + "expect: {keep: ['a b']}\n", "2: expect.keep.0:", "pattern"),
     (UP + "source: {}\n", "2: source: needs guest or image", "--guest"),
+    (UP + "source: {guest: a, host: 'x y'}\n", "2: source.host: 'x y': letters", "digits"),
+    (UP + "source: {host: xen1}\n", "2: source.host: needs guest", "this machine"),
     (UP + "source: {guest: 'a/b'}\n", "2: source.guest: 'a/b' holds '/'", "allowed"),
     (UP + "source: {gest: web01}\n", "2: source.gest: unknown", "did you mean 'guest'?"),
 ]

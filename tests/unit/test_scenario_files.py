@@ -115,10 +115,11 @@ def test_template_of_a_guest_loads(folder: Path) -> None:
         ports=(22, 80),
         services=("nginx.service", "ssh.service"),
         comments=("Debian 12", "kernel\nupgrade: {what: all}"),
+        host="xen1",
     )
     scenario = load(folder, text, require_source=True)
     assert scenario.source is not None
-    assert scenario.source.guest == "web01"
+    assert (scenario.source.guest, scenario.source.host) == ("web01", "xen1")
     assert (scenario.login.user, scenario.login.key) == ("admin", folder / "id")
     assert "nginx.service, ssh.service" in text
     assert "22, 80" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,37 @@ def test_a_xen_guest_whose_disks_cannot_be_cloned_is_rejected(devices: str, word
     assert caught.value.hint
 
 
+@pytest.fixture
+def xl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Xen's own tool, which knows one guest, or none."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    def knows(name: str) -> None:
+        program = programs / "xl"
+        program.write_text(f'#!/bin/sh\n[ "$1 $2" = "domid {name}" ] && echo 7\n')
+        program.chmod(0o755)
+
+    knows("nobody")
+    return knows
+
+
+def test_a_guest_that_xl_runs_behind_libvirts_back_is_rejected(
+    tmp_path: Path, xl: Callable[[str], None]
+) -> None:
+    """Its disks are written to, whatever libvirt says."""
+    hypervisor = FakeHypervisor(kind="xen")
+    image = make_image(tmp_path / "a.qcow2")
+    hypervisor.define(guest(disk("xvda", f"file='{image}'"), PYGRUB))
+    assert guest_source(hypervisor, "web01", soon()).kind == "stopped guest"
+    xl("web01")
+    with pytest.raises(RequestError, match="off for libvirt, but xl runs it") as caught:
+        guest_source(hypervisor, "web01", soon())
+    assert "virsh start" in caught.value.hint
+
+
+@pytest.mark.usefixtures("xl")
 def test_a_xen_guests_files_are_proved_unchanged(tmp_path: Path) -> None:
     image = make_image(tmp_path / "a b.qcow2")
     hypervisor = FakeHypervisor(kind="xen")
