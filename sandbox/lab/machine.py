@@ -124,8 +124,16 @@ def wait_for_guest(lab: Lab, name: str, deadline: Deadline) -> None:
     from sandbox.reach import link_local
 
     address = f"{link_local(GUESTS[name])}%xenbr0"
-    script = f"exec 3<>/dev/tcp/{address}/22 && head -c 4 <&3 | grep -q SSH-"
-    _wait(lab, ("timeout", "20", "bash", "-c", script), deadline, f"{name} has no SSH")
+    _wait(lab, ("bash", "-c", _GREET, "bash", name, address), deadline, f"{name} has no SSH")
+
+
+# libxl ends a domain whose disks were plugged in too slowly; on a busy machine that can happen to
+# the guests that dom0 starts by itself, and is tried once more.
+_GREET = """timeout 20 bash -c "exec 3<>/dev/tcp/$2/22 && head -c 4 <&3 | grep -q SSH-" && exit
+[ "$(virsh --quiet domstate "$1")" != "shut off" ] || virsh --quiet start "$1"
+echo "$1 is $(virsh --quiet domstate "$1")" >&2
+exit 1
+"""
 
 
 def _wait(lab: Lab, command: tuple[str, ...], deadline: Deadline, what: str) -> None:
