@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,13 +53,20 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 class Saboteur(Silent):
-    """Does something once a phase has begun."""
+    """Restarts libvirt on the host while the clone boots, and cuts the way to the host while a
+    package is being configured in it."""
 
-    def __init__(self, **actions: Callable[[], None]) -> None:
-        self._actions = actions
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.cut: list[int] = []
 
     def phase_started(self, phase: Phase, deadline: float) -> None:
-        self._actions.pop(phase.value, lambda: None)()
+        if phase is Phase.BOOT:
+            self._host.run("systemctl restart libvirtd")
+
+    def detail(self, text: str, percent: float | None = None) -> None:
+        if text.startswith("Configuring") and not self.cut:
+            self.cut = _cut()
 
 
 def _cut() -> list[int]:
@@ -83,15 +89,7 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
     """The whole job, although libvirt on the host restarts while the clone boots, and the way to
     the host is cut while its packages are upgraded."""
     archive.offer(kernel)
-    cut: list[int] = []
-
-    def restart() -> None:
-        host.run("systemctl restart libvirtd")
-
-    def cut_soon() -> None:
-        threading.Timer(25, lambda: cut.extend(_cut())).start()
-
-    xen.progress = Saboteur(boot=restart, upgrade=cut_soon)
+    saboteur = xen.progress = Saboteur(host)
     before = {
         "domid": host.domid(GUEST),
         "xml": host.run(f"virsh dumpxml {GUEST}"),
@@ -100,7 +98,7 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
     }
     record = xen.run(xen.scenario("upgrade: {what: kernel}\n", test_own=LOOK))
     assert verdict(record) is Verdict.PASS, reason(record)
-    assert cut, "nothing was cut: this proves nothing"
+    assert saboteur.cut, "nothing was cut: this proves nothing"
     assert record.left_behind == ()
     facts, source = record.facts, record.source
     assert facts.before is not None
