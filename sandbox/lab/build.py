@@ -49,6 +49,7 @@ FILES = {
     "usr/share/initramfs-tools/modules.d/lab": "initramfs-modules",
     "etc/initramfs-tools/conf.d/lab.conf": "initramfs.conf",
     "usr/local/sbin/lab-provision": "provision.sh",
+    "etc/systemd/system/dom0-weight.service": "dom0-weight.service",
     "etc/upgrade-sandbox-lab/web01.xml": "web01.xml",
     "etc/upgrade-sandbox-lab/db01.xml": "db01.xml",
 }
@@ -56,6 +57,7 @@ UNITS = "/usr/lib/systemd/system"
 WANTS = "etc/systemd/system/multi-user.target.wants"
 LINKS = {
     f"{WANTS}/systemd-networkd.service": f"{UNITS}/systemd-networkd.service",
+    f"{WANTS}/dom0-weight.service": "/etc/systemd/system/dom0-weight.service",
     "etc/systemd/system/apt-daily.timer": "/dev/null",
     "etc/systemd/system/apt-daily-upgrade.timer": "/dev/null",
     "etc/systemd/system/systemd-networkd-wait-online.service": "/dev/null",
