@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ PORT = 22522
 MEMORY_MIB, DOM0_MIB, CPUS = 5120, 1536, 2
 CPU = "qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16"
 BOOT_SECONDS, GUEST_SECONDS, STOP_SECONDS = 900, 900, 180
+_ANSWER_SECONDS, _PAUSE = 90, 2
 XEN_ARGUMENTS = (
     f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M dom0_max_vcpus={CPUS} "
     "no-real-mode edd=off"
@@ -137,21 +139,23 @@ exit 1
 
 
 def _wait(lab: Lab, command: tuple[str, ...], deadline: Deadline, what: str) -> None:
+    """Ask again and again; one answer that takes too long is no answer, not the end."""
     said = ""
-    try:
-        while True:
-            if lab.pid() is None:
-                raise HostError(f"the lab's QEMU ended: {_tail(lab.folder / 'qemu.log')}")
-            done = lab.ssh(command, deadline.within(60), check=False)
+    while not deadline.expired():
+        if lab.pid() is None:
+            raise HostError(f"the lab's QEMU ended: {_tail(lab.folder / 'qemu.log')}")
+        try:
+            done = lab.ssh(command, deadline.within(_ANSWER_SECONDS), check=False)
             if done.ok:
                 return
             said = done.stderr.strip() or done.stdout.strip()
-            deadline.sleep(2)
-    except DeadlineExceeded as late:
-        raise HostError(
-            f"{what} after {deadline.seconds:.0f} s: {said[-200:]}",
-            f"its console: {lab.console}; last line: {_tail(lab.console)}",
-        ) from late
+        except DeadlineExceeded as slow:
+            said = slow.message
+        time.sleep(_PAUSE)
+    raise HostError(
+        f"{what} after {deadline.seconds:.0f} s: {said[-200:]}",
+        f"its console: {lab.console}; last line: {_tail(lab.console)}",
+    )
 
 
 def _tail(path: Path) -> str:

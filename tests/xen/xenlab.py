@@ -65,13 +65,15 @@ def host() -> Iterator[Host]:
     uri, key = os.environ.pop("SANDBOX_XEN_URI", ""), os.environ.pop("SANDBOX_XEN_KEY", "")
     lab = machine.Lab()
     started = not uri and lab.pid() is None
-    if not uri:
-        machine.up(lab, print)
-    connection = driver_for(uri or lab.uri, Deadline(120, "connecting"))
     try:
-        yield Host(uri or lab.uri, Path(key) if key else ensure_key(), connection)
+        if not uri:
+            machine.up(lab, print)
+        connection = driver_for(uri or lab.uri, Deadline(120, "connecting"))
+        try:
+            yield Host(uri or lab.uri, Path(key) if key else ensure_key(), connection)
+        finally:
+            connection.close()
     finally:
-        connection.close()
         if started:
             machine.down(lab)
 
