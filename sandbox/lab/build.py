@@ -50,6 +50,7 @@ FILES = {
     "etc/initramfs-tools/conf.d/lab.conf": "initramfs.conf",
     "usr/local/sbin/lab-provision": "provision.sh",
     "etc/systemd/system/dom0-weight.service": "dom0-weight.service",
+    "etc/systemd/system/libvirtd.service.d/after-xen.conf": "libvirtd-after-xen.conf",
     "etc/upgrade-sandbox-lab/web01.xml": "web01.xml",
     "etc/upgrade-sandbox-lab/db01.xml": "db01.xml",
 }
