@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandbox import network
@@ -125,8 +125,12 @@ def leftovers(hypervisor: Hypervisor, store: Store) -> tuple[str, ...]:
     What belongs to a state folder other than the store's is left to a reaper of that folder,
     which alone knows what was kept.
     """
+    return tuple(sorted(_abandoned(hypervisor, store)))
+
+
+def _abandoned(hypervisor: Hypervisor, store: Store) -> dict[str, RunFolder]:
     ours = [folder for folder in map(store.folder, store.clone_ids()) if is_on(folder, hypervisor)]
-    abandoned = {folder.id for folder in ours if _is_abandoned(folder)}
+    abandoned = {folder.id: folder for folder in ours if _is_abandoned(folder)}
     marks = [*hypervisor.marked_domains(), *hypervisor.marked_networks()]
     if hypervisor.kind == "xen":
         marks += host_disks.marked(hypervisor.host, Deadline(60, "listing our disks"))
@@ -134,12 +138,15 @@ def leftovers(hypervisor: Hypervisor, store: Store) -> tuple[str, ...]:
         if is_elsewhere(mark.owner):
             # Another machine drives it: what cannot be asked may live until its time is up.
             if 0 < mark.deadline < time.time() - _GRACE_ELSEWHERE:
-                abandoned.add(mark.run)
+                abandoned.setdefault(mark.run, store.folder(mark.run))
             continue
-        home = Path(mark.folder) if mark.folder else store.folder(mark.run).clone
-        if not home.exists() and not is_alive(mark.owner):
-            abandoned.add(mark.run)
-    return tuple(sorted(abandoned))
+        folder = store.folder(mark.run)
+        if mark.folder and Path(mark.folder).name == mark.run:
+            # Its home may have been another one: processes are known by that path.
+            folder = replace(folder, clone=Path(mark.folder))
+        if not folder.clone.exists() and not is_alive(mark.owner):
+            abandoned.setdefault(mark.run, folder)
+    return abandoned
 
 
 def is_on(folder: RunFolder, hypervisor: Hypervisor) -> bool:
@@ -158,6 +165,5 @@ def _is_abandoned(folder: RunFolder) -> bool:
 
 def reap(hypervisor: Hypervisor, store: Store) -> tuple[Reaped, ...]:
     """Remove what dead runs left; live and kept ones are not touched."""
-    return tuple(
-        remove_run(hypervisor, store.folder(run_id)) for run_id in leftovers(hypervisor, store)
-    )
+    found = _abandoned(hypervisor, store)
+    return tuple(remove_run(hypervisor, found[run_id]) for run_id in sorted(found))
