@@ -166,6 +166,17 @@ def in_background(
 SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE]
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """What is ignored where the tests were started (by nohup, or in the background of a shell)
+    their children would ignore, too, and a shell cannot trap it."""
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_guest_runs_on_when_the_script_is_ended(xen: XenHost, number: signal.Signals) -> None:
     xen.hang()

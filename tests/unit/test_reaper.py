@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -276,30 +275,6 @@ def test_what_another_state_folder_knows_of_is_left_to_it(
     clone_of(hypervisor, other)
     assert reap(hypervisor, store) == ()
     assert domain_name(other.id) in hypervisor.domains
-
-
-def test_the_processes_of_a_lost_state_folder_are_ended_too(
-    hypervisor: FakeHypervisor, store: Store, tmp_path: Path
-) -> None:
-    """They are known by the path that they work on, which lay beneath that other folder."""
-    other = Store(Settings(state=tmp_path / "other")).create()
-    clone_of(hypervisor, other)
-    hypervisor.end_export("web01", other.clone)
-    image, socket = tmp_path / "a.raw", other.clone / "a.sock"
-    image.write_bytes(bytes(1 << 20))
-    server = subprocess.Popen(
-        ["qemu-nbd", "--read-only", "--persistent", "-f", "raw", "--socket", socket, image]
-    )
-    try:
-        assert wait_for(socket.exists)
-        shutil.rmtree(tmp_path / "other")
-        (done,) = reap(hypervisor, store)
-        assert done.run == other.id
-        assert any("qemu-nbd" in removed for removed in done.removed)
-        assert server.wait(10) == -signal.SIGKILL
-    finally:
-        server.kill()
-        server.wait()
 
 
 ELSEWHERE = "1:1:00000000-0000-0000-0000-000000000000:0123456789ab"
