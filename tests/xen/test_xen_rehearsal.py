@@ -223,4 +223,6 @@ def test_a_hostile_clone_of_a_stopped_guest_on_a_file_system_with_reflinks(
     seen = capture()
     assert "xenbr0" in seen[CONTROL], "the capture sees nothing where there was something to see"
     assert seen[MARKER], "the clone did not say anything"
-    assert [name for name in seen[MARKER] if not name.startswith(bridge)] == []
+    # tcpdump names interfaces when it shows what it kept: "?" is one that is gone by then, as the
+    # run's own are. All others of dom0 are still there.
+    assert [name for name in seen[MARKER] if name != "?" and not name.startswith(bridge)] == []
