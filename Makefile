@@ -24,7 +24,7 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The lab alone keeps two cores busy once its guests run: beside it only what needs no guest. Then
+# The lab alone keeps two cores busy once its guests run: beside it what needs few guests. Then
 # the guests on QEMU in two halves, since each keeps one core busy.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
@@ -33,19 +33,20 @@ test: ## everything: style, types, then all tests, with real guests on QEMU and 
 	  $(MAKE) --no-print-directory --jobs=2 --keep-going $$pair || status=2; \
 	done; exit "$$status"
 
-test-unit: ## unit and contract tests
-	$(BIN)/pytest tests/unit tests/contract
+test-unit: ## unit and contract tests, bad input
+	$(BIN)/pytest tests/unit tests/contract tests/vm/test_bad_input.py
 
 test-xen: ## rehearsals on Xen: in the lab, or on the host that SANDBOX_XEN_URI names
 	$(BIN)/pytest tests/xen $(XEN_TESTS)
 
-test-vm: ## rehearsals on QEMU
-	$(BIN)/pytest tests/vm --ignore=tests/vm/test_demo_run.py
-
-test-faults: ## runs that are killed in every phase, the demo, benchmarks
-	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py tests/benchmarks \
+test-vm: ## rehearsals on QEMU, benchmarks
+	$(BIN)/pytest tests/vm tests/benchmarks \
+	  --ignore=tests/vm/test_demo_run.py --ignore=tests/vm/test_bad_input.py \
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
 	  --ignore=tests/benchmarks/test_xen_clone.py
+
+test-faults: ## runs that are killed in every phase, the demo
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py
 
 # Two halves' lines would mix: these are shown when they have ended.
 test-xen-apart test-faults-apart: test-%-apart:
