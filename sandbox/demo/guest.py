@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import shutil
 import socket
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ EMULATED_FEATURES = ("cx16", "popcnt", "sse4.1", "sse4.2", "ssse3")
 # reset to the new kernel's first line that took 9 to 190 CPU seconds; with a small cache 5 to 7,
 # and nothing else gets slower (with 32 MiB it does: boots take 40 instead of 24).
 TRANSLATION_CACHE_MIB = 128
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -236,10 +238,20 @@ def _is_marked(thing: Any) -> bool:
 
 
 def _ensure_network(connection: Any) -> None:
-    found = [one for one in connection.listAllNetworks() if one.name() == NETWORK]
-    network = found[0] if found else connection.networkDefineXML(network_xml())
-    if not network.isActive():
-        network.create()
+    import libvirt
+
+    for attempt in range(_TRIES):
+        try:
+            found = [one for one in connection.listAllNetworks() if one.name() == NETWORK]
+            network = found[0] if found else connection.networkDefineXML(network_xml())
+            if not network.isActive():
+                network.create()
+            return
+        except libvirt.libvirtError:
+            # Another guest's start or end got in between: what there is now is looked at again.
+            if attempt == _TRIES - 1:
+                raise
+            time.sleep(0.5)
 
 
 def _remove_network(connection: Any) -> None:
