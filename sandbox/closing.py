@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from sandbox.errors import HostError, RequestError
 from sandbox.reaper import Reaped
-from sandbox.records import Phase, RunRecord, Trouble, Verdict
+from sandbox.records import RunRecord, Trouble, Verdict
 from sandbox.ssh import ssh_command
 from sandbox.store import RunFolder, Store, is_alive
 from sandbox.verdict import decide
@@ -25,16 +25,6 @@ def was_killed(folder: RunFolder, record: RunRecord) -> bool:
     if owner is not None:
         return not is_alive(owner)
     return time.time() - _last_word(folder) > SILENCE
-
-
-def phase_of(record: RunRecord) -> Phase:
-    """The phase that an open run is in: the one after the last that has ended."""
-    if not record.phases:
-        return Phase.PLAN
-    last = record.phases[-1]
-    order = list(Phase)
-    after = order[min(order.index(last.phase) + 1, len(order) - 1)]
-    return after if last.ok else Phase.CLEANUP
 
 
 def close(folder: RunFolder, record: RunRecord, *, left_behind: Iterable[str] = ()) -> RunRecord:
@@ -59,7 +49,7 @@ def _killed(folder: RunFolder, record: RunRecord) -> RunRecord:
 
     What was proved before the clean-up stays proved; everything else is ``error``.
     """
-    phase = phase_of(record)
+    phase = record.phase
     message = f"the sandbox was killed during {phase.value}"
     trouble = Trouble(blame=Verdict.ERROR, phase=phase, message=message, hint="rehearse it again")
     facts = record.facts.model_copy(update={"trouble": record.facts.trouble or trouble})

@@ -89,7 +89,7 @@ def _row(store: Store, run_id: str) -> Row:
     elif closing.was_killed(folder, record):
         verdict, reason = "killed", "the sandbox was killed; `sandbox reap` cleans up"
     else:
-        verdict, reason = "running", f"in phase {closing.phase_of(record).value}"
+        verdict, reason = "running", f"in phase {record.phase.value}"
     if record.state == "kept":
         reason = f"(clone kept) {reason}"
     seconds = record.finished - record.started if record.finished else None

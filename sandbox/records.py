@@ -295,6 +295,7 @@ class RunRecord(Record):
     started: float
     finished: float = 0.0
     state: str = "running"  # running | finished | kept
+    phase: Phase = Phase.PLAN  # the one that it is in, or ended in
     source: SourceFacts | None = None
     phases: tuple[PhaseTime, ...] = ()
     facts: Facts = Facts()

@@ -57,7 +57,6 @@ class Run:
             guest=guest,
             started=time.time(),
         )
-        self.current = Phase.PLAN
         self._note = ""
         self.save()
         progress.run_started(folder.id, guest, scenario.name)
@@ -110,7 +109,10 @@ class Run:
     @contextlib.contextmanager
     def phase(self, phase: Phase, seconds: float) -> Iterator[Deadline]:
         """Time a phase; its end is recorded however it ends."""
-        self.current, self._note = phase, ""
+        self._note = ""
+        self._update(phase=phase)
+        with contextlib.suppress(HostError):  # a full disk must not keep the clean-up from its work
+            self.save()
         self.progress.phase_started(phase, seconds)
         started, clock, ok = time.time(), time.monotonic(), False
         try:
@@ -132,7 +134,7 @@ class Run:
         """Write down why the recipe ended early. The first trouble counts."""
         if self.facts.trouble is not None:
             return
-        blame = blame_for(problem, self.current)
+        blame = blame_for(problem, self.record.phase)
         if self._given_up:
             blame, message, hint = Verdict.ERROR, self._given_up, "free some space and try again"
         elif isinstance(problem, SandboxError):
@@ -147,7 +149,8 @@ class Run:
             text = "".join(traceback.format_exception(problem))
             (self.folder.artifacts / "traceback.txt").write_text(text)
             self.add_artifact("traceback.txt", "traceback")
-        self.learn(trouble=Trouble(blame=blame, phase=self.current, message=message, hint=hint))
+        phase = self.record.phase
+        self.learn(trouble=Trouble(blame=blame, phase=phase, message=message, hint=hint))
 
     def void(self, message: str, hint: str) -> None:
         """What was found says nothing of the upgrade, be it good or bad: the clone was no clone."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sandbox.differences import CheckChange, Differences, Effect, compare, compare_checks
-from sandbox.records import PackageChange, Phase, RunRecord, UpgradeStatus, Verdict
+from sandbox.records import PackageChange, RunRecord, UpgradeStatus, Verdict
 from sandbox.report.clean import clean, one_line, tail_lines
 
 CONSOLE_LINES = 200
@@ -132,7 +132,7 @@ def headline(record: RunRecord) -> str:
     guest = one_line(record.guest, 80)
     answer = _answer(record)
     if record.decision is None:
-        phase = record.phases[-1].phase.value if record.phases else Phase.PLAN.value
+        phase = record.phase.value
         if record.state == "running":
             return f"{answer} for {guest}: the rehearsal is running (phase {phase})."
         return f"{answer} for {guest}: the rehearsal ended without a verdict in phase {phase}."

@@ -14,7 +14,7 @@ from sample_records import passed
 
 from sandbox.deadline import Deadline
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.records import RunRecord
+from sandbox.records import Phase, RunRecord
 from sandbox.settings import Settings
 from sandbox.store import this_process
 
@@ -44,6 +44,7 @@ def running() -> RunRecord:
     """A record as it stands in the middle of an upgrade."""
     whole = passed()
     values = {"state": "running", "decision": None, "finished": 0.0, "phases": whole.phases[:4]}
+    values |= {"phase": Phase.UPGRADE}
     facts = whole.facts.model_copy(
         update={"upgrade": None, "reboot": None, "after": None, "checks_after": None}
     )

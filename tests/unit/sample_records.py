@@ -351,6 +351,7 @@ def _record(
         guest="web01",
         started=STARTED,
         finished=clock,
+        phase=phases[-1].phase,
         state="finished",
         source=SourceFacts(
             name="web01",

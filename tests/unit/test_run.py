@@ -55,7 +55,29 @@ def test_every_phase_is_recorded_however_it_ends(stage: Stage, run: Run) -> None
         (Phase.PLAN, True, "first"),
         (Phase.CLONE, False, ""),
     ]
-    assert run.current is Phase.CLONE
+    assert run.record.phase is Phase.CLONE
+
+
+def test_the_record_names_the_phase_as_soon_as_it_begins(stage: Stage, run: Run) -> None:
+    """Without a reboot, verify follows the upgrade: nobody could tell it by what has ended."""
+    with run.phase(Phase.UPGRADE, 9):
+        assert stage.stored().phase is Phase.UPGRADE
+    with run.phase(Phase.VERIFY, 9):
+        assert stage.stored().phase is Phase.VERIFY
+        assert stage.stored().phases[-1].phase is Phase.UPGRADE
+
+
+def test_a_record_that_cannot_be_written_does_not_keep_the_clean_up_from_its_work(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_self: object, _record: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sandbox.store.RunFolder.save", full)
+    cleaned = []
+    with pytest.raises(HostError, match="cannot be written"), run.phase(Phase.CLEANUP, 9):
+        cleaned.append(True)
+    assert cleaned
 
 
 def test_not_even_a_proved_failure_outlives_a_changed_source(stage: Stage, run: Run) -> None:
