@@ -26,6 +26,7 @@ _CHECK_SECONDS = 120.0
 _SKEW = 5.0  # seconds that hardly matter
 _POOL_NEAR = 10.0  # percent below a limit from which on it is worth a word
 _GIB = 1 << 30
+_LIBXL_CONF = "/etc/libvirt/libxl.conf"
 # Programs of the host and the Debian package that brings them.
 _PROGRAMS = {
     "xl": "xen-utils-common",
@@ -145,17 +146,26 @@ def xen(report: XenReport) -> Finding:
 
 
 def dom0_memory(report: XenReport) -> Finding:
-    if report.dom0_memory:
-        detail = f"dom0_mem={report.dom0_memory}, autoballoon={report.autoballoon}"
-        if not report.takes_from_dom0:
-            return Finding(State.OK, f"{detail}: clones take nothing from dom0")
-        hint = 'set autoballoon="off" in /etc/xen/xl.conf'
-        return Finding(State.WARNING, f"{detail}: new guests take memory from dom0", hint)
-    return Finding(
-        State.WARNING,
-        "dom0 has all memory that no guest has: a clone takes it from dom0, or does not start",
-        "set dom0_mem=…,max:… on Xen's command line (GRUB_CMDLINE_XEN) and reboot the host",
-    )
+    """Clones are started by libvirt: /etc/libvirt/libxl.conf decides, not xl's own xl.conf."""
+    stated = f"libvirt's autoballoon is {report.autoballoon}, " if report.autoballoon else ""
+    if report.autoballoon not in ("", "0", "1"):
+        return Finding(
+            State.BAD,
+            f"autoballoon = {report.autoballoon} in {_LIBXL_CONF}: libvirt does not start so",
+            f"set autoballoon = 0 in {_LIBXL_CONF} and restart libvirtd",
+        )
+    if not report.dom0_memory:
+        taken = "a clone takes it from dom0" if report.takes_from_dom0 else "a clone may not start"
+        return Finding(
+            State.WARNING,
+            f"{stated}dom0 has all memory that no guest has: {taken}",
+            "set dom0_mem=…,max:… on Xen's command line (GRUB_CMDLINE_XEN) and reboot the host",
+        )
+    detail = f"{stated}dom0_mem={report.dom0_memory}"
+    if not report.takes_from_dom0:
+        return Finding(State.OK, f"{detail}: clones take nothing from dom0")
+    hint = f"set autoballoon = 0 in {_LIBXL_CONF} and restart libvirtd"
+    return Finding(State.WARNING, f"{detail}: new guests take memory from dom0", hint)
 
 
 def memory(report: XenReport, limits: Limits) -> Finding:

@@ -11,7 +11,11 @@ from sandbox.errors import HostError
 from sandbox.volumes import lvm
 
 _SECTION = re.compile(r"^== ([a-z-]+)$", re.MULTILINE)
-_OFF = ("off", "0", "no", "false")
+# Of Xen's command line, as libvirt reads it (libxlGetAutoballoonConf): a size that is none of
+# these, like a percentage, does not keep it from taking dom0's memory.
+_DOM0_SIZE = re.compile(
+    r"(?:^| )dom0_mem=(?:(?:min:|max:)?[0-9]++[bBkKmMgG]?+,?+)++(?:$| )", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class XenReport:
     clock: float | None = None  # Unix time
     root: bool = False
     info: Mapping[str, str] = field(default_factory=dict)  # of `xl info`
-    autoballoon: str = "auto"  # of xl.conf
+    autoballoon: str = ""  # of libvirt's libxl.conf, which starts our clones; xl.conf is for xl
     programs: Mapping[str, str] = field(default_factory=dict)  # name -> path
     loaders: tuple[str, ...] = ()  # paths
     console_daemon: bool = False
@@ -57,10 +61,11 @@ class XenReport:
 
     @property
     def takes_from_dom0(self) -> bool:
-        """Whether xl gives a new guest what dom0 has: "auto" does unless dom0_mem is set."""
-        if self.autoballoon == "auto":
-            return not self.dom0_memory
-        return self.autoballoon not in _OFF
+        """Whether libvirt gives a new guest what dom0 has: as libxl.conf says, else it does
+        unless dom0's memory is set on Xen's command line."""
+        if self.autoballoon:
+            return self.autoballoon != "0"
+        return _DOM0_SIZE.search(self.info.get("xen_commandline", "")) is None
 
 
 def script() -> str:
@@ -81,9 +86,10 @@ def parse_report(text: str) -> XenReport:
         clock=float(clock) if re.fullmatch(r"[0-9]+\.[0-9]+", clock) else None,
         root=sections.get("user") == "0",
         info=info,
-        autoballoon=_pairs(sections.get("xl-conf", ""), "=")
-        .get("autoballoon", "auto")
-        .strip("\"'"),
+        autoballoon=_pairs(sections.get("libxl-conf", ""), "=")
+        .get("autoballoon", "")
+        .partition("#")[0]
+        .strip(),
         programs=_pairs(sections.get("programs", ""), " "),
         loaders=tuple(sections.get("loaders", "").splitlines()),
         console_daemon=bool(sections.get("consoles")),

@@ -10,8 +10,8 @@ section user
 id -u
 section xl-info
 xl info 2>&1
-section xl-conf
-grep -v '^[[:space:]]*#' /etc/xen/xl.conf 2>/dev/null
+section libxl-conf
+grep -v '^[[:space:]]*#' /etc/libvirt/libxl.conf 2>/dev/null
 section programs
 for program in xl lvs lvcreate qemu-img qemu-nbd nft ip dnsmasq setsid; do
     found=$(command -v "$program") && printf '%s %s\n' "$program" "$found"
