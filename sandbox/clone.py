@@ -9,9 +9,10 @@ from pathlib import Path
 from lxml import etree
 
 from sandbox import network
+from sandbox.admission import Admission, admitted
 from sandbox.console import follow_console
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError, RequestError
+from sandbox.errors import RequestError
 from sandbox.guest import Entrance
 from sandbox.hypervisors import Export, Hypervisor, Mark
 from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, CloneXml, macs, memory_of
@@ -28,7 +29,6 @@ from sandbox.volumes.readonly_export import ReadonlyExporter
 
 # What a rehearsal writes at most: downloads, a kernel, an initramfs, logs.
 _NEEDED_SPACE = 1 << 30
-_SPARE_MEMORY = 128 << 20
 _NVRAM = "nvram.fd"
 
 
@@ -42,6 +42,7 @@ class CloneOrder:
     inject: bool
     accelerated: bool
     memory: int | None = None
+    keep_free: int = 0  # bytes of the host's memory that no clone may take
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,20 @@ def create_clone(
     hypervisor: Hypervisor, order: CloneOrder, folder: RunFolder, deadline: Deadline
 ) -> Clone:
     """Make and start the clone of a source, under a :class:`CloneLease`."""
-    source = order.source
     require_space(folder.clone, _NEEDED_SPACE)
-    _require_memory(hypervisor, source.xml, order.memory)
+    memory = memory_of(order.source.xml) if order.memory is None else order.memory
+    with admitted(hypervisor, folder.id, memory, order.keep_free, deadline) as admission:
+        return _create(hypervisor, order, folder, admission, deadline)
+
+
+def _create(
+    hypervisor: Hypervisor,
+    order: CloneOrder,
+    folder: RunFolder,
+    admission: Admission,
+    deadline: Deadline,
+) -> Clone:
+    source = order.source
     made = _make_disks(hypervisor, order, folder, deadline)
     mutations = _inject(hypervisor, order, made, folder, deadline)
     net = network.create(hypervisor, folder.id, order.mark, order.login.port, deadline)
@@ -98,7 +110,7 @@ def create_clone(
     )
     derived = hypervisor.derive(source.xml, spec)
     (folder.artifacts / "clone.xml").write_text(derived.xml)
-    hypervisor.start(derived.xml, deadline)
+    admission.start(lambda: hypervisor.start(derived.xml, deadline))
     if hypervisor.kind == "xen":
         follow_console(hypervisor.host, spec.name, console, folder)
     entrance = Entrance(spec.name, macs(derived.xml), net.bridge, net.name, console)
@@ -154,16 +166,6 @@ def _copy_nvram(source_xml: str, own: Path) -> bool:
     own.touch(mode=0o600)
     shutil.copyfile(path, own)
     return True
-
-
-def _require_memory(hypervisor: Hypervisor, source_xml: str, wanted: int | None) -> None:
-    needed = memory_of(source_xml) if wanted is None else wanted
-    free = hypervisor.free_memory()
-    if needed + _SPARE_MEMORY > free:
-        raise HostError(
-            f"the clone needs {needed >> 20} MiB of memory, the host has {free >> 20} MiB free",
-            "wait for other runs to end, or state a smaller `memory:` in the scenario",
-        )
 
 
 def _facts(

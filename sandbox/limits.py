@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
+from sandbox.admission import Want, require_memory
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
 from sandbox.hypervisors import Hypervisor, Mark
@@ -56,7 +57,8 @@ def require_room(
         _require_fewer(limits.parallel, others, hypervisor)
     if limits.keep_free:
         needed = memory_of(source.xml) if memory is None else memory
-        _require_memory(limits.keep_free, needed, hypervisor)
+        # Asked once more, and with what other runs take just now, when the clone is made.
+        require_memory(Want(folder.id, needed, limits.keep_free), hypervisor.free_memory())
     if hypervisor.kind == "xen" and _asks_for_a_store(limits):
         volumes = lvm.survey(hypervisor.host, deadline)
         problem = disk_problem(limits, source.disks, volumes)
@@ -90,17 +92,6 @@ def _require_fewer(most: int, others: Sequence[str], hypervisor: Hypervisor) -> 
             + ", ".join(others),
             "wait for a run to end, remove a kept clone (`sandbox list`, `sandbox rm RUN`), or "
             "raise `parallel` of the host in hosts.yaml",
-        )
-
-
-def _require_memory(kept: int, needed: int, hypervisor: Hypervisor) -> None:
-    free = hypervisor.free_memory()
-    if free - needed < kept:
-        raise HostError(
-            f"the clone needs {needed >> 20} MiB of memory: of the {free >> 20} MiB free on "
-            f"{_shown(hypervisor)}, {kept >> 20} MiB have to stay free",
-            "wait for other runs to end, state a smaller `memory:` in the scenario, or lower "
-            "`keep_free` of the host in hosts.yaml",
         )
 
 

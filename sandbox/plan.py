@@ -72,6 +72,7 @@ def make_plan(
         inject=scenario.login.inject,
         accelerated=accelerated,
         memory=scenario.memory,
+        keep_free=host_limits.keep_free,
     )
     return Plan(
         order=order,

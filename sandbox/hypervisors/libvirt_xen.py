@@ -15,7 +15,7 @@ from lxml import etree
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
 from sandbox.hypervisors import Export, SourceDomain
-from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml
+from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml, memory_of
 from sandbox.hypervisors.libvirt_base import STATES, LibvirtBase, dotted, say, translated
 from sandbox.hypervisors.xen_xml import xen_clone_xml
 from sandbox.records import Disk
@@ -66,9 +66,19 @@ class LibvirtXen(LibvirtBase):
                 super().start(xml, deadline)
                 return
             except HostError as problem:
-                if _BUSY not in problem.message or attempt == _START_TRIES - 1:
+                if _BUSY not in problem.message:
                     raise
+                if attempt == _START_TRIES - 1:
+                    raise HostError(self._with_memory(problem.message, xml), problem.hint) from None
                 deadline.sleep(_START_PAUSE)
+
+    def _with_memory(self, message: str, xml: str) -> str:
+        """libxl says of every failure that there was one: no memory is the first suspect."""
+        try:
+            free = f"{self.free_memory() >> 20} MiB free"
+        except HostError as problem:
+            free = f"no answer: {problem.message}"
+        return f"{message}; it needs {memory_of(xml) >> 20} MiB of memory, Xen has {free}"
 
     def destroy(self, name: str, run: str) -> bool:
         """By libvirt; one that it cannot end is ended by Xen's own tool."""

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan", "request", "hosts", "limits", "terminal", "progress"),
     ("scenario",),
     ("clone",),
-    ("guest", "inject", "source", "space_guard"),
+    ("guest", "inject", "source", "space_guard", "admission"),
     ("upgraders", "verify", "checks", "observe", "observe_parse"),
     ("report",),
     ("verdict", "differences", "wording", "noise"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_world import DEAD
 
+from sandbox.admission import overhead
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
 from sandbox.hypervisors import Mark
@@ -90,9 +91,12 @@ def test_one_clone_too_many_is_refused_with_who_is_there(store: Store) -> None:
 
 def test_memory_that_has_to_stay_free(store: Store) -> None:
     hypervisor, folder = FakeHypervisor(memory=3 << 30), store.create()
-    asked(Limits(keep_free=2 << 30), hypervisor, folder)
-    with pytest.raises(HostError, match=r"needs 1024 MiB .* 3072 MiB free .* 2049 MiB"):
-        asked(Limits(keep_free=(2 << 30) + (1 << 20)), hypervisor, folder)
+    least = (2 << 30) - overhead(1 << 30)
+    asked(Limits(keep_free=least), hypervisor, folder)
+    words = r"needs 1024 MiB .* 136 MiB beside it: .* 3072 MiB free, 1913 MiB have to stay free"
+    with pytest.raises(HostError, match=words) as caught:
+        asked(Limits(keep_free=least + (1 << 20)), hypervisor, folder)
+    assert "keep_free" in caught.value.hint
 
 
 # -- stores ---------------------------------------------------------------------------------

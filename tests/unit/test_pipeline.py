@@ -175,7 +175,7 @@ def test_a_fault_of_ours_is_an_error_with_its_traceback(stage: Stage) -> None:
     record = stage.rehearse()
     expect(stage, record, Verdict.ERROR, Phase.CLONE, "ZeroDivisionError: oops")
     text = (stage.folders[-1].artifacts / "traceback.txt").read_text()
-    assert "_require_memory" in text
+    assert "require_memory" in text
     assert "traceback.txt" in {artifact.name for artifact in record.artifacts}
 
 
