@@ -68,9 +68,10 @@ def require_room(
                 "`sandbox guests` shows where disks are, `store` and `place` of the host in "
                 "hosts.yaml say where they have to be",
             )
-        full = pool_problem(limits, source.disks, volumes)
-        if full:
-            raise HostError(full, "extend the pool, or remove what nobody needs: lvs")
+        for pool in _pools(source.disks, volumes):
+            full = pool_fill(limits, pool)
+            if full:
+                raise HostError(full, pool.hint)
 
 
 def runs_there(domains: Iterable[tuple[str, Mark]], uri: str, folder: RunFolder) -> tuple[str, ...]:
@@ -125,24 +126,14 @@ def disk_problem(limits: Limits, disks: Iterable[Disk], volumes: lvm.Survey) -> 
 
 def pool_problem(limits: Limits, disks: Iterable[Disk], volumes: lvm.Survey) -> str:
     """Why nothing may be made in the disks' thin pools; "" when it may. Pure."""
-    for disk in disks:
-        volume = volumes.by_path.get(disk.path)
-        if volume is not None and volume.pool:
-            problem = pool_fill(limits, volumes.pool_of(volume))
-            if problem:
-                return problem
-    return ""
+    return next(filter(None, (pool_fill(limits, p) for p in _pools(disks, volumes))), "")
+
+
+def _pools(disks: Iterable[Disk], volumes: lvm.Survey) -> list[lvm.Pool]:
+    found = (volumes.by_path.get(disk.path) for disk in disks)
+    return [volumes.pool_of(volume) for volume in found if volume is not None and volume.pool]
 
 
 def pool_fill(limits: Limits, pool: lvm.Pool) -> str:
-    """Which limit a thin pool has reached; "" for none. Pure."""
-    for what, fill, limit in (
-        ("data", pool.data, limits.pool_data),
-        ("metadata", pool.metadata, limits.pool_metadata),
-    ):
-        if fill >= limit:
-            return (
-                f"the {what} of the thin pool {pool.group}/{pool.name} is {fill:.0f} % full "
-                f"(limit {limit:.0f} %): at 100 % production's guests could not write either"
-            )
-    return ""
+    """Why a host's limits keep clones out of a thin pool; "" when they do not. Pure."""
+    return pool.problem(limits.pool_data, limits.pool_metadata)

@@ -195,15 +195,15 @@ def no_pools(report: XenReport) -> Finding:
 
 
 def thin_pool(pool: Pool, limits: Limits) -> Finding:
+    problem = pool_fill(limits, pool)
+    if pool.trouble or not pool.active:
+        return Finding(State.BAD, problem, pool.hint)
     detail = (
         f"{pool.data:.0f} % of its data and {pool.metadata:.0f} % of its metadata are used, "
         f"{pool.size * (100 - pool.data) / 100 / _GIB:.1f} GiB are free"
     )
-    problem = pool_fill(limits, pool)
     if problem:
-        return Finding(
-            State.BAD, f"{detail}: {problem}", f"lvextend, or remove volumes: lvs {pool.group}"
-        )
+        return Finding(State.BAD, f"{detail}: {problem}", pool.hint)
     near = max(pool.data - limits.pool_data, pool.metadata - limits.pool_metadata)
     if near >= -_POOL_NEAR:
         hint = (

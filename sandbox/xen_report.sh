@@ -25,7 +25,8 @@ for place in /proc/[0-9]*; do
 done
 section lvs
 lvs --reportformat json --units b --nosuffix \
-    -o vg_name,lv_name,lv_size,segtype,data_percent,metadata_percent 2>&1
+    -o vg_name,lv_name,lv_size,segtype,data_percent,metadata_percent \
+    -o+lv_health_status,lv_check_needed,lv_permissions 2>&1
 section space
 df -B1 --output=avail /var/lib 2>/dev/null | tail -n 1
 section end

@@ -167,9 +167,10 @@ def _snapshot(disk: Disk, mark: Mark, survey: lvm.Survey) -> Step:
     name = f"sb{mark.run.rpartition('-')[2]}-{disk.target}"
     warning = ""
     if origin.pool:
-        problem = survey.pool_of(origin).problem(lvm.POOL_LIMIT)
+        pool = survey.pool_of(origin)
+        problem = pool.problem(lvm.POOL_LIMIT)
         if problem:
-            raise HostError(problem, "extend the pool, or remove what nobody needs: lvs")
+            raise HostError(problem, pool.hint)
     else:
         warning = (
             f"{disk.path} is a thick volume: while its snapshot exists, production writes "

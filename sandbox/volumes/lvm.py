@@ -24,8 +24,15 @@ _TAG_UNSAFE = re.compile(rb"[^A-Za-z0-9_+.\-/=!:&]")  # "#" is allowed as well, 
 _TAG_ESCAPE = re.compile(rb"#([0-9a-f]{2})")
 _FIELDS = (
     "vg_name,lv_name,lv_path,lv_dm_path,lv_size,pool_lv,segtype,data_percent,metadata_percent,"
-    "vg_free,lv_tags"
+    "lv_health_status,lv_check_needed,lv_permissions,lv_snapshot_invalid,vg_free,lv_tags"
 )
+# What is the matter with a thin pool, in LVM's words and in ours.
+_HEALTH = {
+    "failed": "has failed",
+    "out_of_data": "is out of space for data",
+    "metadata_read_only": "has metadata that can only be read: it needs a repair",
+}
+_REPAIR = "see `lvs -a -o+lv_health_status,lv_check_needed`; then lvconvert --repair, or extend it"
 _NO_SUCH_COMMAND = 127
 _GONE = "Failed to find logical volume"
 _BUSY_SECONDS = 60.0  # a backend lets go of a destroyed domain's disk in its own time
@@ -56,16 +63,39 @@ class Pool:
     size: int
     data: float
     metadata: float
+    trouble: str = ""  # what is the matter with it
+    active: bool = True  # else nobody knows how full it is
 
-    def problem(self, limit: float) -> str:
+    def problem(self, limit: float, metadata_limit: float | None = None) -> str:
         """Why nothing more may be made in it; "" when it may."""
-        for what, fill in (("data", self.data), ("metadata", self.metadata)):
-            if fill >= limit:
+        if not self.trouble and not self.active:
+            name = f"{self.group}/{self.name}"
+            return f"the thin pool {name} is not active: how full it is cannot be known"
+        return self.danger(limit, metadata_limit)
+
+    def danger(self, limit: float, metadata_limit: float | None = None) -> str:
+        """Why its guests cannot write, or soon could not; "" when all is well."""
+        if self.trouble:
+            return f"the thin pool {self.group}/{self.name} {self.trouble}"
+        for what, fill, most in (
+            ("data", self.data, limit),
+            ("metadata", self.metadata, limit if metadata_limit is None else metadata_limit),
+        ):
+            if fill >= most:
                 return (
                     f"the {what} of the thin pool {self.group}/{self.name} is {fill:.0f} % full "
-                    f"(limit {limit:.0f} %): at 100 % production's guests could not write either"
+                    f"(limit {most:.0f} %): at 100 % production's guests could not write either"
                 )
         return ""
+
+    @property
+    def hint(self) -> str:
+        """What to do where it has a problem."""
+        if self.trouble:
+            return _REPAIR
+        if not self.active:
+            return f"activate it: lvchange --activate y {self.group}/{self.name}"
+        return f"extend it (lvextend), or remove what nobody needs: lvs {self.group}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +114,7 @@ class Survey:
         for one in self.by_path.values():
             mark = read_tags(one.tags)
             if mark is not None and mark.run == run and one.pool:
-                problem = self.pool_of(one).problem(POOL_DANGER)
+                problem = self.pool_of(one).danger(POOL_DANGER)
                 if problem:
                     return problem
         return ""
@@ -113,7 +143,20 @@ def parse_pool(row: dict[str, str]) -> Pool:
         int(row["lv_size"] or 0),
         float(row["data_percent"] or 0),
         float(row["metadata_percent"] or 0),
+        _trouble(row),
+        active=row["data_percent"] != "",
     )
+
+
+def _trouble(row: dict[str, str]) -> str:
+    status = row["lv_health_status"]
+    if status:
+        return _HEALTH.get(status, f"is not well: {status}")
+    if row["lv_check_needed"] == "check needed":
+        return "needs a check of its metadata"
+    if row["lv_permissions"].startswith("read-only"):
+        return "can only be read"
+    return ""
 
 
 def snapshot_command(origin: Volume, name: str, mark: Mark) -> list[str]:

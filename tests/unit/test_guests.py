@@ -41,8 +41,12 @@ LVS = {
                     "pool_lv": pool,
                     "segtype": segtype,
                     "vg_free": "0",
-                    "data_percent": "",
-                    "metadata_percent": "",
+                    "data_percent": "10.00",
+                    "metadata_percent": "10.00",
+                    "lv_health_status": "",
+                    "lv_check_needed": "",
+                    "lv_permissions": "writeable",
+                    "lv_snapshot_invalid": "",
                 }
                 for name, pool, segtype in (
                     ("web01", "thin", "thin"),

@@ -42,6 +42,10 @@ def row(name: str, **facts: str) -> dict[str, str]:
         "segtype": "thin",
         "data_percent": "51.20",
         "metadata_percent": "",
+        "lv_health_status": "",
+        "lv_check_needed": "unknown",  # LVM's word where it does not apply
+        "lv_permissions": "writeable",
+        "lv_snapshot_invalid": "",
         "vg_free": str(GIB),
         "lv_tags": "",
     }
@@ -124,8 +128,35 @@ def test_two_groups_may_have_pools_of_one_name() -> None:
     assert seen.pool_of(seen.by_path["/dev/vg0/web01"]).data == 51.2
 
 
-def test_a_pool_that_is_not_active_has_no_fill() -> None:
-    assert lvm.parse_pool(pool_row("", "")).problem(lvm.POOL_LIMIT) == ""
+def test_a_pool_that_is_not_active_is_not_an_empty_one() -> None:
+    pool = lvm.parse_pool(pool_row("", ""))
+    assert "vg0/thin is not active" in pool.problem(lvm.POOL_LIMIT)
+    assert pool.hint == "activate it: lvchange --activate y vg0/thin"
+    assert pool.danger(lvm.POOL_DANGER) == "", "nobody's writes are at stake"
+
+
+UNWELL = [
+    ({"lv_health_status": "out_of_data"}, "is out of space for data"),
+    ({"lv_health_status": "metadata_read_only"}, "needs a repair"),
+    ({"lv_health_status": "failed"}, "has failed"),
+    ({"lv_health_status": "partial"}, "is not well: partial"),
+    ({"lv_check_needed": "check needed"}, "needs a check of its metadata"),
+    ({"lv_permissions": "read-only"}, "can only be read"),
+    ({"lv_permissions": "read-only-override"}, "can only be read"),
+]
+
+
+@pytest.mark.parametrize(("facts", "words"), UNWELL)
+@pytest.mark.parametrize("data", ["4.00", ""])
+def test_a_pool_that_is_not_well_gets_no_clone_and_keeps_none(
+    facts: dict[str, str], words: str, data: str
+) -> None:
+    rows = [pool_row(data) | facts, ours("sbabcdef-xvda")]
+    pool = lvm.parse_pool(rows[0])
+    for said in (pool.problem(90), pool.danger(95), lvm.parse_survey(rows).danger(RUN)):
+        assert said.startswith("the thin pool vg0/thin ")
+        assert words in said
+    assert "lv_health_status" in pool.hint
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from test_lvm import MARK, MIB, RUN, soon
 
 from sandbox.host import LocalHost
 from sandbox.volumes import lvm
+from sandbox.xen_report import script
 
 
 @dataclass(frozen=True)
@@ -97,3 +98,13 @@ def test_a_survey_of_real_volumes(real_lvm: RealLvm) -> None:
     assert (volume.name, volume.size, volume.pool, volume.tags) == ("web-01", 8 * MIB, "", ())
     assert seen.by_path[f"/dev/mapper/{real_lvm.group}-web--01"] == volume
     assert seen.pools == ()
+
+
+def test_lvm_knows_every_field_that_doctor_asks_for(real_lvm: RealLvm) -> None:
+    """One unknown word, and the whole report is refused."""
+    real_lvm.volume("web-01")
+    command = "lvs --reportformat" + script().split("lvs --reportformat")[1].split("\nsection")[0]
+    shown = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    (row,) = lvm.parse_report(shown.stdout[shown.stdout.index("{") :])
+    assert lvm.parse_pool(row).trouble == ""
+    assert row["lv_permissions"] == "unknown", "it is not active here"

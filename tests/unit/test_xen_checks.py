@@ -180,6 +180,17 @@ def test_a_pool_is_judged_by_the_hosts_limits(data: float, metadata: float, stat
     assert bool(found.hint) == (state is not State.OK)
 
 
+def test_a_pool_that_is_unwell_or_unknown_is_not_well() -> None:
+    pool = Pool("vg0", "thin", 8 << 30, 0, 0)
+    off = checks.thin_pool(replace(pool, active=False), NO_LIMITS)
+    assert (off.state, "0 %" in off.detail) == (State.BAD, False)
+    assert "lvchange --activate y vg0/thin" in off.hint
+    ill = parse_report(TEXT.replace('"lv_check_needed":"",', '"lv_check_needed":"check needed",'))
+    found = checks.thin_pool(ill.pools[0], NO_LIMITS)
+    assert (found.state, "needs a check" in found.detail) == (State.BAD, True)
+    assert "lvconvert --repair" in found.hint
+
+
 def test_a_host_without_thin_pools() -> None:
     assert "files on XFS" in checks.no_pools(XenReport()).detail
     silent = parse_report("== lvs\nsh: 1: lvs: not found\n== end\n")
