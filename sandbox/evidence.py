@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from sandbox.deadline import Deadline
 from sandbox.errors import SandboxError
 from sandbox.hypervisors import Hypervisor
 from sandbox.reaper import domain_name
 from sandbox.records import UpgradeStatus
-from sandbox.run import Run
+from sandbox.run import MORE_SPACE, Run
 from sandbox.source import Source, proofs, vitals
+from sandbox.volumes import host_disks
+from sandbox.volumes.danger import look
 
 CONSOLE = "console.log"
 SCREEN = "screen.png"
+_LOOK_SECONDS = 30.0  # of the clean-up
+_AGAIN = "rehearse it again"
 
 
 class Witness:
@@ -37,11 +42,33 @@ def prove_untouched(run: Run, witness: Witness | None) -> None:
         return
     run.prove_untouched(kept)
     if changed:
-        run.void(changed, "the clone may not be what the source was: rehearse it again")
+        run.void(changed, f"the clone may not be what the source was: {_AGAIN}")
+
+
+def prove_whole(run: Run, hypervisor: Hypervisor) -> None:
+    """A clone whose disks broke proves nothing: it looks like an upgrade that went wrong.
+
+    The guard looks now and then; a run may end before it looks again.
+    """
+    if run.given_up:
+        run.void(run.given_up, MORE_SPACE)
+        return
+    source = run.record.source
+    if not run.has_clone or source is None or host_disks.THICK not in source.method:
+        return  # only a thick snapshot can lose what it keeps
+    try:
+        deadline = Deadline(_LOOK_SECONDS, "looking at the clone's snapshots")
+        broken = look(hypervisor, run.folder, deadline, files=False)
+    except SandboxError as problem:
+        run.void(f"whether the clone's snapshot is whole is not known: {problem.message}", _AGAIN)
+        return
+    if broken.to_clone:
+        run.void(broken.why, MORE_SPACE)
 
 
 def collect(run: Run, hypervisor: Hypervisor) -> None:
     """Save what the clone shows before it is removed."""
+    prove_whole(run, hypervisor)
     if run.has_clone:
         run.add_artifact("clone.xml", "the clone's definition")
     console = run.folder.artifacts / CONSOLE

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -206,7 +207,8 @@ def _boot_and_look(plan: Plan, hypervisor: Hypervisor, folder: RunFolder) -> See
     limit = duration(seconds[Phase.BOOT])
     click.echo(f"booting a clone of {order.source.name} to look inside (at most {limit})", err=True)
     with ExitStack() as undo:
-        undo.enter_context(space_guard(hypervisor, folder, lambda _why: _drop(hypervisor, folder)))
+        drop = partial(_drop, hypervisor, folder)
+        undo.enter_context(space_guard(hypervisor, folder, order.source.disks, drop))
         clone = create_clone(hypervisor, order, folder, Deadline(seconds[Phase.CLONE], "clone"))
         guest = undo.enter_context(
             Guest(hypervisor, clone.entrance, order.login, folder.clone, folder.register)
@@ -218,9 +220,9 @@ def _boot_and_look(plan: Plan, hypervisor: Hypervisor, folder: RunFolder) -> See
         return Seen(observe(guest, deadline), _manager(guest, deadline))
 
 
-def _drop(hypervisor: Hypervisor, folder: RunFolder) -> None:
+def _drop(hypervisor: Hypervisor, folder: RunFolder, why: str) -> None:
     """The disk is nearly full: a running source's writes matter more than our look."""
-    click.echo("too little space is left on this host: the clone is given up", err=True)
+    click.echo(why, err=True)
     remove_run(hypervisor, folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from sandbox import evidence
 from sandbox.clone import CloneLease, create_clone
@@ -89,7 +90,8 @@ def _recipe(
     plan: Plan, hypervisor: Hypervisor, run: Run, settings: Settings, undo: ExitStack
 ) -> None:
     folder, order, seconds = run.folder, plan.order, plan.seconds
-    undo.enter_context(space_guard(hypervisor, folder, lambda why: run.give_up(hypervisor, why)))
+    drop = partial(run.give_up, hypervisor)
+    undo.enter_context(space_guard(hypervisor, folder, order.source.disks, drop))
     with run.phase(Phase.CLONE, seconds[Phase.CLONE]) as deadline:
         clone = create_clone(hypervisor, order, folder, deadline)
         run.describe_clone(clone)

@@ -36,6 +36,7 @@ from sandbox.ssh import ssh_command
 from sandbox.store import RunFolder
 from sandbox.verdict import decide
 
+MORE_SPACE = "free some space and try again"
 _AFTER_UPGRADE = (Phase.UPGRADE, Phase.REBOOT, Phase.VERIFY)
 
 
@@ -46,7 +47,7 @@ class Run:
         guest = _name_of(scenario)
         self.folder = folder
         self.has_clone = False
-        self._given_up = ""
+        self.given_up = ""  # why, where the clone had to go before the end
         self._untouched: tuple[str, ...] = ()
         self.progress = progress
         self.record = RunRecord(
@@ -90,8 +91,9 @@ class Run:
             self._update(source=self.record.source.model_copy(update={"untouched": proofs}))
 
     def give_up(self, hypervisor: Hypervisor, why: str) -> None:
-        """End the clone from another thread, to protect the source; the recipe then fails."""
-        self._given_up = why
+        """End the clone from another thread, to protect the source or since it is broken; the
+        recipe then fails."""
+        self.given_up = why
         self.has_clone = False  # nothing is left to look at, or to keep
         remove_run(hypervisor, self.folder)
 
@@ -135,8 +137,8 @@ class Run:
         if self.facts.trouble is not None:
             return
         blame = blame_for(problem, self.record.phase)
-        if self._given_up:
-            blame, message, hint = Verdict.ERROR, self._given_up, "free some space and try again"
+        if self.given_up:
+            blame, message, hint = Verdict.ERROR, self.given_up, MORE_SPACE
         elif isinstance(problem, SandboxError):
             message, hint = problem.message, problem.hint
         elif isinstance(problem, OSError):

@@ -2,24 +2,24 @@
 
 A running QEMU guest's export keeps the blocks that the source overwrites meanwhile in a file of
 the clone's folder; were that disk full, QEMU would fail the *source's* writes. A thin pool that is
-full stops every guest in it. So a run is given up while there is still room.
+full stops every guest in it, and so does a file system in which clones' files lie beside
+production's. So a run is given up while there is still room. And a thick snapshot that is full
+breaks the clone: what that does then is no verdict on the upgrade.
 """
 
 from __future__ import annotations
 
-import shutil
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from sandbox.deadline import Deadline
 from sandbox.errors import SandboxError
 from sandbox.hypervisors import Hypervisor
+from sandbox.records import Disk
 from sandbox.store import RunFolder
-from sandbox.volumes import lvm
+from sandbox.volumes.danger import look
 
-LEAST_FREE = 256 << 20  # bytes
-_LOCAL_INTERVAL, _HOST_INTERVAL = 1.0, 15.0  # seconds
+_LOCAL_INTERVAL, _FILES_INTERVAL, _VOLUMES_INTERVAL = 1.0, 5.0, 15.0  # seconds
 
 
 class SpaceGuard:
@@ -54,31 +54,26 @@ class SpaceGuard:
             except SandboxError:
                 continue  # a host that does not answer is the recipe's trouble
             if danger:
-                self._give_up(
-                    f"{danger}: the clone was given up so that the running source can go on writing"
-                )
+                self._give_up(danger)
                 return
 
 
 def space_guard(
-    hypervisor: Hypervisor, folder: RunFolder, give_up: Callable[[str], None]
+    hypervisor: Hypervisor,
+    folder: RunFolder,
+    disks: Sequence[Disk],
+    give_up: Callable[[str], None],
 ) -> SpaceGuard:
-    """The guard of what a clone on this hypervisor fills."""
-    if hypervisor.kind != "xen":
-        return SpaceGuard(lambda: disk_danger(folder.clone), give_up)
+    """The guard of what a clone of these disks fills."""
+    volumes = any(disk.store == "lvm" for disk in disks)
+    files = any(disk.store != "lvm" for disk in disks)
 
-    def pool_danger() -> str:
-        deadline = Deadline(60, "looking at the thin pools")
-        return lvm.survey(hypervisor.host, deadline).danger(folder.id)
+    def danger() -> str:
+        deadline = Deadline(60, "looking at the clone's storage")
+        return look(hypervisor, folder, deadline, volumes=volumes, files=files).why
 
-    return SpaceGuard(pool_danger, give_up, interval=_HOST_INTERVAL)
-
-
-def disk_danger(
-    folder: Path,
-    least: int = LEAST_FREE,
-    free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
-) -> str:
-    """Why a clone's writes beneath ``folder`` must end; "" while there is room."""
-    left = free(folder)
-    return f"{folder} has only {left >> 20} MiB free" if left < least else ""
+    interval = _LOCAL_INTERVAL
+    if hypervisor.kind == "xen":
+        # A file system has no warning marks as a thin pool has, and no watcher but us.
+        interval = _FILES_INTERVAL if files else _VOLUMES_INTERVAL
+    return SpaceGuard(danger, give_up, interval=interval)

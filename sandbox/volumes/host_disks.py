@@ -21,7 +21,7 @@ from sandbox.host import Host
 from sandbox.hypervisors import Mark
 from sandbox.hypervisors.clone_devices import CloneDisk
 from sandbox.records import Disk
-from sandbox.volumes import MadeDisks, lvm
+from sandbox.volumes import MadeDisks, host_space, lvm
 
 # On the host: a folder a run with its mark and the places of its files, which lie on the file
 # system of what they are copies of.
@@ -30,6 +30,7 @@ PLACE = ".upgrade-sandbox"  # beside the source's file
 _MARK, _PLACES = "mark.json", "places"
 _WATCHDOG = 60  # seconds after which a paused guest runs on, come what may
 _REFLINK, _EXPORT = "reflink copy", "read-only export"
+THIN, THICK = "thin snapshot", "thick snapshot"
 _PAUSED = re.compile(r"^paused-ns (\d+)$", re.MULTILINE)
 _REFLINK_NEEDED = (
     "a running guest's files need a file system with reflinks (XFS, btrfs), or LVM thin; "
@@ -51,9 +52,12 @@ class Step:
 class HostDisks:
     """Clones of a guest's disks on the host that has them."""
 
-    def __init__(self, host: Host, *, patience: int = _WATCHDOG) -> None:
+    def __init__(
+        self, host: Host, *, patience: int = _WATCHDOG, room: int = host_space.LEAST_AT_START
+    ) -> None:
         self._host = host
         self._patience = patience
+        self._room = room  # bytes that have to be free beside image files
 
     def make(
         self, name: str, running: bool, disks: Sequence[Disk], mark: Mark, deadline: Deadline
@@ -63,6 +67,8 @@ class HostDisks:
         files = [disk for disk in disks if disk.store != "lvm"]
         places = tuple(dict.fromkeys(_place(disk, mark.run) for disk in files))
         if files:
+            folders = [PurePosixPath(disk.path).parent for disk in files]
+            host_space.require_room(self._host, folders, self._room, deadline)
             self._make_folders(places, mark, deadline)
         reflinks = {place: self._can_reflink(place, deadline) for place in places}
         survey = lvm.survey(self._host, deadline) if len(files) < len(disks) else None
@@ -181,13 +187,18 @@ def _snapshot(disk: Disk, mark: Mark, survey: lvm.Survey) -> Step:
         disk,
         _clone(disk, path, "block"),
         tuple(lvm.snapshot_command(origin, name, mark)),
-        "thin snapshot" if origin.pool else "thick snapshot",
+        THIN if origin.pool else THICK,
         warning,
     )
 
 
 def _place(disk: Disk, run: str) -> PurePosixPath:
     return PurePosixPath(disk.path).parent / PLACE / run
+
+
+def places_of(run: str) -> PurePosixPath:
+    """The list of the folders on the host in which a run's files are."""
+    return FOLDER / run / _PLACES
 
 
 def _clone(disk: Disk, path: str, format: str) -> CloneDisk:

@@ -48,6 +48,7 @@ class Volume:
     pool: str  # "" for a thick one
     group_free: int
     tags: tuple[str, ...] = ()
+    overflowed: bool = False  # a thick snapshot that could not keep what its origin overwrote
 
     @property
     def path(self) -> str:
@@ -117,6 +118,17 @@ class Survey:
                 problem = self.pool_of(one).danger(POOL_DANGER)
                 if problem:
                     return problem
+        return ""
+
+    def overflow(self, run: str) -> str:
+        """Why a run's clone is no copy of its source any more; "" when it is."""
+        for one in self.by_path.values():
+            mark = read_tags(one.tags)
+            if mark is not None and mark.run == run and not one.pool and one.overflowed:
+                return (
+                    f"the thick snapshot {one.group}/{one.name} overflowed: production overwrote "
+                    "more than it has room for"
+                )
         return ""
 
 
@@ -291,4 +303,6 @@ def _volume(row: dict[str, str]) -> Volume:
         row["pool_lv"] if row["segtype"] == "thin" else "",  # caches have pools, too
         int(row["vg_free"] or 0),
         tuple(row["lv_tags"].split(",")) if row["lv_tags"] else (),
+        # Full is as good as invalid: the next write of production's finds no room.
+        overflowed=bool(row["lv_snapshot_invalid"]) or float(row["data_percent"] or 0) >= 100,
     )

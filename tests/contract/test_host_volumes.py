@@ -54,7 +54,7 @@ class Images:
         return path
 
     def make(self) -> MadeDisks:
-        return HostDisks(LocalHost()).make("web01", False, self.disks, MARK, soon())
+        return HostDisks(LocalHost(), room=0).make("web01", False, self.disks, MARK, soon())
 
     def remove(self) -> tuple[str, ...]:
         return host_disks.remove(LocalHost(), RUN, soon())

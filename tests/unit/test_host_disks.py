@@ -69,7 +69,7 @@ def make(
     patience: int = LONG,
     host: Host | None = None,
 ) -> MadeDisks:
-    maker = HostDisks(host or LocalHost(), patience=patience)
+    maker = HostDisks(host or LocalHost(), patience=patience, room=0)
     return maker.make(name, running, disks, MARK, soon())
 
 

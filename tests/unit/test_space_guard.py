@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from sandbox.errors import HostError
-from sandbox.space_guard import LEAST_FREE, SpaceGuard, disk_danger
+from sandbox.space_guard import SpaceGuard
+from sandbox.volumes.danger import LEAST_FREE, disk_danger
 
 
 class Alarm:
@@ -46,7 +47,7 @@ def test_a_host_that_does_not_answer_is_asked_again() -> None:
 
     with SpaceGuard(danger, alarm, interval=0.01):
         assert alarm.rung.wait(5)
-    assert alarm.said[0].startswith("the pool is 96 % full: the clone was given up")
+    assert alarm.said == ["the pool is 96 % full"]
 
 
 def test_too_little_is_one_alarm_with_the_figures(tmp_path: Path) -> None:
@@ -60,7 +61,6 @@ def test_too_little_is_one_alarm_with_the_figures(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert len(alarm.said) == 1
     assert f"{tmp_path} has only 5 MiB free" in alarm.said[0]
-    assert "running source" in alarm.said[0]
     assert alarm.threads == {"space-guard"}
 
 
