@@ -81,7 +81,9 @@ def main() -> None:
 @click.option("--upgrade", help="all, security, kernel, or packages: nginx,openssl=3.0.20,./x.deb")
 @click.option("--user", help="User to log in as (default: the scenario's, else root).")
 @click.option("--key", type=click.Path(path_type=Path), help="Private key that the guest accepts.")
-@click.option("--keep", is_flag=True, help="Leave the clone up, and say how to enter it.")
+@click.option(
+    "--keep", is_flag=True, help="Leave the clone up, and say how to enter it and what it costs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON, nothing else.")
 @click.option(
     "--picture", type=click.Path(path_type=Path), help="Save the terminal's picture (SVG) there."

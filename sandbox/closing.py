@@ -84,6 +84,8 @@ def close_killed(store: Store, reaped: Iterable[Reaped]) -> tuple[str, ...]:
             if done and not done.failed and not (folder.artifacts / "run.json").exists():
                 shutil.rmtree(folder.artifacts, ignore_errors=True)
             continue
+        if record.state == "kept" and done is not None:
+            close(folder, record, left_behind=done.failed)  # it has its verdict
         if record.state != "running":
             continue
         if done is not None:

@@ -24,6 +24,11 @@ from sandbox.terminal import TerminalProgress
 
 HTML = "report.html"
 _PICTURE_WIDTH = 100
+_PRICE = (
+    "until then it keeps its memory, and what it and production write takes space where",
+    "production's disks are: nothing watches that any more but `sandbox reap`, which ends",
+    "a kept clone when that space runs out",
+)
 _WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # rich names a web font
 
 
@@ -95,6 +100,8 @@ def show(console: Console, record: RunRecord, folder: Path) -> None:
         console.print("the clone is up; enter it with", markup=False)
         console.print(f"  {record.ssh_command}", markup=False)
         console.print(f"and remove it with  sandbox rm {record.id}", markup=False)
+        for line in _PRICE:
+            console.print(line, markup=False)
     if record.left_behind:
         console.print("not removed: " + "; ".join(record.left_behind), style="red", markup=False)
         console.print("`sandbox reap` tries again", markup=False)

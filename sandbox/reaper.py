@@ -18,6 +18,7 @@ from sandbox.errors import SandboxError
 from sandbox.hypervisors import Hypervisor
 from sandbox.store import OurProcess, RunFolder, Store, is_alive, is_elsewhere, start_time
 from sandbox.volumes import host_disks
+from sandbox.volumes.danger import look
 
 _PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "virt-customize")
 _GRACE = 60.0  # seconds
@@ -31,6 +32,7 @@ class Reaped:
     run: str
     removed: tuple[str, ...]
     failed: tuple[str, ...]
+    danger: str = ""  # why a clone that was kept on purpose had to go
 
 
 def domain_name(run_id: str) -> str:
@@ -164,6 +166,15 @@ def _is_abandoned(folder: RunFolder) -> bool:
 
 
 def reap(hypervisor: Hypervisor, store: Store) -> tuple[Reaped, ...]:
-    """Remove what dead runs left; live and kept ones are not touched."""
+    """Remove what dead runs left. Live ones are not touched, and kept ones only where their
+    writes are about to stop production's: nothing else watches them."""
     found = _abandoned(hypervisor, store)
-    return tuple(remove_run(hypervisor, found[run_id]) for run_id in sorted(found))
+    done = [remove_run(hypervisor, found[run_id]) for run_id in sorted(found)]
+    # One after the other, the oldest first: the next one may stay when there is room again.
+    for folder in map(store.folder, store.clone_ids()):
+        if is_on(folder, hypervisor) and folder.facts().get("kept") == "yes":
+            seen = look(hypervisor, folder, Deadline(60, "looking at a kept clone's storage"))
+            if seen.to_production:
+                removed = remove_run(hypervisor, folder)
+                done.append(replace(removed, danger=seen.to_production))
+    return tuple(done)

@@ -100,6 +100,10 @@ def _record(store: Store, folder: RunFolder) -> RunRecord | None:
 
 
 def _tell(done: Reaped) -> None:
+    if done.danger:
+        click.echo(
+            f"{done.run}: was kept, and ends now so that production can write: {done.danger}"
+        )
     if done.removed:
         click.echo(f"{done.run}: removed {', '.join(done.removed)}")
     for problem in done.failed:

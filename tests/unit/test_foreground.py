@@ -83,6 +83,7 @@ def test_a_kept_clone_is_entered_and_removed_with_these_words(
     out, _ = capsys.readouterr()
     folder = stage.folders[-1]
     assert "the clone is up; enter it with" in out
+    assert "takes space where\nproduction's disks are" in out
     assert f"ssh -F {folder.clone}/ssh_config clone" in out
     assert f"sandbox rm {folder.id}" in out
 
