@@ -30,6 +30,7 @@ _LIBXL_CONF = "/etc/libvirt/libxl.conf"
 # Programs of the host and the Debian package that brings them.
 _PROGRAMS = {
     "xl": "xen-utils-common",
+    "xenstore-read": "xenstore-utils",
     "lvs": "lvm2",
     "lvcreate": "lvm2",
     "qemu-img": "qemu-utils",
@@ -114,6 +115,7 @@ def _judgements(heard: Heard, limits: Limits) -> Iterator[tuple[str, Callable[[]
         yield f"{pool.group}/{pool.name}", partial(thin_pool, pool, limits)
     for name in _LOADERS:
         yield name, partial(loader, report, name)
+    yield "QEMU for Xen", partial(device_model, report)
     yield "consoles", partial(consoles, report)
     yield "disk", partial(space, report)
     for name in _PROGRAMS:
@@ -221,9 +223,30 @@ def loader(report: XenReport, name: str) -> Finding:
     return Finding(State.WARNING, f"not installed: {whom} cannot start", f"apt install {package}")
 
 
+def device_model(report: XenReport) -> Finding:
+    if report.device_models:
+        return Finding(State.OK, f"{report.device_models[0]}, for disks in files and HVM guests")
+    return Finding(
+        State.WARNING,
+        "not installed: guests with disks in files and HVM guests cannot start",
+        "apt install qemu-system-xen; guests on LVM do without",
+    )
+
+
 def consoles(report: XenReport) -> Finding:
+    """Ours are followed by us; without the daemon's log only production's last words are lost."""
     if report.console_daemon:
-        return Finding(State.OK, "xenconsoled runs: clones' consoles can be followed")
+        followed = "xenconsoled runs: clones' consoles can be followed"
+        if report.console_log in ("guest", "all"):
+            detail = f"{followed}; guests' consoles are logged (--log={report.console_log})"
+            return Finding(State.OK, detail)
+        detail = f"{followed}; guests' consoles are not logged"
+        if report.console_log_wanted in ("guest", "all"):
+            stated = f"XENCONSOLED_TRACE={report.console_log_wanted}"
+            return Finding(State.OK, f"{detail}: {stated} is set, but it runs without")
+        return Finding(
+            State.OK, f"{detail} (XENCONSOLED_TRACE=guest in /etc/default/xen logs them)"
+        )
     return Finding(
         State.WARNING,
         "xenconsoled does not run: guests have no console",

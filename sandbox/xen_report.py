@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,10 @@ class XenReport:
     autoballoon: str = ""  # of libvirt's libxl.conf, which starts our clones; xl.conf is for xl
     programs: Mapping[str, str] = field(default_factory=dict)  # name -> path
     loaders: tuple[str, ...] = ()  # paths
+    device_models: tuple[str, ...] = ()  # paths: QEMU for Xen
     console_daemon: bool = False
+    console_log: str = "none"  # of the running xenconsoled: none, guest, hv, all
+    console_log_wanted: str = ""  # as the host's configuration has it
     pools: tuple[lvm.Pool, ...] = ()
     volumes_problem: str = ""  # why LVM could not be asked
     space: int | None = None  # bytes free in /var/lib
@@ -92,12 +95,31 @@ def parse_report(text: str) -> XenReport:
         .strip(),
         programs=_pairs(sections.get("programs", ""), " "),
         loaders=tuple(sections.get("loaders", "").splitlines()),
+        device_models=tuple(sections.get("device-models", "").splitlines()),
         console_daemon=bool(sections.get("consoles")),
+        console_log=_console_log(sections.get("consoles", "").split("\n")) or "none",
+        console_log_wanted=_wanted_log(sections.get("console-settings", "")),
         pools=pools,
         volumes_problem=volumes_problem,
         space=int(space) if space.isdecimal() and space.isascii() else None,
         problem="" if "xen_version" in info else _last_line(sections.get("xl-info", "")),
     )
+
+
+def _console_log(words: Sequence[str]) -> str:
+    """The last ``--log=VALUE`` or ``--log VALUE`` of a command line; "" without one."""
+    said = ""
+    for word, following in zip(words, (*words, "")[1:], strict=True):
+        name, found, value = word.partition("=")
+        if name == "--log":
+            said = value if found else following
+    return said
+
+
+def _wanted_log(text: str) -> str:
+    """XENCONSOLED_TRACE, or --log in XENCONSOLED_ARGS: what the daemon is to be started with."""
+    pairs = {name: value.strip("\"'") for name, value in _pairs(text, "=").items()}
+    return pairs.get("XENCONSOLED_TRACE") or _console_log(pairs.get("XENCONSOLED_ARGS", "").split())
 
 
 def _pools(text: str) -> tuple[tuple[lvm.Pool, ...], str]:

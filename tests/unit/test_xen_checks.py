@@ -41,6 +41,8 @@ def test_a_real_answer_is_read() -> None:
     assert REPORT.programs["nft"] == "/usr/sbin/nft"
     assert "dnsmasq" not in REPORT.programs
     assert REPORT.console_daemon
+    assert (REPORT.console_log, REPORT.console_log_wanted) == ("none", "")
+    assert REPORT.device_models == ("/usr/libexec/xen-qemu-system-i386",)
     assert REPORT.pools == (Pool("vg0", "thin", 8 << 30, 4.04, 10.27),)
     assert REPORT.volumes_problem == ""
     assert REPORT.space == 3104305152
@@ -153,6 +155,38 @@ def test_dom0_memory() -> None:
     assert (taking.state, "/etc/libvirt/libxl.conf" in taking.hint) == (State.WARNING, True)
     assert checks.dom0_memory(replace(REPORT, autoballoon="0")).state is State.OK
     assert checks.dom0_memory(replace(REPORT, autoballoon='"off"')).state is State.BAD
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [
+        ("", "", "are not logged"),
+        ("--log=none\n--log-dir=/x", "", "are not logged"),
+        ("--log=guest", "", "are logged (--log=guest)"),
+        ("--log\nall\n-i", "", "are logged (--log=all)"),
+        ("--log=hv", "", "are not logged"),
+        ("--log=all\n--log=none", "", "are not logged"),
+        ("--log", "", "are not logged"),
+        ("-i", "XENCONSOLED_TRACE=guest", "is set, but it runs without"),
+        ("-i", "XENCONSOLED_ARGS='--timestamp=all --log=all'", "TRACE=all is set, but"),
+    ],
+)
+def test_consoles_say_whether_they_are_logged(arguments: str, settings: str, words: str) -> None:
+    found = checks.consoles(
+        parse_report(
+            f"== consoles\n/usr/sbin/xenconsoled\n{arguments}\n== console-settings\n{settings}\n"
+            "== end"
+        )
+    )
+    assert (found.state, words in found.detail) == (State.OK, True), found.detail
+    silent = checks.consoles(XenReport())
+    assert (silent.state, "does not run" in silent.detail) == (State.WARNING, True)
+
+
+def test_files_and_hvm_guests_need_qemu() -> None:
+    assert checks.device_model(REPORT).state is State.OK
+    found = checks.device_model(XenReport())
+    assert (found.state, "qemu-system-xen" in found.hint) == (State.WARNING, True)
 
 
 def test_memory_that_is_kept_free_is_not_for_clones() -> None:
