@@ -148,12 +148,12 @@ def _row(
     chain = boot_chain(domain.xml)
     row = GuestRow(host.name, name, state, chain.type, chain.loader, (), "yes")
     try:
-        source = guest_source(hypervisor, name, deadline, own_kernel=False)
+        source = guest_source(hypervisor, name, deadline, kernel="")
     except RequestError as problem:
         return _refused(row, problem.message, problem.hint), None
     disks = tuple(DiskRow(d.target, d.path, d.size, d.format) for d in source.disks)
     row = replace(row, disks=disks)
-    other_kernel = kernel_problem(hypervisor, domain, True)
+    other_kernel = kernel_problem(hypervisor, domain, "a new kernel")
     if other_kernel is not None:
         said = other_kernel.message, other_kernel.hint
         row = replace(row, rehearsal="packages only", reason=said[0], hint=said[1])

@@ -20,6 +20,7 @@ from sandbox.source import ImageSpec, Source, guest_source, image_source
 from sandbox.ssh import Login
 from sandbox.store import RunFolder, this_process
 from sandbox.upgraders import UpgradeRequest
+from sandbox.upgraders.kernels import named_kernels
 
 PLAN_SECONDS = 60.0
 CLEANUP_SECONDS = 120.0
@@ -96,8 +97,8 @@ def make_plan(
 def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> Source:
     stated = scenario.source
     if stated is not None and stated.guest is not None:
-        may_bring_kernel = scenario.upgrade.what in ("all", "security", "kernel")
-        source = guest_source(hypervisor, stated.guest, deadline, own_kernel=may_bring_kernel)
+        kernel = _kernel_asked_for(scenario, deadline)
+        source = guest_source(hypervisor, stated.guest, deadline, kernel=kernel)
         if source.domain is not None and source.running:
             busy = hypervisor.export_in_use(source.domain)
             if busy:
@@ -124,6 +125,14 @@ def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> S
         ),
         deadline,
     )
+
+
+def _kernel_asked_for(scenario: Scenario, deadline: Deadline) -> str:
+    """What of the upgrade may bring a kernel; "" for nothing."""
+    upgrade = scenario.upgrade.request()
+    if upgrade.what in ("all", "security", "kernel"):
+        return upgrade.describe()
+    return ", ".join(named_kernels(upgrade, deadline))
 
 
 def _login(scenario: Scenario, folder: RunFolder, deadline: Deadline) -> Login:

@@ -51,11 +51,12 @@ class Source:
 
 
 def guest_source(
-    hypervisor: Hypervisor, name: str, deadline: Deadline, *, own_kernel: bool = True
+    hypervisor: Hypervisor, name: str, deadline: Deadline, *, kernel: str = "a kernel"
 ) -> Source:
     """Inspect a guest; raises :class:`RequestError` where it cannot be rehearsed.
 
-    ``own_kernel``: the upgrade may bring a kernel, which the guest must then boot itself.
+    ``kernel``: what of the upgrade may bring one ("" for nothing), which the guest must then
+    boot itself.
     """
     domain = hypervisor.lookup(name)
     _require_truly_off(hypervisor, domain, deadline)
@@ -65,7 +66,7 @@ def guest_source(
         raise RequestError(
             f"{name!r} has no disk that can be cloned", "its disks must be image files or volumes"
         )
-    problem = kernel_problem(hypervisor, domain, own_kernel)
+    problem = kernel_problem(hypervisor, domain, kernel)
     if problem is not None:
         raise problem
     return Source(name, kind, domain.xml, disks, domain)
@@ -83,17 +84,18 @@ def _require_truly_off(hypervisor: Hypervisor, domain: SourceDomain, deadline: D
 
 
 def kernel_problem(
-    hypervisor: Hypervisor, domain: SourceDomain, own_kernel: bool
+    hypervisor: Hypervisor, domain: SourceDomain, kernel: str
 ) -> RequestError | None:
     """Why the kernel that a clone would run is not the one that is rehearsed; None when it is."""
     if hypervisor.kind == "xen":
         chain = boot_chain(domain.xml)
-        if chain.own_kernel or not own_kernel:
+        if chain.own_kernel or not kernel:
             return None
-        what = f"{chain.loader}, not its own disk's kernel"
+        what = f"{chain.loader}, not its own disk's kernel: {kernel} would not be what runs"
         hint = (
             "boot the guest by pvgrub (<kernel> naming grub-xen's image) or pygrub, so that the "
-            "kernel it installs is the one that runs; upgrades of named packages can be rehearsed"
+            "kernel it installs is the one that runs; named packages without a kernel can be "
+            "rehearsed as it is"
         )
     else:
         if etree.fromstring(domain.xml.encode()).find("./os/kernel") is None:

@@ -133,10 +133,10 @@ PVGRUB = f"{PYGRUB}<kernel>/usr/lib/grub-xen/grub-x86_64-xen.bin</kernel>"
 HOSTS = f"{PYGRUB}<kernel>/boot/vmlinuz-6.1</kernel>"
 
 
-def on_xen(devices: str, os: str = PYGRUB, *, own_kernel: bool = True) -> Source:
+def on_xen(devices: str, os: str = PYGRUB, *, kernel: str = "linux-image-amd64") -> Source:
     hypervisor = FakeHypervisor(kind="xen")
     hypervisor.define(guest(devices, os), running=True)
-    return guest_source(hypervisor, "web01", soon(), own_kernel=own_kernel)
+    return guest_source(hypervisor, "web01", soon(), kernel=kernel)
 
 
 def test_files_of_a_xen_guest_are_read_by_the_hosts_own_tools(tmp_path: Path) -> None:
@@ -158,8 +158,9 @@ def test_a_xen_guest_with_the_hosts_kernel_is_for_upgrades_without_one(tmp_path:
     devices = disk("xvda", f"file='{make_image(tmp_path / 'a.qcow2')}'")
     with pytest.raises(RequestError, match=r"the host.s kernel /boot/vmlinuz-6\.1") as caught:
         on_xen(devices, HOSTS)
+    assert "linux-image-amd64 would not be what runs" in caught.value.message
     assert "pvgrub" in caught.value.hint
-    assert on_xen(devices, HOSTS, own_kernel=False).disks
+    assert on_xen(devices, HOSTS, kernel="").disks
 
 
 @pytest.mark.parametrize(
