@@ -66,13 +66,16 @@ class CloneLease:
         self.reaped: Reaped | None = None
         self.kept = False
 
-    def end(self, *, keep: bool) -> None:
-        """Remove the clone, or leave it up until `sandbox rm`."""
+    def end(self, deadline: Deadline, *, keep: bool) -> None:
+        """Remove the clone, or leave it up until `sandbox rm`. A host that cannot be reached for
+        a while is waited for until the deadline."""
         if keep:
             self._folder.note(kept="yes")
             self.kept = True
         else:
-            self.reaped = remove_run(self._hypervisor, self._folder)
+            # Should even this be interrupted, nobody may think that all is gone.
+            self.reaped = Reaped(self._folder.id, (), ("the clean-up was interrupted",))
+            self.reaped = remove_run(self._hypervisor, self._folder, deadline)
 
 
 def create_clone(

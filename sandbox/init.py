@@ -26,7 +26,7 @@ from sandbox.hypervisors.acceleration import acceleration
 from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec
 from sandbox.limits import NO_LIMITS, Limits
 from sandbox.observe import observe
-from sandbox.plan import PLAN_SECONDS, Plan, make_plan
+from sandbox.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_plan
 from sandbox.reaper import remove_run
 from sandbox.records import Observation, Phase
 from sandbox.report.clean import one_line
@@ -191,7 +191,7 @@ def _look_inside(
         click.echo("\ninterrupted: the clone is being removed, nothing is written", err=True)
         raise
     finally:
-        lease.end(keep=False)
+        lease.end(Deadline(CLEANUP_SECONDS, "removing the clone"), keep=False)
         _tell_removal(lease, folder)
 
 

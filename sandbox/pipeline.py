@@ -57,10 +57,10 @@ def rehearse(
             run.blame(signal)
         except Exception as problem:
             run.blame(problem)
-        with run.phase(Phase.CLEANUP, CLEANUP_SECONDS):
+        with run.phase(Phase.CLEANUP, CLEANUP_SECONDS) as deadline:
             interrupted = _take(run, undo.close) or interrupted
             keep = keep and run.has_clone and interrupted is None
-            interrupted = _take(run, lambda: lease.end(keep=keep)) or interrupted
+            interrupted = _take(run, lambda: lease.end(deadline, keep=keep)) or interrupted
             interrupted = _take(run, lambda: evidence.prove_untouched(run, witness)) or interrupted
     if interrupted is not None:
         run.end(lease)

@@ -23,7 +23,7 @@ from sandbox.upgraders import UpgradeRequest
 from sandbox.upgraders.kernels import named_kernels
 
 PLAN_SECONDS = 60.0
-CLEANUP_SECONDS = 120.0
+CLEANUP_SECONDS = 300.0  # of which all but some are for a host that cannot be reached
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,20 @@ from pathlib import Path
 
 from sandbox import network
 from sandbox.deadline import Deadline
-from sandbox.errors import SandboxError
+from sandbox.errors import DeadlineExceeded, SandboxError
+from sandbox.host import HostLost
 from sandbox.hypervisors import Hypervisor
 from sandbox.store import OurProcess, RunFolder, Store, is_alive, is_elsewhere, start_time
 from sandbox.volumes import host_disks
 from sandbox.volumes.danger import look
 
 _PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "virt-customize")
+_RETRY_PAUSE = 2.0  # seconds
 _GRACE = 60.0  # seconds
 _GRACE_ELSEWHERE = 1800.0  # seconds beyond the deadline; clocks may differ
+
+
+Step = Callable[[], list[str]]
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,16 @@ def domain_name(run_id: str) -> str:
     return f"sandbox-{run_id}"
 
 
-def remove_run(hypervisor: Hypervisor, folder: RunFolder) -> Reaped:
+def remove_run(
+    hypervisor: Hypervisor, folder: RunFolder, deadline: Deadline | None = None
+) -> Reaped:
     """Remove a run's domain, processes, export, network and disks, in that order.
 
-    One step that fails does not keep the others from being tried.
+    One step that fails does not keep the others from being tried. Until the ``deadline``, if there
+    is one, a step that failed since the host could not be reached is tried again.
     """
     removed: list[str] = []
-    failed: list[str] = []
+    failed: dict[Step, str] = {}
     source = folder.facts().get("source", "")
 
     def domain() -> list[str]:
@@ -72,13 +80,23 @@ def remove_run(hypervisor: Hypervisor, folder: RunFolder) -> Reaped:
         folder.remove_clone()
         return [f"folder {folder.clone}"]
 
-    steps: tuple[Callable[[], list[str]], ...] = (domain, processes, export, bridge, disks)
-    for step in steps:
-        try:
-            removed.extend(step())
-        except (SandboxError, OSError) as problem:
-            failed.append(str(problem))
-    return Reaped(folder.id, tuple(removed), tuple(failed))
+    steps: tuple[Step, ...] = (domain, processes, export, bridge, disks)
+    waiting = steps
+    while True:
+        lost = set()
+        for step in waiting:
+            failed.pop(step, None)
+            try:
+                removed.extend(step())
+            except (SandboxError, OSError) as problem:
+                failed[step] = str(problem)
+                # A program that took too long hung on the way there, as often as not.
+                if isinstance(problem, HostLost | DeadlineExceeded):
+                    lost.add(step)
+        if not lost or deadline is None or deadline.remaining() < 2 * _RETRY_PAUSE:
+            return Reaped(folder.id, tuple(removed), tuple(failed.values()))
+        deadline.sleep(_RETRY_PAUSE)
+        waiting = tuple(step for step in steps if step in lost or step is disks)
 
 
 def _unregistered(folder: RunFolder) -> Iterator[OurProcess]:

@@ -17,8 +17,9 @@ from lxml import etree
 
 from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, HostError, RequestError
-from sandbox.host import Host, RemoteHost, host_of
+from sandbox.host import Host, HostLost, RemoteHost, host_of
 from sandbox.hypervisors import Mark, SourceDomain, Vitals, unknown_guest
+from sandbox.hypervisors.bounded import bounded
 from sandbox.hypervisors.marks import read_mark, require_mark
 
 STATES = {
@@ -44,7 +45,7 @@ class LibvirtBase:
     def __init__(self, uri: str, connection: Any, host: Host | None = None) -> None:
         self.uri = uri
         self.host = host or host_of(uri)
-        self._last_connection = connection
+        self._last_connection: Any = connection
         self._lock = threading.RLock()
 
     @classmethod
@@ -57,27 +58,41 @@ class LibvirtBase:
     def _connection(self) -> Any:
         """The connection, opened again where it broke."""
         with self._lock:
-            if not _is_alive(self._last_connection):
+            connection = self._last_connection
+            if connection is None or not _is_alive(connection):
                 real = self.host.uri if isinstance(self.host, RemoteHost) else self.uri
-                self._last_connection = _reopen(real)
-            return self._last_connection
+                connection = self._last_connection = _reopen(real)
+            return connection
+
+    def abandon(self) -> None:
+        """Leave the connection and its lock to the calls that hang in it; the next one opens
+        another. It is not closed: that would hang as well."""
+        self._last_connection, self._lock = None, threading.RLock()
 
     def close(self) -> None:
-        with contextlib.suppress(libvirt.libvirtError):
-            self._last_connection.close()
+        with contextlib.suppress(HostLost):  # a daemon that hangs forgets us when it goes on
+            self._close()
 
+    @bounded
+    def _close(self) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            if self._last_connection is not None:
+                self._last_connection.close()
+
+    @bounded
     def guests(self) -> tuple[str, ...]:
         with translated("listing the guests"):
             domains = self._connection.listAllDomains(0)
         ours = {_DOM0, *(name for name, _mark in self.marked_domains())}
         return tuple(sorted(d.name() for d in domains if d.name() not in ours))
 
+    @bounded
     def lookup(self, name: str) -> SourceDomain:
         try:
             domain = self._connection.lookupByName(name)
         except libvirt.libvirtError as problem:
             if problem.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise HostError(f"looking up {name!r}: {say(problem)}") from problem
+                raise failed(f"looking up {name!r}", problem) from problem
             raise unknown_guest(name, self.guests(), self.uri) from problem
         with translated(f"reading {name!r}"):
             running = self.state(name) in ("running", "paused")
@@ -89,6 +104,7 @@ class LibvirtBase:
                 raise RequestError(f"{name!r} is a clone of ours, not a guest")
             return SourceDomain(name, domain.UUIDString(), xml, running)
 
+    @bounded
     def vitals(self, source: SourceDomain) -> Vitals:
         with translated(f"reading {source.name!r}"):
             domain = self._connection.lookupByUUIDString(source.uuid)
@@ -98,6 +114,7 @@ class LibvirtBase:
             instance = str(domain.ID()) if running else ""
         return Vitals(running, xml, disk_chain(xml), instance, cpu, ())
 
+    @bounded
     def start(self, xml: str, deadline: Deadline) -> None:
         deadline.check()
         try:
@@ -108,23 +125,26 @@ class LibvirtBase:
                 "`sandbox doctor` checks this host; the clone's XML is among the artifacts",
             ) from problem
 
+    @bounded
     def state(self, name: str) -> str:
         try:
             state, reason = self._connection.lookupByName(name).state()
         except libvirt.libvirtError as problem:
             if problem.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return "off"
-            raise HostError(f"reading the state of {name!r}: {say(problem)}") from problem
+            raise failed(f"reading the state of {name!r}", problem) from problem
         return self._state_of(state, reason)
 
     def _state_of(self, state: int, _reason: int) -> str:
         return STATES.get(state, "off")
 
+    @bounded
     def destroy(self, name: str, run: str) -> bool:
         return self._remove(
             lambda: self._connection.lookupByName(name), libvirt.VIR_ERR_NO_DOMAIN, name, run
         )
 
+    @bounded
     def destroy_network(self, name: str, run: str) -> bool:
         return self._remove(
             lambda: self._connection.networkLookupByName(name),
@@ -141,15 +161,17 @@ class LibvirtBase:
         except libvirt.libvirtError as problem:
             if problem.get_error_code() == absent:
                 return False
-            raise HostError(f"removing {name!r}: {say(problem)}") from problem
+            raise failed(f"removing {name!r}", problem) from problem
         return True
 
+    @bounded
     def create_network(self, xml: str) -> None:
         try:
             self._connection.networkCreateXML(xml)
         except libvirt.libvirtError as problem:
             raise HostError(f"cannot create the clone's network: {say(problem)}") from problem
 
+    @bounded
     def leases(self, network: str) -> tuple[tuple[str, str], ...]:
         try:
             leases = self._connection.networkLookupByName(network).DHCPLeases()
@@ -157,9 +179,11 @@ class LibvirtBase:
             return ()  # asked again in a moment; the link-local address is the first way anyway
         return tuple((lease["mac"].lower(), lease["ipaddr"]) for lease in leases)
 
+    @bounded
     def marked_domains(self) -> tuple[tuple[str, Mark], ...]:
         return self._marked(lambda: self._connection.listAllDomains(0))
 
+    @bounded
     def marked_networks(self) -> tuple[tuple[str, Mark], ...]:
         return self._marked(lambda: self._connection.listAllNetworks(0))
 
@@ -210,11 +234,9 @@ def _reopen(uri: str) -> Any:
     while True:
         try:
             return _open(uri, deadline)
-        except DeadlineExceeded:
-            raise
-        except HostError:
+        except HostError as problem:
             if deadline.remaining() < 2:
-                raise
+                raise HostLost(problem.message, problem.hint) from problem
             deadline.sleep(1)
 
 
@@ -240,7 +262,14 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except libvirt.libvirtError as problem:
-        raise HostError(f"{doing}: {say(problem)}", "is libvirtd running?") from problem
+        raise failed(doing, problem, "is libvirtd running?") from problem
+
+
+def failed(doing: str, problem: Any, hint: str = "") -> HostError:
+    """Our error for one of libvirt's: another one where the connection broke, since what was asked
+    for can be asked again."""
+    broke = problem.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
+    return (HostLost if broke else HostError)(f"{doing}: {say(problem)}", hint)
 
 
 def say(problem: Any) -> str:

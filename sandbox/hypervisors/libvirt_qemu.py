@@ -14,6 +14,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import HostError
 from sandbox.hypervisors import Export, SourceDomain
 from sandbox.hypervisors.backup_xml import backup_socket, backup_xml
+from sandbox.hypervisors.bounded import bounded
 from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml, clone_xml
 from sandbox.hypervisors.libvirt_base import LibvirtBase, disk_chain, dotted, say, translated
 from sandbox.records import Disk
@@ -33,6 +34,7 @@ class LibvirtQemu(LibvirtBase):
 
     kind = "qemu"
 
+    @bounded
     def version(self) -> str:
         return (
             f"QEMU {dotted(self._connection.getVersion())}, "
@@ -42,12 +44,14 @@ class LibvirtQemu(LibvirtBase):
     def derive(self, source_xml: str, spec: CloneSpec) -> CloneXml:
         return clone_xml(source_xml, spec)
 
+    @bounded
     def free_memory(self) -> int:
         with translated("reading the free memory"):
             stats = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
         # What the page cache holds is given back to a new guest: count it as free.
         return int(stats["free"] + stats.get("cached", 0) + stats.get("buffers", 0)) * 1024
 
+    @bounded
     def export_running(
         self, source: SourceDomain, disks: Sequence[Disk], folder: Path, deadline: Deadline
     ) -> tuple[Export, ...]:
@@ -69,6 +73,7 @@ class LibvirtQemu(LibvirtBase):
             ) from problem
         return tuple(Export(d.target, socket, d.target, d.size) for d in disks)
 
+    @bounded
     def export_in_use(self, source: SourceDomain) -> str:
         with translated(f"reading the jobs of {source.name!r}"):
             domain = self._connection.lookupByUUIDString(source.uuid)
@@ -76,6 +81,7 @@ class LibvirtQemu(LibvirtBase):
                 return ""
         return f"{source.name!r} has a backup, migration or rehearsal in progress"
 
+    @bounded
     def end_export(self, source: str, folder: Path) -> bool:
         try:
             if not self._is_exported(source, folder):
@@ -104,6 +110,7 @@ class LibvirtQemu(LibvirtBase):
             raise
         return socket is not None and socket.parent == folder / _EXPORT
 
+    @bounded
     def screenshot(self, name: str) -> bytes | None:
         from PIL import Image
 

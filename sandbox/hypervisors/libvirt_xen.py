@@ -15,6 +15,7 @@ from lxml import etree
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
 from sandbox.hypervisors import Export, SourceDomain
+from sandbox.hypervisors.bounded import bounded
 from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml, memory_of
 from sandbox.hypervisors.libvirt_base import STATES, LibvirtBase, dotted, say, translated
 from sandbox.hypervisors.xen_xml import xen_clone_xml
@@ -30,6 +31,7 @@ class LibvirtXen(LibvirtBase):
 
     kind = "xen"
 
+    @bounded
     def version(self) -> str:
         return (
             f"Xen {dotted(self._connection.getVersion())}, "
@@ -39,6 +41,7 @@ class LibvirtXen(LibvirtBase):
     def derive(self, source_xml: str, spec: CloneSpec) -> CloneXml:
         return xen_clone_xml(source_xml, spec)
 
+    @bounded
     def free_memory(self) -> int:
         """What Xen has for new domains: nothing is ever taken from dom0."""
         with translated("reading the free memory"):
@@ -101,11 +104,13 @@ class LibvirtXen(LibvirtBase):
         # A domain of ours is transient: where it is still listed, it is being started again.
         return "restarting"
 
+    @bounded
     def guest_types(self) -> tuple[str, ...]:
         """What libvirt can start here: "pv", "pvh", "hvm"."""
         with translated("reading what the host can run"):
             return guest_types(self._connection.getCapabilities())
 
+    @bounded
     def from_xl(self, config: str) -> str:
         try:
             return str(self._connection.domainXMLFromNative("xen-xl", config, 0))
@@ -115,6 +120,7 @@ class LibvirtXen(LibvirtBase):
                 "define the guest by hand: virsh define FILE",
             ) from problem
 
+    @bounded
     def define(self, xml: str) -> None:
         with translated("defining the guest"):
             self._connection.defineXML(xml)

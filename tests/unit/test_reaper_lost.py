@@ -1,4 +1,4 @@
-"""Runs whose whole state folder is gone: only what runs is left to tell of them."""
+"""Runs whose state folder or whose host is gone for a while: what is removed all the same."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from sshd import wait_for
 from test_reaper import clone_of, hypervisor, store
 
+from sandbox import reaper
+from sandbox.deadline import Deadline
+from sandbox.errors import DeadlineExceeded, HostError
+from sandbox.host import HostLost
 from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.reaper import reap
+from sandbox.reaper import reap, remove_run
 from sandbox.settings import Settings
 from sandbox.store import Store
 
@@ -40,3 +45,64 @@ def test_the_processes_of_a_lost_state_folder_are_ended_too(
     finally:
         server.kill()
         server.wait()
+
+
+# -- the way to the host is cut for a while ---------------------------------------------------
+
+LOST = HostLost("the host a cannot be reached", "try: ssh a")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaper, "_RETRY_PAUSE", 0.02)
+
+
+@pytest.mark.parametrize("problem", [LOST, DeadlineExceeded("removing the gate: ssh", 20)])
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_host_that_comes_back_is_cleaned_up(
+    hypervisor: FakeHypervisor, store: Store, problem: Exception, times: int
+) -> None:
+    folder = store.create()
+    clone_of(hypervisor, folder)
+    for method in ("destroy", "end_export", "destroy_network"):
+        hypervisor.fail(method, *[problem] * times)
+    done = remove_run(hypervisor, folder, Deadline(20, "cleanup"))
+    assert done.failed == ()
+    assert len(done.removed) == 4
+    assert list(hypervisor.domains) == ["web01"]
+    assert hypervisor.networks == {}
+    assert not folder.clone.exists()
+
+
+def test_a_host_that_stays_away_is_waited_for_until_the_deadline(
+    hypervisor: FakeHypervisor, store: Store
+) -> None:
+    folder = store.create()
+    clone_of(hypervisor, folder)
+    hypervisor.fail("destroy", *[LOST] * 10_000)
+    deadline = Deadline(0.5, "cleanup")
+    done = remove_run(hypervisor, folder, deadline)
+    assert done.failed == (str(LOST),)
+    assert deadline.remaining() < 0.1
+    assert len(hypervisor._failures["destroy"]) < 9_998, "it was tried again"
+    assert hypervisor.networks == {}, "what could be removed is"
+    assert folder.clone.exists(), "a later reap needs it"
+
+
+def test_what_is_refused_is_not_asked_again(hypervisor: FakeHypervisor, store: Store) -> None:
+    folder = store.create()
+    clone_of(hypervisor, folder)
+    hypervisor.fail("destroy", HostError("it will not die"), HostError("again"))
+    hypervisor.fail("destroy_network", LOST)
+    done = remove_run(hypervisor, folder, Deadline(20, "cleanup"))
+    assert done.failed == ("it will not die",)
+    assert hypervisor.networks == {}
+
+
+def test_without_a_deadline_nothing_is_waited_for(hypervisor: FakeHypervisor, store: Store) -> None:
+    """`sandbox rm` and `reap`: somebody sits before them, or they come again."""
+    folder = store.create()
+    clone_of(hypervisor, folder)
+    hypervisor.fail("destroy", LOST)
+    assert remove_run(hypervisor, folder).failed == (str(LOST),)
+    assert remove_run(hypervisor, folder).failed == ()
