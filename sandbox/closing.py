@@ -44,6 +44,15 @@ def close(folder: RunFolder, record: RunRecord, *, left_behind: Iterable[str] = 
     return closed
 
 
+def warned(record: RunRecord, warning: str) -> RunRecord:
+    """With one more line about what the clone cost, or would have cost, production."""
+    if record.source is None:
+        return record
+    warnings = (*record.source.warnings, warning)
+    source = record.source.model_copy(update={"warnings": warnings})
+    return record.model_copy(update={"source": source})
+
+
 def _killed(folder: RunFolder, record: RunRecord) -> RunRecord:
     """With a verdict, which a run that was killed could not give itself.
 

@@ -21,7 +21,7 @@ from sandbox.errors import HostError, RequestError, SandboxError
 from sandbox.records import RunRecord
 from sandbox.report import render
 from sandbox.report.clean import one_line
-from sandbox.report.view import duration, headline, instant
+from sandbox.report.view import duration, headline, instant, price_of_keeping
 from sandbox.request import find_scenario, scenario_names
 from sandbox.scenario import load_scenario
 from sandbox.settings import Settings
@@ -181,6 +181,8 @@ def print_run(record: RunRecord, folder: RunFolder, *, as_json: bool) -> None:
         console.print("\nThe clone is up; enter it with", style="bold")
         console.print(Text(f"  {one_line(record.ssh_command)}"))
         console.print(Text(f"and remove it with\n  sandbox rm {record.id}"))
+        if price_of_keeping(record):
+            console.print(Text(f"Price: {price_of_keeping(record)}", "yellow"))
     if record.left_behind:
         console.print("\nNot removed (`sandbox reap` tries again)", style="bold red")
         for thing in record.left_behind:

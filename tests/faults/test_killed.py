@@ -94,15 +94,18 @@ def _kill_in(phase: Phase, run: Command, sandbox: Start, lab: Lab) -> None:
     assert "nothing to remove" in sandbox("reap").succeed()
 
 
-@pytest.mark.parametrize("number", [1, 2], ids=["qemu-nbd", "ssh"])
+@pytest.mark.parametrize(
+    ("number", "role"),
+    [(1, "watches"), (2, "exports"), (3, "masters")],
+    ids=["watch", "nbd", "ssh"],
+)
 def test_before_a_process_was_noted_down(
-    number: int, sandbox: Start, scenario: Path, lab: Lab
+    number: int, role: str, sandbox: Start, scenario: Path, lab: Lab
 ) -> None:
     """Too short a moment to be hit by luck: the command kills itself in it."""
     program = (sys.executable, "-c", DIE_AT_REGISTERING, number)
     run = sandbox("run", scenario, *_image(lab), program=program)
     assert run.finish() == -signal.SIGKILL
-    role = "exports" if number == 1 else "masters"
     assert leftovers.count(lab.settings.state)[role] == 1, "this kill would prove nothing"
     reaped = sandbox("reap").succeed()
     assert leftovers.count(lab.settings.state) == {}, reaped
