@@ -19,7 +19,7 @@ from sandbox.hypervisors import Hypervisor
 from sandbox.store import OurProcess, RunFolder, Store, is_alive, is_elsewhere, start_time
 from sandbox.volumes import host_disks
 
-_PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "virt-customize")
+_PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "unshare", "virt-customize")
 DISK_WATCH = "sandbox.disk_watch"  # the module that runs as a process beside a clone
 _GRACE = 60.0  # seconds
 _GRACE_ELSEWHERE = 1800.0  # seconds beyond the deadline; clocks may differ

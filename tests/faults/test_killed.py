@@ -12,10 +12,11 @@ from pathlib import Path
 
 import leftovers
 import pytest
-from commands import Command
+from commands import PATIENCE, Command
 from guests import PRODUCTION, Lab, new_state
 from scenario_of_faults import SCENARIO
 
+from sandbox.deadline import Deadline
 from sandbox.demo.guest import Production
 from sandbox.records import Phase
 
@@ -109,6 +110,24 @@ def test_before_a_process_was_noted_down(
     assert leftovers.count(lab.settings.state)[role] == 1, "this kill would prove nothing"
     reaped = sandbox("reap").succeed()
     assert leftovers.count(lab.settings.state) == {}, reaped
+
+
+def test_while_a_key_is_put_into_the_disk(sandbox: Start, scenario: Path, lab: Lab) -> None:
+    """libguestfs' own machine runs by then; its sockets would be in everybody's /tmp."""
+    with (scenario / "scenario.yaml").open("a") as file:
+        file.write("login: {inject: true}\n")
+    before = set(Path("/tmp").glob("libguestfs*"))
+    run = sandbox("run", scenario, "--image", lab.image.path, "--format", "qcow2")
+    own_tmp = "clones/*/tmp/libguestfs*/guestfsd.sock"
+    deadline = Deadline(PATIENCE, "waiting for libguestfs")
+    while not list(lab.settings.state.glob(own_tmp)):
+        deadline.check(run.output)
+        time.sleep(0.1)
+    run.kill()
+    assert leftovers.count(lab.settings.state)["processes"] > 2, "this kill would prove nothing"
+    reaped = sandbox("reap").succeed()
+    assert leftovers.count(lab.settings.state) == {}, reaped
+    assert set(Path("/tmp").glob("libguestfs*")) == before
 
 
 @pytest.mark.parametrize("attempt", range(12))
