@@ -120,6 +120,7 @@ def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> S
             machine=image.machine,
             disk_bus=image.disk_bus,
             nic=image.nic,
+            bases=image.bases,
         ),
         deadline,
     )
