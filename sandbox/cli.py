@@ -133,9 +133,11 @@ def report(run_id: str, format_: str, output: Path | None) -> None:
       sandbox report latest
       sandbox report latest --format junit --output junit.xml
     """
+    from sandbox.closing import told
     from sandbox.report import render
 
-    folder, record = _load(run_id)
+    folder, read = _load(run_id)
+    record = told(folder, read)
     colour = format_ == "text" and output is None and sys.stdout.isatty()
     text = render(record, folder.artifacts, format_, colour=colour)
     if output is None:

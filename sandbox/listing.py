@@ -162,6 +162,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def print_run(record: RunRecord, folder: RunFolder, *, as_json: bool) -> None:
     """One run: its answer first, then its phases, its files and how to enter a kept clone."""
+    record = closing.told(folder, record)
     if as_json:
         click.echo(render(record, folder.artifacts, "json"))
         return
@@ -171,8 +172,6 @@ def print_run(record: RunRecord, folder: RunFolder, *, as_json: bool) -> None:
     took = duration(record.finished - record.started) if record.finished else "not finished"
     words = f"run {record.id}, scenario {record.scenario}, {instant(record.started)}, {took}"
     console.print(Text(one_line(words), "dim"))
-    if record.decision is None and closing.was_killed(folder, record):
-        console.print(Text("the sandbox was killed; `sandbox reap` cleans up", "bold magenta"))
     if record.decision is not None and record.decision.hint:
         console.print(Text.assemble(("What to do: ", "bold"), one_line(record.decision.hint)))
     _print_phases(console, record)
