@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,7 +23,7 @@ EXIT_CODES = """\b
 Exit codes:
   0  pass          the upgrade is safe to apply
   1  fail          it is not
-  2  rejected      the request is wrong: nothing was cloned
+  2  rejected      the request is wrong: unknown guest, bad scenario, key refused
   3  inconclusive  nobody may conclude that it is safe
   4  error         the sandbox itself failed: try again
   130  interrupted (Ctrl-C), everything cleaned up
@@ -34,9 +33,30 @@ IMAGE_FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
 HOST = "A name of hosts.yaml, or a libvirt URI (default: SANDBOX_URI, else this machine)."
 
 
+Completer = Callable[[click.Context, click.Parameter, str], Any]
+
+
+def _completing(what: str) -> Completer:
+    """A list of :mod:`sandbox.completing`, which is read when a shell asks for it."""
+
+    def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> Any:
+        from sandbox import completing
+
+        if what == "guests":
+            return completing.guests(begun, context.params.get("host"))
+        return getattr(completing, what)(begun)
+
+    return complete
+
+
 def on_host(help: str = HOST) -> Callable[[click.decorators.FC], click.decorators.FC]:
     """The option --host."""
-    return click.option("--host", metavar="HOST", help=help)
+    return click.option("--host", metavar="HOST", help=help, shell_complete=_completing("hosts"))
+
+
+def of_guest(help: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """The option --guest."""
+    return click.option("--guest", help=help, shell_complete=_completing("guests"))
 
 
 class Main(click.Group):
@@ -73,8 +93,8 @@ def main() -> None:
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("scenario")
-@click.option("--guest", help="Guest (libvirt domain) to rehearse; it may be running.")
+@click.argument("scenario", shell_complete=_completing("scenarios"))
+@of_guest("Guest (libvirt domain) to rehearse; it may be running.")
 @on_host()
 @click.option("--image", type=click.Path(path_type=Path), help="Disk image to rehearse instead.")
 @click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Of the image.")
@@ -124,7 +144,7 @@ def run(
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=lambda *given: _run_ids(given[-1]))
+@click.argument("run_id", metavar="RUN", shell_complete=_completing("run_ids"))
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
 def report(run_id: str, format_: str, output: Path | None) -> None:
@@ -135,9 +155,11 @@ def report(run_id: str, format_: str, output: Path | None) -> None:
       sandbox report latest
       sandbox report latest --format junit --output junit.xml
     """
+    from sandbox.closing import told
     from sandbox.report import render
 
-    folder, record = _load(run_id)
+    folder, read = _load(run_id)
+    record = told(folder, read)
     colour = format_ == "text" and output is None and sys.stdout.isatty()
     text = render(record, folder.artifacts, format_, colour=colour)
     if output is None:
@@ -166,17 +188,28 @@ main.add_command(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Newest so many."
 )
 def list_runs(as_json: bool, limit: int) -> None:
-    """List the runs, newest first."""
+    """List the runs, newest first.
+
+    \b
+    Examples:
+      sandbox list --limit 5
+      sandbox list --json | jq -r 'select(.verdict == "fail") | .reason'
+    """
     from sandbox.listing import print_runs
 
     print_runs(_settings(), as_json=as_json, limit=limit)
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=lambda *given: _run_ids(given[-1]))
+@click.argument("run_id", metavar="RUN", shell_complete=_completing("run_ids"))
 @click.option("--json", "as_json", is_flag=True, help="The whole record.")
 def show(run_id: str, as_json: bool) -> None:
-    """Show one run: its verdict, phases and where its files are."""
+    """Show one run: its verdict, phases and where its files are.
+
+    \b
+    Examples:
+      sandbox show latest
+    """
     from sandbox.listing import print_run
 
     folder, record = _load(run_id)
@@ -184,11 +217,17 @@ def show(run_id: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=lambda *given: _run_ids(given[-1]))
+@click.argument("run_id", metavar="RUN", shell_complete=_completing("run_ids"))
 @click.option("--record", is_flag=True, help="Remove the record and its artifacts, too.")
 @on_host("Ask this host instead of the one that the run noted.")
 def rm(run_id: str, record: bool, host: str | None) -> None:
-    """Remove the clone of RUN that was kept (--record: everything of it)."""
+    """Remove the clone of RUN that was kept (--record: everything of it).
+
+    \b
+    Examples:
+      sandbox rm latest
+      sandbox rm --record 3fa2b1
+    """
     from sandbox.removing import remove
 
     remove(_settings(), run_id, with_record=record, host=host)
@@ -197,7 +236,13 @@ def rm(run_id: str, record: bool, host: str | None) -> None:
 @main.command()
 @on_host("Only there (default: on every host that is known).")
 def reap(host: str | None) -> None:
-    """Remove what killed runs left behind; live and kept ones are not touched."""
+    """Remove what killed runs left behind; live and kept ones are not touched.
+
+    \b
+    Examples:
+      sandbox reap
+      sandbox reap --host xen1
+    """
     from sandbox.removing import print_reaped
 
     sys.exit(print_reaped(_settings(), host))
@@ -207,7 +252,13 @@ def reap(host: str | None) -> None:
 @on_host()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def doctor(host: str | None, as_json: bool) -> None:
-    """Check a host: what works, what does not, what to do about it."""
+    """Check a host: what works, what does not, what to do about it.
+
+    \b
+    Examples:
+      sandbox doctor
+      sandbox doctor --host xen+ssh://root@xen1.example.org/system
+    """
     from sandbox.doctor import print_checks
 
     sys.exit(print_checks(_settings(), host, as_json=as_json))
@@ -241,7 +292,7 @@ def guests(
 
 @main.command()
 @click.argument("name")
-@click.option("--guest", help="Guest (libvirt domain) to inspect.")
+@of_guest("Guest (libvirt domain) to inspect.")
 @on_host()
 @click.option("--image", type=click.Path(path_type=Path), help="Disk image to inspect instead.")
 @click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Of the image.")
@@ -283,7 +334,12 @@ def scenario() -> None:
 @scenario.command("check")
 @click.argument("path", type=click.Path(path_type=Path))
 def scenario_check(path: Path) -> None:
-    """Read the scenario at PATH strictly; every problem is named with its line."""
+    """Read the scenario at PATH strictly; every problem is named with its line.
+
+    \b
+    Examples:
+      sandbox scenario check scenarios/web01-nightly
+    """
     from sandbox.scenario import load_scenario
 
     read = load_scenario(path, shared=_settings().shared_checks)
@@ -309,41 +365,21 @@ def scenario_schema() -> None:
     click.echo(json.dumps(scenario_json_schema(_settings().shared_checks), indent=2))
 
 
-@main.group()
-def demo() -> None:
-    """A small production guest to try it on."""
-
-
-@demo.command("up")
-def demo_up() -> None:
-    """Build and start the demo's production guest, web01."""
-    from sandbox.demo.show import start
-
-    start(click.echo)
-
-
-@demo.command("down")
-def demo_down() -> None:
-    """Remove web01."""
-    from sandbox.demo.show import stop
-
-    stop(click.echo)
-
-
-@demo.command("run")
-@click.option("--picture", type=click.Path(path_type=Path), help="Save a picture (SVG) there.")
-def demo_run(picture: Path | None) -> None:
-    """Rehearse two upgrades of web01: a good one, and one that breaks nginx."""
-    from sandbox.demo.show import rehearse_both
-
-    with interruptible():
-        sys.exit(rehearse_both(_settings(), picture, click.echo))
+main.add_command(
+    LazyGroup("demo", module="sandbox.demo.commands", help="A production guest to try it on.")
+)
 
 
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the shell completion script: eval "$(sandbox completion bash)"."""
+    """Print the shell completion script: of commands, runs, scenarios, guests and hosts.
+
+    \b
+    Examples:
+      eval "$(sandbox completion bash)"
+      sandbox completion fish > ~/.config/fish/completions/sandbox.fish
+    """
     from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)
@@ -363,14 +399,3 @@ def _load(run_id: str) -> tuple[RunFolder, RunRecord]:
     store = Store(_settings())
     folder = store.find(run_id)
     return folder, store.load(folder)
-
-
-def _run_ids(begun: str) -> list[str]:
-    """What completes the beginning of a run's id; silent, since a shell is asking."""
-    from sandbox.store import Store
-
-    with contextlib.suppress(SandboxError, OSError):
-        newest_first = Store(_settings()).ids()[::-1]
-        names = ("latest", *newest_first) if newest_first else ()
-        return [name for name in names if name.startswith(begun)]
-    return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from sandbox.guest import Entrance
 from sandbox.hypervisors import Export, Hypervisor, Mark
 from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, CloneXml, macs, memory_of
 from sandbox.inject import inject_key
-from sandbox.reaper import Reaped, domain_name, remove_run
+from sandbox.process import start
+from sandbox.reaper import DISK_WATCH, Reaped, domain_name, remove_run
 from sandbox.records import SourceFacts
 from sandbox.source import Source
+from sandbox.space_guard import LEAST_FREE
 from sandbox.ssh import Login
 from sandbox.store import RunFolder
 from sandbox.volumes import BackupExporter, Exporter, MadeDisks
@@ -96,6 +99,8 @@ def _create(
     deadline: Deadline,
 ) -> Clone:
     source = order.source
+    if hypervisor.kind != "xen":
+        _watch_disk(hypervisor, folder)
     made = _make_disks(hypervisor, order, folder, deadline)
     mutations = _inject(hypervisor, order, made, folder, deadline)
     net = network.create(hypervisor, folder.id, order.mark, order.login.port, deadline)
@@ -118,6 +123,15 @@ def _create(
         follow_console(hypervisor.host, spec.name, console, folder)
     entrance = Entrance(spec.name, macs(derived.xml), net.bridge, net.name, console)
     return Clone(entrance, _facts(hypervisor, source, made, derived, mutations), made.allocated)
+
+
+def _watch_disk(hypervisor: Hypervisor, folder: RunFolder) -> None:
+    """Somebody has to, also when the clone is kept, or when this process is killed."""
+    # -P: a folder of the user's that happens to be called sandbox is not imported.
+    argv = (sys.executable, "-P", "-m", DISK_WATCH, hypervisor.uri, f"{folder.clone}/")
+    with (folder.clone / "disk-watch.log").open("wb") as log:
+        watcher = start([*argv, str(LEAST_FREE)], log)
+    folder.register(watcher.pid, "disk watch")
 
 
 def _make_disks(

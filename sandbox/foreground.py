@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from sandbox.errors import RequestError, SandboxError
+from sandbox.closing import PAGE, write_page
+from sandbox.errors import RequestError
 from sandbox.hosts import connected, find_host
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.pipeline import rehearse
@@ -22,7 +23,6 @@ from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 from sandbox.terminal import TerminalProgress
 
-HTML = "report.html"
 _PICTURE_WIDTH = 100
 _PRICE = (
     "until then it keeps its memory, and what it and production write takes space where",
@@ -60,7 +60,9 @@ def rehearse_in_terminal(
                 limits=host.limits,
                 keep=keep,
             )
-    write_html(record, folder.artifacts)
+    unwritten = write_page(folder, record)
+    if unwritten:  # a full disk must not cost the verdict
+        click.echo(f"the HTML report could not be written: {unwritten}", err=True)
     if as_json:
         click.echo(render(record, folder.artifacts, "json"))
     else:
@@ -94,8 +96,8 @@ def show(console: Console, record: RunRecord, folder: Path) -> None:
     text = render(record, folder, "text", colour=coloured, brief=True)
     console.print(Text.from_ansi(text))
     console.print(f"all of it:  sandbox report {record.id}", markup=False)
-    if (folder / HTML).exists():
-        console.print(f"as a page:  {folder / HTML}", markup=False)
+    if (folder / PAGE).exists():
+        console.print(f"as a page:  {folder / PAGE}", markup=False)
     if record.ssh_command:
         console.print("the clone is up; enter it with", markup=False)
         console.print(f"  {record.ssh_command}", markup=False)
@@ -114,13 +116,3 @@ def save_picture(console: Console, path: Path, title: str) -> None:
         path.write_text(_WEB_FONT.sub("", drawing))
     except OSError as problem:
         raise RequestError(f"cannot write the picture {path}: {problem.strerror}") from problem
-
-
-def write_html(record: RunRecord, folder: Path) -> None:
-    """The HTML report among the run's artifacts; a full disk must not cost the verdict."""
-    try:
-        page = folder / HTML
-        page.touch(mode=0o600)
-        page.write_text(render(record, folder, "html"))
-    except (OSError, SandboxError) as problem:
-        click.echo(f"the HTML report could not be written: {problem}", err=True)

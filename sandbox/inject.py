@@ -2,6 +2,9 @@
 
 libguestfs does it inside a small virtual machine of its own: a guest's filesystem is never
 mounted by the host's kernel. Only the overlay is written; the report lists every change.
+
+As root, libguestfs makes its sockets beneath /tmp whatever the environment says, and whoever kills
+it leaves them there. So it sees a /tmp of its own, which is in the clone's folder and goes with it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,16 @@ from sandbox.store import RunFolder
 
 # Where the set-up script puts a kernel for libguestfs on hosts that have none in /boot.
 _APPLIANCE_KERNEL = Path("/var/cache/upgrade-sandbox/appliance-kernel")
+# $1: the new /tmp, $2: the state folder, which has to be seen even if it is beneath the old one.
+_WITH_OWN_TMP = """set -e
+case "$2" in /tmp/*)
+  mkdir -p "$1${2#/tmp}"
+  mount --bind "$2" "$1${2#/tmp}"
+esac
+mount --rbind "$1" /tmp
+shift 2
+exec "$@"
+"""
 
 
 def make_key(folder: RunFolder, deadline: Deadline) -> Path:
@@ -40,6 +53,7 @@ def inject_key(
     try:
         run(
             [
+                *with_own_tmp(folder),
                 *("virt-customize", "--quiet", "--no-network", "--format", "qcow2"),
                 *("-a", str(overlay), "--ssh-inject", f"{login.user}:file:{public}"),
             ],
@@ -53,6 +67,17 @@ def inject_key(
         ) from problem
     home = "/root" if login.user == "root" else f"~{login.user}"
     return (f"{home}/.ssh/authorized_keys: this run's throw-away key added",)
+
+
+def with_own_tmp(folder: RunFolder) -> tuple[str, ...]:
+    """What to put before a command: in its mount namespace /tmp is in the clone's folder."""
+    place = folder.clone.resolve()
+    own = place / "tmp"
+    own.mkdir(mode=0o700, exist_ok=True)
+    return (
+        *("unshare", "--mount", "--propagation", "private"),
+        *("sh", "-c", _WITH_OWN_TMP, "sh", str(own), str(place.parent.parent)),
+    )
 
 
 def _environment(folder: RunFolder) -> dict[str, str]:

@@ -21,7 +21,7 @@ from sandbox.errors import HostError, RequestError, SandboxError
 from sandbox.records import RunRecord
 from sandbox.report import render
 from sandbox.report.clean import one_line
-from sandbox.report.view import duration, headline, instant
+from sandbox.report.view import duration, headline, instant, price_of_keeping
 from sandbox.request import find_scenario, scenario_names
 from sandbox.scenario import load_scenario
 from sandbox.settings import Settings
@@ -162,6 +162,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def print_run(record: RunRecord, folder: RunFolder, *, as_json: bool) -> None:
     """One run: its answer first, then its phases, its files and how to enter a kept clone."""
+    record = closing.told(folder, record)
     if as_json:
         click.echo(render(record, folder.artifacts, "json"))
         return
@@ -171,8 +172,6 @@ def print_run(record: RunRecord, folder: RunFolder, *, as_json: bool) -> None:
     took = duration(record.finished - record.started) if record.finished else "not finished"
     words = f"run {record.id}, scenario {record.scenario}, {instant(record.started)}, {took}"
     console.print(Text(one_line(words), "dim"))
-    if record.decision is None and closing.was_killed(folder, record):
-        console.print(Text("the sandbox was killed; `sandbox reap` cleans up", "bold magenta"))
     if record.decision is not None and record.decision.hint:
         console.print(Text.assemble(("What to do: ", "bold"), one_line(record.decision.hint)))
     _print_phases(console, record)
@@ -181,6 +180,8 @@ def print_run(record: RunRecord, folder: RunFolder, *, as_json: bool) -> None:
         console.print("\nThe clone is up; enter it with", style="bold")
         console.print(Text(f"  {one_line(record.ssh_command)}"))
         console.print(Text(f"and remove it with\n  sandbox rm {record.id}"))
+        if price_of_keeping(record):
+            console.print(Text(f"Price: {price_of_keeping(record)}", "yellow"))
     if record.left_behind:
         console.print("\nNot removed (`sandbox reap` tries again)", style="bold red")
         for thing in record.left_behind:

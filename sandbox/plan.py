@@ -14,11 +14,12 @@ from sandbox.errors import HostError, RequestError
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.inject import make_key
 from sandbox.limits import NO_LIMITS, Limits, require_room
+from sandbox.reaper import is_on
 from sandbox.records import Expectations, Phase
 from sandbox.scenario import RebootPolicy, Scenario
 from sandbox.source import ImageSpec, Source, guest_source, image_source
 from sandbox.ssh import Login
-from sandbox.store import RunFolder, this_process
+from sandbox.store import RunFolder, is_alive, this_process
 from sandbox.upgraders import UpgradeRequest
 from sandbox.upgraders.kernels import named_kernels
 
@@ -50,7 +51,7 @@ def make_plan(
 ) -> Plan:
     """Look the source up and decide; raises :class:`RequestError` for what cannot be done, and
     :class:`HostError` for what cannot be done now."""
-    source = _source(scenario, hypervisor, deadline)
+    source = _source(scenario, hypervisor, folder, deadline)
     require_room(host_limits, hypervisor, source, scenario.memory, folder, deadline)
     limits = scenario.deadlines
     seconds: dict[Phase, float] = {
@@ -94,7 +95,9 @@ def make_plan(
     )
 
 
-def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> Source:
+def _source(
+    scenario: Scenario, hypervisor: Hypervisor, folder: RunFolder, deadline: Deadline
+) -> Source:
     stated = scenario.source
     if stated is not None and stated.guest is not None:
         kernel = _kernel_asked_for(scenario, deadline)
@@ -102,7 +105,7 @@ def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> S
         if source.domain is not None and source.running:
             busy = hypervisor.export_in_use(source.domain)
             if busy:
-                raise HostError(busy, "one rehearsal of a running guest at a time: try again later")
+                raise _busy(busy, source.name, hypervisor, folder)
         return source
     if stated is None or stated.image is None:
         raise RequestError("nothing to rehearse", "give --guest NAME or --image PATH --format F")
@@ -122,6 +125,7 @@ def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> S
             machine=image.machine,
             disk_bus=image.disk_bus,
             nic=image.nic,
+            bases=image.bases,
         ),
         deadline,
     )
@@ -133,6 +137,26 @@ def _kernel_asked_for(scenario: Scenario, deadline: Deadline) -> str:
     if upgrade.what in ("all", "security", "kernel"):
         return upgrade.describe()
     return ", ".join(named_kernels(upgrade, deadline))
+
+
+def _busy(why: str, guest: str, hypervisor: Hypervisor, folder: RunFolder) -> HostError:
+    """With the run that keeps the guest busy, where it is one of this state folder."""
+    for other in folder.neighbours():
+        facts = other.facts()
+        if facts.get("source") != guest or not is_on(other, hypervisor):
+            continue
+        if facts.get("kept") == "yes":
+            return HostError(
+                f"{guest!r} is busy: run {other.id} has a clone of it that was kept",
+                f"remove that first: sandbox rm {other.id}",
+            )
+        if not is_alive(facts.get("owner", "")):
+            return HostError(
+                f"{guest!r} is busy: run {other.id} was killed and left a clone of it",
+                "remove that first: sandbox reap",
+            )
+        why = f"{guest!r} is busy: run {other.id} is rehearsing it"
+    return HostError(why, "one rehearsal of a running guest at a time: try again later")
 
 
 def _login(scenario: Scenario, folder: RunFolder, deadline: Deadline) -> Login:

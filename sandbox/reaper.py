@@ -21,7 +21,8 @@ from sandbox.store import OurProcess, RunFolder, Store, is_alive, is_elsewhere, 
 from sandbox.volumes import host_disks
 from sandbox.volumes.danger import look
 
-_PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "virt-customize")
+_PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "unshare", "virt-customize")
+DISK_WATCH = "sandbox.disk_watch"  # the module that runs as a process beside a clone
 _RETRY_PAUSE = 2.0  # seconds
 _GRACE = 60.0  # seconds
 _GRACE_ELSEWHERE = 1800.0  # seconds beyond the deadline; clocks may differ
@@ -109,7 +110,8 @@ def _unregistered(folder: RunFolder) -> Iterator[OurProcess]:
         except OSError:
             continue  # it ended meanwhile
         program = Path(os.fsdecode(argv[0])).name
-        if program in _PROGRAMS and any(mark in word for word in argv):
+        is_ours = program in _PROGRAMS or DISK_WATCH.encode() in argv
+        if is_ours and any(mark in word for word in argv):
             pid = int(entry.name)
             yield OurProcess(pid, start_time(pid), program)
 
@@ -118,6 +120,8 @@ def _end(process: OurProcess) -> bool:
     """Kill one of our processes with its group; false when it is gone or is another's now."""
     if not process.started or start_time(process.pid) != process.started:
         return False
+    if process.pid == os.getpid():
+        return False  # the disk's watch gives the clone up: it ends with the clone's folder
     if process.pid <= 1:
         return False  # never ours; and killpg(1) is kill(-1), which ends every process there is
     try:

@@ -62,6 +62,7 @@ class Disk(Record):
     path: str
     size: int
     store: str = "file"  # or "lvm"
+    chain: tuple[str, ...] = ()  # of an image: the files that its header names, and they in turn
 
 
 class SourceFacts(Record):

@@ -33,6 +33,7 @@ class ImageSpec:
     machine: str = "pc"  # or q35
     disk_bus: str = "virtio"
     nic: str = "virtio"
+    bases: tuple[Path, ...] = ()  # files in other folders that the images may stand on
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,11 @@ def _disk(target: str, path: Path, format: str, deadline: Deadline) -> Disk:
 def image_source(hypervisor: Hypervisor, spec: ImageSpec, deadline: Deadline) -> Source:
     """Inspect images and build the XML of a machine for them."""
     prefix = {"virtio": "vd", "ide": "hd"}.get(spec.disk_bus, "sd")
+    stated = [(path.resolve(), format) for path, format in spec.disks]
+    paths = {path for path, _format in stated} | {path.resolve() for path in spec.bases}
     disks = tuple(
-        read_image(f"{prefix}{chr(ord('a') + number)}", path.resolve(), format, deadline)
-        for number, (path, format) in enumerate(spec.disks)
+        read_image(f"{prefix}{chr(ord('a') + number)}", path, format, deadline, paths)
+        for number, (path, format) in enumerate(stated)
     )
     _require_not_running(hypervisor, disks)
     return Source(str(spec.disks[0][0]), "image", image_xml(spec, disks), disks)
@@ -163,7 +166,7 @@ def image_source(hypervisor: Hypervisor, spec: ImageSpec, deadline: Deadline) ->
 
 def _require_not_running(hypervisor: Hypervisor, disks: Sequence[Disk]) -> None:
     """An image that a running guest writes cannot be read consistently past that guest."""
-    paths = {disk.path for disk in disks}
+    paths = {path for disk in disks for path in (disk.path, *disk.chain)}
     for name in hypervisor.guests():
         try:
             guest = hypervisor.lookup(name)
@@ -230,11 +233,10 @@ def vitals(hypervisor: Hypervisor, source: Source) -> Vitals:
 def file_facts(disks: Sequence[Disk]) -> tuple[tuple[str, int, int, int], ...]:
     """Inode, modification time (ns) and size of the disks that are local files."""
     facts = []
-    for disk in disks:
-        path = Path(disk.path)
+    for path in (Path(name) for disk in disks for name in (disk.path, *disk.chain)):
         if path.is_file():
             stat = path.stat()
-            facts.append((disk.path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+            facts.append((str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size))
     return tuple(facts)
 
 

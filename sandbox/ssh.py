@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import subprocess
@@ -22,6 +23,8 @@ LOST = 255  # what ssh itself exits with; the guest's own 255 is turned into 254
 _REFUSED = ("Permission denied", "Too many authentication failures", "no matching host key type")
 # A guest that is still booting lets only root in; that is no refusal.
 _BOOTING = "System is booting up"
+# Said of every clone: its host key is new to us by design, and explains nothing.
+_NOISE = re.compile(r"^Warning: Permanently added .*$\n?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Connection:
         self._register(self._master.pid, "ssh")
         while not control.exists():
             if self._master.poll() is not None:
-                self._raise_refusal(tail(log.read_text(errors="replace"), 4))
+                self._raise_refusal(tail(_NOISE.sub("", log.read_text(errors="replace")), 4))
             deadline.sleep(0.02)
         if self._forward:
             self.forward(self._forward[0], deadline)

@@ -234,7 +234,15 @@ def _own_domain(connection: Any, name: str) -> Any | None:
 
 
 def _is_marked(thing: Any) -> bool:
-    return MARK in str(thing.XMLDesc(0))
+    import libvirt
+
+    try:
+        return MARK in str(thing.XMLDesc(0))
+    except libvirt.libvirtError as problem:
+        gone = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK)
+        if problem.get_error_code() not in gone:
+            raise
+        return False  # since it was listed
 
 
 def _ensure_network(connection: Any) -> None:

@@ -33,6 +33,7 @@ STATES = {
 }
 _DOM0 = "Domain-0"  # Xen's own host, which its driver lists among the guests
 _RECONNECT_SECONDS = 60.0
+_GONE = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK)
 
 
 def _silence(_context: object, _error: object) -> None:
@@ -81,28 +82,26 @@ class LibvirtBase:
 
     @bounded
     def guests(self) -> tuple[str, ...]:
-        with translated("listing the guests"):
-            domains = self._connection.listAllDomains(0)
-        ours = {_DOM0, *(name for name, _mark in self.marked_domains())}
-        return tuple(sorted(d.name() for d in domains if d.name() not in ours))
+        found = self._read_marks("listing the guests", lambda: self._connection.listAllDomains(0))
+        return tuple(sorted(name for name, mark in found if mark is None and name != _DOM0))
 
     @bounded
     def lookup(self, name: str) -> SourceDomain:
         try:
             domain = self._connection.lookupByName(name)
-        except libvirt.libvirtError as problem:
-            if problem.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise failed(f"looking up {name!r}", problem) from problem
-            raise unknown_guest(name, self.guests(), self.uri) from problem
-        with translated(f"reading {name!r}"):
             running = self.state(name) in ("running", "paused")
             flags = libvirt.VIR_DOMAIN_XML_SECURE
             if not running:
                 flags |= libvirt.VIR_DOMAIN_XML_INACTIVE
             xml = domain.XMLDesc(flags)
-            if read_mark(xml) is not None:
-                raise RequestError(f"{name!r} is a clone of ours, not a guest")
-            return SourceDomain(name, domain.UUIDString(), xml, running)
+        except libvirt.libvirtError as problem:
+            if problem.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise failed(f"reading {name!r}", problem) from problem
+            # Never there, or gone between two questions.
+            raise unknown_guest(name, self.guests(), self.uri) from problem
+        if read_mark(xml) is not None:
+            raise RequestError(f"{name!r} is a clone of ours, not a guest")
+        return SourceDomain(name, domain.UUIDString(), xml, running)
 
     @bounded
     def vitals(self, source: SourceDomain) -> Vitals:
@@ -188,15 +187,23 @@ class LibvirtBase:
         return self._marked(lambda: self._connection.listAllNetworks(0))
 
     def _marked(self, list_all: Callable[[], list[Any]]) -> tuple[tuple[str, Mark], ...]:
+        found = self._read_marks("listing what carries our mark", list_all)
+        return tuple((name, mark) for name, mark in found if mark is not None)
+
+    def _read_marks(
+        self, doing: str, list_all: Callable[[], list[Any]]
+    ) -> list[tuple[str, Mark | None]]:
+        """Names and marks of what is there. What vanishes meanwhile is left out; what cannot be
+        read for another reason is an error, since it may be a clone that a reaper looks for."""
         found = []
-        with translated("listing what carries our mark"):
-            things = list_all()
-        for thing in things:
-            with contextlib.suppress(libvirt.libvirtError):  # gone since it was listed
-                mark = read_mark(thing.XMLDesc(0))
-                if mark is not None:
-                    found.append((thing.name(), mark))
-        return tuple(found)
+        with translated(doing):
+            for thing in list_all():
+                try:
+                    found.append((thing.name(), read_mark(thing.XMLDesc(0))))
+                except libvirt.libvirtError as problem:
+                    if problem.get_error_code() not in _GONE:
+                        raise
+        return found
 
 
 def _open(uri: str, deadline: Deadline) -> Any:

@@ -12,7 +12,7 @@ from lxml import etree
 
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError
-from sandbox.hypervisors import Export, SourceDomain
+from sandbox.hypervisors import Export, SourceDomain, unknown_guest
 from sandbox.hypervisors.backup_xml import backup_socket, backup_xml
 from sandbox.hypervisors.bounded import bounded
 from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml, clone_xml
@@ -62,10 +62,9 @@ class LibvirtQemu(LibvirtBase):
         if owner is not None:
             os.chown(place, *owner)  # the source's own QEMU makes the socket
         socket = place / "nbd.sock"
-        domain = self._connection.lookupByUUIDString(source.uuid)
         xml = backup_xml(source.xml, [disk.target for disk in disks], socket, place)
         try:
-            domain.backupBegin(xml, None, 0)
+            self._connection.lookupByUUIDString(source.uuid).backupBegin(xml, None, 0)
         except libvirt.libvirtError as problem:
             raise HostError(
                 f"cannot export the disks of the running guest {source.name!r}: {say(problem)}",
@@ -76,8 +75,13 @@ class LibvirtQemu(LibvirtBase):
     @bounded
     def export_in_use(self, source: SourceDomain) -> str:
         with translated(f"reading the jobs of {source.name!r}"):
-            domain = self._connection.lookupByUUIDString(source.uuid)
-            if domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+            try:
+                job = self._connection.lookupByUUIDString(source.uuid).jobInfo()[0]
+            except libvirt.libvirtError as problem:
+                if problem.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                raise unknown_guest(source.name, self.guests(), self.uri) from problem
+            if job == libvirt.VIR_DOMAIN_JOB_NONE:
                 return ""
         return f"{source.name!r} has a backup, migration or rehearsal in progress"
 

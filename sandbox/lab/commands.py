@@ -21,7 +21,8 @@ def up() -> None:
     """Build the lab where it is not cached, start it, and wait for its guests.
 
     \b
-    Then, as on any remote Xen host:
+    Examples:
+      sandbox lab up
       export SANDBOX_URI="$(sandbox lab uri)"
       sandbox run package --guest web01 --upgrade nginx --key "$(sandbox lab key)"
     """

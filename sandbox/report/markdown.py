@@ -79,6 +79,8 @@ def _head(shown: View) -> str:
     lines = [f"### {_ICONS.get(shown.verdict, '⏳')} {plain(shown.headline)}"]
     if record.decision and record.decision.hint:
         lines.append(f"**What to do:** {plain(record.decision.hint)}")
+    if shown.price:
+        lines.append(f"**The clone was kept:** {plain(shown.price)}")
     if record.decision and record.decision.findings:
         lines.append(_list(record.decision.findings))
     return "\n\n".join(lines)

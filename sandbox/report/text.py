@@ -81,6 +81,8 @@ def _summary(console: Console, shown: View) -> None:
         console.print(Text.assemble(("What to do: ", "bold"), record.decision.hint))
     if record.ssh_command:
         console.print(Text.assemble(("The clone was kept: ", "bold"), record.ssh_command))
+    if shown.price:
+        console.print(Text.assemble(("Price of that: ", "bold"), shown.price))
 
 
 def _findings(console: Console, shown: View) -> None:

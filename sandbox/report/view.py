@@ -68,6 +68,11 @@ class View:
         return [change for change in self.checks if change not in self.attention]
 
     @property
+    def price(self) -> str:
+        """What it costs production that the clone was kept."""
+        return price_of_keeping(self.record)
+
+    @property
     def count_line(self) -> str:
         """ "2 broke, 10 hold"."""
         return ", ".join(
@@ -143,6 +148,19 @@ def headline(record: RunRecord) -> str:
     if verdict is Verdict.FAIL:
         return f"{answer}, do not upgrade {guest}: {reason}."
     return f"{answer} for {guest} ({verdict.value}): {reason}."
+
+
+def price_of_keeping(record: RunRecord) -> str:
+    """What a kept clone costs production as long as it is there; "" where it costs nothing."""
+    if record.state != "kept" or record.source is None:
+        return ""
+    if record.source.method != "backup export":
+        return ""
+    return (
+        "as long as the clone is kept, each block that the guest overwrites is first copied to the "
+        "host's disk (at most as much as its disks hold), and no other backup or rehearsal of it "
+        "can begin; when the host's disk is nearly full, the clone is removed"
+    )
 
 
 def _answer(record: RunRecord) -> str:

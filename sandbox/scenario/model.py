@@ -72,6 +72,9 @@ def existing_file(path: Path) -> Path:
         if resolved.is_file():
             return resolved
         what = "is a folder" if resolved.is_dir() else "does not exist"
+        if resolved.exists() and not resolved.is_dir():
+            what = "is a block device" if resolved.is_block_device() else "is a special file"
+            what += "; a regular file is needed"
     except (OSError, RuntimeError) as problem:
         what = f"cannot be read: {getattr(problem, 'strerror', None) or problem}"
     raise ValueError(f"{values.shown(str(path))} {what}")
@@ -182,6 +185,9 @@ class Image(ImageDisk):
 
     disks: tuple[ImageDisk, ...] = Field(
         default=(), max_length=24, description="further disks, in order"
+    )
+    bases: tuple[MachineFile, ...] = Field(
+        default=(), description="files in other folders that these images stand on"
     )
     memory: Size = Field(default=1 << 30, description="memory of the machine: 1GiB")
     cpus: int = Field(default=2, ge=1, le=64, description="virtual processors")

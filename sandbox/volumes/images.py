@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, HostError, RequestError
@@ -23,37 +25,83 @@ _MAGIC = {
     b"vhdxfile": "vhdx",
     b"conectix": "vpc",
 }
+_STATE_IT = f"state the format that it has: {', '.join(FORMATS)}"
+_ONE_FILE = (
+    "an image may name files in its own folder only, unless the scenario states them (source: "
+    "{image: {bases: [FILE]}}); or make one image of all: qemu-img convert -f FORMAT -O qcow2 "
+    "IMAGE NEW"
+)
+_LONGEST_CHAIN = 64
 
 
-def read_image(target: str, path: Path, format: str, deadline: Deadline) -> Disk:
-    """The facts of an image whose format is stated; raises :class:`RequestError` on a lie."""
+def read_image(
+    target: str, path: Path, format: str, deadline: Deadline, stated: Collection[Path] = ()
+) -> Disk:
+    """The facts of an image whose format is stated; raises :class:`RequestError` on a lie.
+
+    What its header names besides (a backing file, extents, a data file) becomes part of the
+    clone's disk: it has to be in the image's own folder, or to be ``stated`` itself.
+    """
     if not path.is_file():
         raise RequestError(f"no disk image at {path}", "give the path of an existing file")
     seen = _signature(path)
     if seen != format and (seen is not None or format in ("qcow2", "vhdx")):
         looks = f"it looks like {seen}" if seen else f"it has no {format} header"
-        raise RequestError(
-            f"{path} is said to be {format}, but {looks}",
-            f"state the format that it has: {', '.join(FORMATS)}",
-        )
+        raise RequestError(f"{path} is said to be {format}, but {looks}", _STATE_IT)
+    facts = _info(path, format, deadline)
+    chain = tuple(str(file) for file in _beneath(path, facts, path.parent, stated, deadline))
+    size = int(facts["virtual-size"])
+    return Disk(target=target, format=format, path=str(path), size=size, chain=chain)
+
+
+def _info(path: Path, format: str, deadline: Deadline) -> dict[str, Any]:
+    """What qemu-img says of one file; its backing file is not opened."""
     try:
-        shown = run(
-            # -U: reads beside a writer without waiting for its lock; nothing is written.
-            ["qemu-img", "info", "-U", "--output=json", "-f", format, str(path)],
-            deadline,
-        )
+        # -U: reads beside a writer without waiting for its lock; nothing is written.
+        argv = ["qemu-img", "info", "-U", "--output=json", "-f", format, str(path)]
+        return dict(json.loads(run(argv, deadline).stdout))
     except CommandFailed as problem:
         raise RequestError(
-            f"{path} cannot be read as {format}: {problem.tail}",
-            f"state the format that it has: {', '.join(FORMATS)}",
+            f"{path} cannot be read as {format}: {problem.tail}", _STATE_IT
         ) from problem
-    facts = json.loads(shown.stdout)
-    if facts.get("backing-filename") and not facts.get("backing-filename-format"):
-        raise RequestError(
-            f"{path} stands on {facts['backing-filename']} without stating that file's format",
-            "state it: qemu-img rebase -u -F FORMAT -b FILE IMAGE",
-        )
-    return Disk(target=target, format=format, path=str(path), size=int(facts["virtual-size"]))
+
+
+def _beneath(
+    path: Path, facts: dict[str, Any], folder: Path, stated: Collection[Path], deadline: Deadline
+) -> Iterator[Path]:
+    """Every other file that an image is made of, each looked at before it is opened as an image."""
+    for _ in range(_LONGEST_CHAIN):
+        own = facts.get("format-specific", {}).get("data", {})
+        parts = [extent["filename"] for extent in own.get("extents", ())]
+        parts += [own["data-file"]] if own.get("data-file") else []
+        for part in parts:
+            file = _allowed(path, part, folder, stated)
+            if file != path:
+                yield file
+        name, format = facts.get("backing-filename"), facts.get("backing-filename-format")
+        if not name:
+            return
+        if not format:
+            raise RequestError(
+                f"{path} stands on {name} without stating that file's format",
+                "state it: qemu-img rebase -u -F FORMAT -b FILE IMAGE",
+            )
+        path = _allowed(path, name, folder, stated)
+        yield path
+        facts = _info(path, format, deadline)
+    raise RequestError(f"{path} stands on itself, or on very many files", _ONE_FILE)
+
+
+def _allowed(path: Path, name: str, folder: Path, stated: Collection[Path]) -> Path:
+    """The file that an image names; whoever made the image must not pick one of the host's."""
+    if ":" in name.partition("/")[0]:  # QEMU takes it for a protocol, or for options in JSON
+        raise RequestError(f"{path} names {name!r}, which is no plain file", _ONE_FILE)
+    file = (path.parent / name).resolve()
+    if not file.is_relative_to(folder) and file not in stated:
+        raise RequestError(f"{path} takes a part of its content from {file}", _ONE_FILE)
+    if not file.is_file():
+        raise RequestError(f"{path} needs {file}, which is no file", "is it in another place?")
+    return file
 
 
 def _signature(path: Path) -> str | None:

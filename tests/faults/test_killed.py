@@ -12,10 +12,11 @@ from pathlib import Path
 
 import leftovers
 import pytest
-from commands import Command
+from commands import PATIENCE, Command
 from guests import PRODUCTION, Lab, new_state
 from scenario_of_faults import SCENARIO
 
+from sandbox.deadline import Deadline
 from sandbox.demo.guest import Production
 from sandbox.records import Phase
 
@@ -94,18 +95,39 @@ def _kill_in(phase: Phase, run: Command, sandbox: Start, lab: Lab) -> None:
     assert "nothing to remove" in sandbox("reap").succeed()
 
 
-@pytest.mark.parametrize("number", [1, 2], ids=["qemu-nbd", "ssh"])
+@pytest.mark.parametrize(
+    ("number", "role"),
+    [(1, "watches"), (2, "exports"), (3, "masters")],
+    ids=["watch", "nbd", "ssh"],
+)
 def test_before_a_process_was_noted_down(
-    number: int, sandbox: Start, scenario: Path, lab: Lab
+    number: int, role: str, sandbox: Start, scenario: Path, lab: Lab
 ) -> None:
     """Too short a moment to be hit by luck: the command kills itself in it."""
     program = (sys.executable, "-c", DIE_AT_REGISTERING, number)
     run = sandbox("run", scenario, *_image(lab), program=program)
     assert run.finish() == -signal.SIGKILL
-    role = "exports" if number == 1 else "masters"
     assert leftovers.count(lab.settings.state)[role] == 1, "this kill would prove nothing"
     reaped = sandbox("reap").succeed()
     assert leftovers.count(lab.settings.state) == {}, reaped
+
+
+def test_while_a_key_is_put_into_the_disk(sandbox: Start, scenario: Path, lab: Lab) -> None:
+    """libguestfs' own machine runs by then; its sockets would be in everybody's /tmp."""
+    with (scenario / "scenario.yaml").open("a") as file:
+        file.write("login: {inject: true}\n")
+    before = set(Path("/tmp").glob("libguestfs*"))
+    run = sandbox("run", scenario, "--image", lab.image.path, "--format", "qcow2")
+    own_tmp = "clones/*/tmp/libguestfs*/guestfsd.sock"
+    deadline = Deadline(PATIENCE, "waiting for libguestfs")
+    while not list(lab.settings.state.glob(own_tmp)):
+        deadline.check(run.output)
+        time.sleep(0.1)
+    run.kill()
+    assert leftovers.count(lab.settings.state)["processes"] > 2, "this kill would prove nothing"
+    reaped = sandbox("reap").succeed()
+    assert leftovers.count(lab.settings.state) == {}, reaped
+    assert set(Path("/tmp").glob("libguestfs*")) == before
 
 
 @pytest.mark.parametrize("attempt", range(12))

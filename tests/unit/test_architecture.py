@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("lab",),
     ("demo",),
-    ("foreground", "listing", "removing", "guests", "doctor", "init"),
+    ("foreground", "listing", "removing", "guests", "doctor", "init", "disk_watch", "completing"),
     ("host_checks", "xen_checks", "xen_report", "first_checks"),
     ("pipeline",),
     ("inside", "evidence"),

@@ -83,39 +83,23 @@ def test_every_command_has_help_of_its_own(world: World, path: tuple[str, ...]) 
     assert len(told.stdout.splitlines()) > 4
 
 
-# --- completion --------------------------------------------------------------------------------
+EXAMPLES = (
+    *("run", "report", "list", "show", "rm", "reap", "doctor", "guests", "init", "completion"),
+    *("scenario check", "lab up"),
+)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_completion_scripts(world: World, shell: str) -> None:
-    told = world.invoke("completion", shell)
-    assert told.exit_code == 0
-    assert f"_SANDBOX_COMPLETE={shell}_complete" in told.stdout
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_help_has_examples(world: World, command: str) -> None:
+    told = world.invoke(*command.split(), "--help").stdout
+    examples = told.partition("Examples:\n")[2]
+    assert f"sandbox {command}" in examples.partition("\n\n")[0]
 
 
-def complete(world: World, *words: str) -> list[str]:
-    """What bash would be offered for the last word."""
-    asked = {"_SANDBOX_COMPLETE": "bash_complete", "COMP_CWORD": str(len(words))}
-    environment = {**world.environment, **asked, "COMP_WORDS": " ".join(("sandbox", *words))}
-    done = sandbox(environment=environment)
-    assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
-
-
-def test_completion_of_commands_and_runs(world: World) -> None:
-    assert complete(world, "re") == ["reap", "report"]
-    assert complete(world, "show", "") == [], "there is no run yet"
-    folder = world.run(passed(), clone=False)
-    for command in ("report", "show", "rm"):
-        assert complete(world, command, folder.id[:4]) == [folder.id]
-    assert complete(world, "show", "lat") == ["latest"]
-
-
-def test_completion_survives_a_broken_setting(world: World) -> None:
-    asked = {"_SANDBOX_COMPLETE": "bash_complete", "COMP_CWORD": "2", "COMP_WORDS": "sandbox show "}
-    environment = {**world.environment, **asked, "SANDBOX_STATE": "relative"}
-    done = sandbox(environment=environment)
-    assert (done.stdout.strip(), done.stderr) == ("", "")
+def test_rejected_is_not_said_to_be_without_a_clone() -> None:
+    """A key is refused by a clone that has booted."""
+    assert "key refused" in EXIT_CODES
+    assert "nothing was cloned" not in EXIT_CODES
 
 
 # --- exit codes and messages -------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sample_records import broken_nginx, passed
 from stage import GUEST, Stage
 
 from sandbox import foreground
+from sandbox.closing import PAGE, write_page
 from sandbox.errors import HostError, RequestError
 from sandbox.records import RunRecord, Verdict
 from sandbox.request import Request
@@ -58,7 +60,7 @@ def test_a_person_gets_verdict_reason_and_the_way_on(
     assert out.startswith("Rehearsing ")
     assert "no SSH within 1 s" in out
     assert f"sandbox report {run_id}" in out
-    page = stage.folders[-1].artifacts / foreground.HTML
+    page = stage.folders[-1].artifacts / PAGE
     assert f"as a page:  {page}" in out
     assert "<html" in page.read_text()
     assert page.stat().st_mode & 0o777 == 0o600
@@ -155,12 +157,17 @@ def test_the_end_is_readable_without_a_terminal(
     assert record.decision is not None
     assert record.decision.reason in " ".join(text.split())
     assert "as a page" not in text, "there is none"
-    (tmp_path / foreground.HTML).touch()
+    (tmp_path / PAGE).touch()
     assert "as a page" in shown(record, tmp_path)
 
 
 def test_a_page_that_cannot_be_written_does_not_cost_the_verdict(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    foreground.write_html(passed(), tmp_path / "nowhere")
-    assert "could not be written" in capsys.readouterr().err
+    nowhere = replace(stage.new_folder(), artifacts=stage.settings.state / "nowhere")
+    why = write_page(nowhere, passed())
+    assert "No such file" in why
+    monkeypatch.setattr(foreground, "write_page", lambda *_: why)
+    verdict = start(stage)
+    assert verdict is Verdict.INCONCLUSIVE
+    assert f"the HTML report could not be written: {why}" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from sandbox import inject
 from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
-from sandbox.process import Completed
+from sandbox.process import Completed, run
 from sandbox.settings import Settings
 from sandbox.ssh import Login
 from sandbox.store import RunFolder, Store
@@ -68,6 +68,7 @@ def test_what_is_run_and_what_is_reported(
     mutations = inject.inject_key(login, overlay, folder, soon(), wanted=True)
     assert mutations == (f"{home}/.ssh/authorized_keys: this run's throw-away key added",)
     words = list(called[0])
+    assert words[: words.index("virt-customize")] == [*inject.with_own_tmp(folder)]
     assert words[words.index("-a") + 1] == str(overlay), "only the overlay is written"
     assert words[words.index("--format") + 1] == "qcow2", "stated, not probed"
     assert "--no-network" in words
@@ -76,3 +77,21 @@ def test_what_is_run_and_what_is_reported(
     assert environments[0]["LIBGUESTFS_BACKEND"] == "direct", "no domain of libvirt's is made"
     assert not [name for name in environments[0] if name.startswith(("SANDBOX_", "SSH_"))]
     assert (folder.clone.parent.parent / "guestfs").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("parent", ["/tmp", "/var/tmp"])
+def test_its_tmp_is_in_the_clones_folder_wherever_that_is(parent: str) -> None:
+    """libguestfs makes its sockets in /tmp, and leaves them there when it is killed."""
+    with tempfile.TemporaryDirectory(prefix="sbtest-", dir=parent) as state:
+        folder = Store(Settings(state=Path(state))).create()
+        (folder.clone / "overlay").write_text("the clone's disk")
+        name = f"libguestfs-{folder.id}"
+        script = 'set -e; mkdir "/tmp/$1"; touch "/tmp/$1/guestfsd.sock"; cat "$2"; rm "$2"'
+        argv = ["sh", "-c", script, "sh", name, str(folder.clone / "overlay")]
+        done = run([*inject.with_own_tmp(folder), *argv], soon())
+        assert done.stdout == "the clone's disk"
+        assert not (folder.clone / "overlay").exists(), "it was another file"
+        assert not Path("/tmp", name).exists()
+        assert (folder.clone / "tmp" / name / "guestfsd.sock").exists()
+        folder.remove_clone()
+        assert not folder.clone.exists()

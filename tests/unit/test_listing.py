@@ -164,10 +164,22 @@ def test_show_as_json_is_the_record(world: World) -> None:
 
 
 def test_show_tells_of_a_killed_run(world: World, running: RunRecord) -> None:
-    world.run(running)
-    assert (
-        "the sandbox was killed; `sandbox reap` cleans up" in world.invoke("show", "latest").stdout
-    )
+    folder = world.run(running)
+    for command in (("show", "latest"), ("report", "latest")):
+        told = world.invoke(*command).stdout
+        assert told.startswith("NO ANSWER for web01 (error): the sandbox was killed during upgrade")
+        assert "sandbox reap" in told
+        assert "is running" not in told
+    for command in (("show", "latest", "--json"), ("report", "latest", "--format", "json")):
+        assert json.loads(world.invoke(*command).stdout)["verdict"] == "error"
+    assert world.store.load(folder).state == "running", "to be shown is not to be closed"
+
+
+def test_show_of_a_run_that_lives_says_that_it_runs(
+    world: World, running: RunRecord, alive: str
+) -> None:
+    world.run(running, owner=alive)
+    assert "the rehearsal is running (phase upgrade)" in world.invoke("show", "latest").stdout
 
 
 def test_show_names_what_was_not_removed(world: World) -> None:

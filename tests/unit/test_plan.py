@@ -132,3 +132,28 @@ def test_one_export_of_a_running_guest_at_a_time(stage: Stage) -> None:
     with pytest.raises(HostError, match="in progress") as caught:
         plan(stage, write(stage, FULL))
     assert "try again later" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("facts", "words", "hint"),
+    [
+        ({"kept": "yes"}, "has a clone of it that was kept", "sandbox rm {run}"),
+        ({}, "was killed and left a clone of it", "sandbox reap"),
+        ({"owner": this_process()}, "is rehearsing it", "try again later"),
+        ({"source": "web02"}, "in progress", "try again later"),
+        ({"uri": "qemu:///elsewhere"}, "in progress", "try again later"),
+    ],
+)
+def test_who_keeps_a_guest_busy_is_said(
+    stage: Stage, facts: dict[str, str], words: str, hint: str
+) -> None:
+    domain = stage.hypervisor.domains[GUEST]
+    domain.state, domain.export = "running", stage.settings.state
+    other = stage.new_folder()
+    other.note(**{"owner": "999999999:1:x", "source": GUEST, **facts})
+    with pytest.raises(HostError) as caught:
+        plan(stage, stage.scenario())
+    assert words in caught.value.message
+    assert hint.format(run=other.id) in caught.value.hint
+    if words != "in progress":
+        assert other.id in caught.value.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,17 @@ def test_the_public_half_is_no_key(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "id.pub").touch()
     with pytest.raises(RequestError, match="public half"):
         prepare(Request("security", guest="web01", key=tmp_path / "id.pub"), settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(stat.S_IFBLK, "is a block device"), (stat.S_IFIFO, "is a special file")]
+)
+def test_an_image_that_is_there_but_no_file_is_told_as_that(
+    settings: Settings, tmp_path: Path, kind: int, words: str
+) -> None:
+    path = tmp_path / "loop0"
+    os.mknod(path, kind | 0o600, os.makedev(7, 250))
+    with pytest.raises(RequestError) as caught:
+        prepare(Request("security", image=path, format="raw"), settings)
+    assert words in str(caught.value)
+    assert "does not exist" not in str(caught.value)

@@ -122,6 +122,8 @@ def test_a_refused_key_is_refused_for_good(sshd: Sshd, tmp_path: Path) -> None:
         connection.open(LOOPBACK, soon())
     assert caught.value.refused
     assert str(stranger) in caught.value.message
+    assert "Permanently added" in (tmp_path / "ssh.log").read_text()
+    assert "Permanently added" not in caught.value.message, "it explains nothing"
     assert "inject" in caught.value.hint
 
 

@@ -17,6 +17,7 @@ from guests import PRODUCTION, Lab
 from hostile_program import words
 
 from sandbox import network
+from sandbox.deadline import Deadline
 from sandbox.demo.guest import (
     FOLDER,
     Production,
@@ -29,6 +30,7 @@ from sandbox.demo.image import DemoImage
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.progress import Silent
 from sandbox.records import Phase, RunRecord, Verdict
+from sandbox.store import Store
 
 pytestmark = pytest.mark.vm
 
@@ -209,6 +211,28 @@ def test_all_disks_of_a_running_source_are_cloned_at_one_instant(
     first, second = (int(line) for line in log.splitlines() if line.isdecimal())
     assert first - second in (0, 1), "the disks are of different instants"
     assert 0 < first < now[0], "the source went on writing"
+
+
+def test_a_kept_clone_of_a_running_source_goes_before_the_disk_is_full(
+    lab: Lab,
+    production: Production,
+    scenario: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command has ended by then: what production overwrites still goes to that disk."""
+    before = _alive(production)
+    monkeypatch.setattr("sandbox.clone.LEAST_FREE", 1 << 60)
+    record = lab.run(scenario("true"), guest=PRODUCTION, keep=True)
+    assert (_verdict(record), record.state) == (Verdict.PASS, "kept")
+    deadline = Deadline(60, "waiting for the disk's watch")
+    while leftovers.count(lab.settings.state):
+        deadline.sleep(0.2)
+    assert leftovers.backup_jobs([PRODUCTION]) == 0
+    assert _alive(production) == before
+    closed = Store(lab.settings).load(Store(lab.settings).folder(record.id))
+    assert closed.state == "finished"
+    assert closed.source is not None
+    assert "the clone was removed so that the source can write" in closed.source.warnings[-1]
 
 
 def _verdict(record: RunRecord) -> Verdict:
