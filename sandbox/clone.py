@@ -22,10 +22,10 @@ from sandbox.process import start
 from sandbox.reaper import DISK_WATCH, Reaped, domain_name, remove_run
 from sandbox.records import SourceFacts
 from sandbox.source import Source
-from sandbox.space_guard import LEAST_FREE
 from sandbox.ssh import Login
 from sandbox.store import RunFolder
 from sandbox.volumes import BackupExporter, Exporter, MadeDisks
+from sandbox.volumes.danger import LEAST_FREE
 from sandbox.volumes.host_disks import HostDisks
 from sandbox.volumes.images import allocated, create_overlay, require_space
 from sandbox.volumes.readonly_export import ReadonlyExporter
