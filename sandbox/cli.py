@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,50 +12,20 @@ from sandbox import __version__
 from sandbox.errors import RequestError, SandboxError
 from sandbox.interruption import interruptible
 from sandbox.lazy import LazyGroup
+from sandbox.options import (
+    EXIT_CODES,
+    FORMATS,
+    IMAGE_FORMATS,
+    completing,
+    of_guest,
+    on_host,
+    to_rehearse,
+)
 
 if TYPE_CHECKING:
     from sandbox.records import RunRecord
     from sandbox.settings import Settings
     from sandbox.store import RunFolder
-
-EXIT_CODES = """\b
-Exit codes:
-  0  pass          the upgrade is safe to apply
-  1  fail          it is not
-  2  rejected      the request is wrong: unknown guest, bad scenario, key refused
-  3  inconclusive  nobody may conclude that it is safe
-  4  error         the sandbox itself failed: try again
-  130  interrupted (Ctrl-C), everything cleaned up
-"""
-FORMATS = ("text", "json", "junit", "markdown", "html")
-IMAGE_FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
-HOST = "A name of hosts.yaml, or a libvirt URI (default: SANDBOX_URI, else this machine)."
-
-
-Completer = Callable[[click.Context, click.Parameter, str], Any]
-
-
-def _completing(what: str) -> Completer:
-    """A list of :mod:`sandbox.completing`, which is read when a shell asks for it."""
-
-    def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> Any:
-        from sandbox import completing
-
-        if what == "guests":
-            return completing.guests(begun, context.params.get("host"))
-        return getattr(completing, what)(begun)
-
-    return complete
-
-
-def on_host(help: str = HOST) -> Callable[[click.decorators.FC], click.decorators.FC]:
-    """The option --host."""
-    return click.option("--host", metavar="HOST", help=help, shell_complete=_completing("hosts"))
-
-
-def of_guest(help: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
-    """The option --guest."""
-    return click.option("--guest", help=help, shell_complete=_completing("guests"))
 
 
 class Main(click.Group):
@@ -93,14 +62,8 @@ def main() -> None:
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("scenario", shell_complete=_completing("scenarios"))
-@of_guest("Guest (libvirt domain) to rehearse; it may be running.")
-@on_host()
-@click.option("--image", type=click.Path(path_type=Path), help="Disk image to rehearse instead.")
-@click.option("--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Of the image.")
-@click.option("--upgrade", help="all, security, kernel, or packages: nginx,openssl=3.0.20,./x.deb")
-@click.option("--user", help="User to log in as (default: the scenario's, else root).")
-@click.option("--key", type=click.Path(path_type=Path), help="Private key that the guest accepts.")
+@click.argument("scenario", shell_complete=completing("scenarios"))
+@to_rehearse
 @click.option(
     "--keep", is_flag=True, help="Leave the clone up, and say how to enter it and what it costs."
 )
@@ -144,7 +107,7 @@ def run(
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=_completing("run_ids"))
+@click.argument("run_id", metavar="RUN", shell_complete=completing("run_ids"))
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
 def report(run_id: str, format_: str, output: Path | None) -> None:
@@ -201,7 +164,7 @@ def list_runs(as_json: bool, limit: int) -> None:
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=_completing("run_ids"))
+@click.argument("run_id", metavar="RUN", shell_complete=completing("run_ids"))
 @click.option("--json", "as_json", is_flag=True, help="The whole record.")
 def show(run_id: str, as_json: bool) -> None:
     """Show one run: its verdict, phases and where its files are.
@@ -217,7 +180,7 @@ def show(run_id: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run_id", metavar="RUN", shell_complete=_completing("run_ids"))
+@click.argument("run_id", metavar="RUN", shell_complete=completing("run_ids"))
 @click.option("--record", is_flag=True, help="Remove the record and its artifacts, too.")
 @on_host("Ask this host instead of the one that the run noted.")
 def rm(run_id: str, record: bool, host: str | None) -> None:

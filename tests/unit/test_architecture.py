@@ -20,6 +20,7 @@ SANDBOX = ROOT / "sandbox"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
+    ("options",),
     ("lab",),
     ("demo",),
     ("foreground", "listing", "removing", "guests", "doctor", "init", "disk_watch", "completing"),
