@@ -1,0 +1,94 @@
+"""Runs whose holder is gone: killed, cut off, or on a machine that is no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from sandbox.records import Verdict
+from workers.database import Database
+from workers.database.clock import now
+from workers.database.schema import attempts, counters, runs
+from workers.ledger.events import say
+from workers.ledger.leases import decide
+from workers.ledger.values import Outcome, Swept
+from workers.states import HELD, Change, State, after
+
+
+def sweep(database: Database, grace: float = 0.0) -> Swept:
+    """End the holding of every run whose lease ran out ``grace`` seconds ago or earlier.
+
+    What the holder knew is lost, so this never decides anything but ``error``.
+    """
+    swept: dict[State, list[str]] = {state: [] for state in State}
+    with database.read() as connection:
+        late = connection.execute(
+            select(runs.c.id, runs.c.fence).where(
+                runs.c.state.in_(HELD), runs.c.lease_until < now() - grace
+            )
+        ).all()
+    for row in late:
+        with database.write() as connection:
+            to = _take_from_holder(connection, row.id, row.fence, grace)
+            if to is not None:
+                swept[to].append(row.id)
+                count(connection, "leases_lost")
+    return Swept(*(tuple(swept[s]) for s in (State.QUEUED, State.FINISHED, State.CANCELLED)))
+
+
+def _take_from_holder(
+    connection: Connection, run_id: str, fence: int, grace: float
+) -> State | None:
+    """The run's new state; None when its holder was there again, or another sweeper first."""
+    mine = (
+        runs.c.id == run_id,
+        runs.c.fence == fence,
+        runs.c.state.in_(HELD),
+        runs.c.lease_until < now() - grace,
+    )
+    row = connection.execute(
+        select(runs.c.state, runs.c.attempts, runs.c.most_attempts, runs.c.owner, runs.c.phase)
+        .where(*mine)
+        .with_for_update()
+    ).first()
+    if row is None:
+        return None
+    change = Change.LOSE if row.attempts < row.most_attempts else Change.GIVE_UP
+    to = after(State(row.state), change)
+    reason = _reason(row)
+    values: dict[str, Any] = {"state": to, "lease_until": None, "fence": runs.c.fence + 1}
+    if to is State.QUEUED:
+        values |= {"not_before": now(), "waiting": reason}
+    else:
+        values |= {"ended": now()}
+    if to is State.FINISHED:
+        values |= {"verdict": Verdict.ERROR, "reason": reason}
+    if not connection.execute(update(runs).where(*mine).values(values)).rowcount:
+        return None
+    if to is State.FINISHED:
+        decide(connection, run_id, fence + 1, Outcome(Verdict.ERROR, reason))
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.run_id == run_id, attempts.c.fence == fence)
+        .values(ended=now(), outcome=change, reason=reason)
+    )
+    say(connection, run_id, "state", f"{to.value}: {reason}")
+    return to
+
+
+def _reason(row: Row[*tuple[Any, ...]]) -> str:
+    where = f" during {row.phase}" if row.phase else ""
+    return f"the worker {row.owner} was lost{where} (attempt {row.attempts})"
+
+
+def count(connection: Connection, name: str, by: float = 1.0) -> None:
+    """Add to a counter that outlives processes."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    added = dialect.insert(counters).values(name=name, value=by)
+    connection.execute(
+        added.on_conflict_do_update(
+            index_elements=[counters.c.name], set_={"value": counters.c.value + by}
+        )
+    )
