@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError, RequestError
+from sandbox.errors import NoRoom, RequestError
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.hypervisors.clone_xml import memory_of
 from sandbox.records import Disk
@@ -46,7 +46,7 @@ def require_room(
     folder: RunFolder,
     deadline: Deadline,
 ) -> None:
-    """Raises :class:`HostError` when the host may not take one more clone now, and
+    """Raises :class:`NoRoom` when the host may not take one more clone now, and
     :class:`RequestError` for a guest whose disks are not where they have to be.
 
     ``memory``: of the clone, where it is not the source's.
@@ -68,7 +68,7 @@ def require_room(
             )
         full = pool_problem(limits, source.disks, volumes)
         if full:
-            raise HostError(full, "extend the pool, or remove what nobody needs: lvs")
+            raise NoRoom(full, "extend the pool, or remove what nobody needs: lvs")
 
 
 def runs_there(domains: Iterable[tuple[str, Mark]], uri: str, folder: RunFolder) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def runs_there(domains: Iterable[tuple[str, Mark]], uri: str, folder: RunFolder)
 
 def _require_fewer(most: int, others: Sequence[str], hypervisor: Hypervisor) -> None:
     if len(others) >= most:
-        raise HostError(
+        raise NoRoom(
             f"{_shown(hypervisor)} has {count(len(others), 'clone')}, and may have {most}: "
             + ", ".join(others),
             "wait for a run to end, remove a kept clone (`sandbox list`, `sandbox rm RUN`), or "
@@ -96,7 +96,7 @@ def _require_fewer(most: int, others: Sequence[str], hypervisor: Hypervisor) -> 
 def _require_memory(kept: int, needed: int, hypervisor: Hypervisor) -> None:
     free = hypervisor.free_memory()
     if free - needed < kept:
-        raise HostError(
+        raise NoRoom(
             f"the clone needs {needed >> 20} MiB of memory: of the {free >> 20} MiB free on "
             f"{_shown(hypervisor)}, {kept >> 20} MiB have to stay free",
             "wait for other runs to end, state a smaller `memory:` in the scenario, or lower "

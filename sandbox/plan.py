@@ -10,7 +10,7 @@ from pathlib import Path
 from sandbox.checks import CheckSettings
 from sandbox.clone import CloneOrder
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError, RequestError
+from sandbox.errors import NoRoom, RequestError
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.inject import make_key
 from sandbox.limits import NO_LIMITS, Limits, require_room
@@ -100,7 +100,7 @@ def _source(scenario: Scenario, hypervisor: Hypervisor, deadline: Deadline) -> S
         if source.domain is not None and source.running:
             busy = hypervisor.export_in_use(source.domain)
             if busy:
-                raise HostError(busy, "one rehearsal of a running guest at a time: try again later")
+                raise NoRoom(busy, "one rehearsal of a running guest at a time: try again later")
         return source
     if stated is None or stated.image is None:
         raise RequestError("nothing to rehearse", "give --guest NAME or --image PATH --format F")

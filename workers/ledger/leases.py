@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, insert, select, update
+from sqlalchemy import Column, Connection, and_, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sandbox.errors import HostError
@@ -35,28 +35,40 @@ class LeaseLost(HostError):
 
 
 def claim(
-    database: Database, host: str, owner: str, lease: float, parallel: int | None
+    database: Database,
+    host: str,
+    owner: str,
+    lease: float,
+    parallel: int | None,
+    slots: int | None = None,
 ) -> Claim | None:
     """Take the next run of a host: the most urgent, then the oldest, of a guest that is not being
-    rehearsed. None when there is none, or when the host has its ``parallel`` runs already.
+    rehearsed. None when there is none, when the host has its ``parallel`` runs already, or the
+    owner its ``slots``.
     """
     try:
         with database.write() as connection:
-            return _claim(connection, host, owner, lease, parallel)
+            for column, value, most in (
+                (runs.c.host, host, parallel),
+                (runs.c.owner, owner, slots),
+            ):
+                if most is not None and _held_by(connection, column, value) >= most:
+                    return None
+            return _claim(connection, host, owner, lease)
     except IntegrityError:  # another worker took one of the same guest in this moment
         return None
 
 
-def _claim(
-    connection: Connection, host: str, owner: str, lease: float, parallel: int | None
-) -> Claim | None:
-    if parallel is not None:
-        _one_at_a_time(connection, host)
-        held = connection.execute(
-            select(func.count()).where(runs.c.host == host, runs.c.state.in_(HELD))
-        ).scalar_one()
-        if held >= parallel:
-            return None
+def _held_by(connection: Connection, column: Column[str], value: str) -> int:
+    """How many runs a host or a worker has; until the transaction's end nobody else counts."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+        key = func.hashtext(f"{column.name} {value}")
+        connection.execute(select(func.pg_advisory_xact_lock(7265626, key)))
+    held = select(func.count()).where(column == value, runs.c.state.in_(HELD))
+    return int(connection.execute(held).scalar_one())
+
+
+def _claim(connection: Connection, host: str, owner: str, lease: float) -> Claim | None:
     other = runs.alias("other")
     busy = exists().where(
         other.c.host == runs.c.host, other.c.guest == runs.c.guest, other.c.state.in_(HELD)
@@ -115,13 +127,6 @@ def _claim(
         scenario=row.scenario,
         request=row.request,
     )
-
-
-def _one_at_a_time(connection: Connection, host: str) -> None:
-    """Two workers must not both find the last place of a host free. SQLite has one writer."""
-    if connection.dialect.name == "postgresql":
-        key = func.hashtext(f"host {host}")
-        connection.execute(select(func.pg_advisory_xact_lock(7265626, key)))
 
 
 def renew(database: Database, claim: Claim, lease: float) -> Renewal:

@@ -1,0 +1,87 @@
+"""What the service does regularly: runs whose worker is gone, and workers that nobody woke.
+
+Every step may be done by several at once, at any time, and again: the database decides who did it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import select
+
+from sandbox.errors import SandboxError
+from workers.database import Database
+from workers.database.clock import now
+from workers.database.schema import workers
+from workers.ledger import reading
+from workers.ledger.sweeping import count, sweep
+from workers.settings import ServiceSettings
+
+REAP_EVERY = 600.0  # seconds
+SILENT = 90.0  # seconds after which a worker counts as gone
+log = structlog.get_logger("sandbox.housekeeping")
+
+
+def tick(
+    database: Database,
+    settings: ServiceSettings,
+    announce: Callable[[str, int], None],
+    reap: Callable[[str], None],
+) -> None:
+    """All of it. One step that fails does not keep the others from being taken."""
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: _sweep(database, reap),
+        lambda: _announce(database, announce),
+        lambda: _reap_now_and_then(database, reap),
+    )
+    for step in steps:
+        try:
+            step()
+        except SandboxError as problem:
+            log.warning("a step of the housekeeping failed", problem=str(problem))
+
+
+def _sweep(database: Database, reap: Callable[[str], None]) -> None:
+    swept = sweep(database)
+    for run_id in (*swept.queued, *swept.given_up, *swept.cancelled):
+        run = reading.get(database, run_id)
+        log.warning("lease lost", run=run_id, host=run.host, state=run.state.value)
+        reap(run.host)
+
+
+def _announce(database: Database, announce: Callable[[str, int], None]) -> None:
+    """Wake the workers of hosts with runs that could start. A message too many costs nothing."""
+    for host, waiting in reading.due_hosts(database).items():
+        announce(host, min(waiting, 2))
+
+
+def _reap_now_and_then(database: Database, reap: Callable[[str], None]) -> None:
+    """Hosts of living workers, each every ten minutes, whoever ticks."""
+    with database.read() as connection:
+        rows = connection.execute(select(workers.c.hosts).where(workers.c.seen > now() - SILENT))
+        hosts = sorted({host for row in rows for host in row.hosts})
+    for host in hosts:
+        if _is_turn(database, f"reaped_at {host}", REAP_EVERY):
+            reap(host)
+
+
+def _is_turn(database: Database, name: str, seconds: float) -> bool:
+    """Whether this was not done in the last so many seconds; it is counted as done then."""
+    from sqlalchemy import update
+
+    from workers.database.schema import counters
+
+    with database.write() as connection:
+        count(connection, name, 0.0)
+        done = connection.execute(
+            update(counters)
+            .where(counters.c.name == name, counters.c.value < now() - seconds)
+            .values(value=now())
+        )
+    return bool(done.rowcount)
+
+
+def count_reaped(database: Database, things: int) -> None:
+    with database.write() as connection:
+        count(connection, "things_reaped", things)

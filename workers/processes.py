@@ -1,0 +1,124 @@
+"""The service's processes: a worker for some hosts, and the beat. Celery is underneath.
+
+A worker has one child more than it has slots for rehearsals, so that it always hears what else
+there is to do. SIGTERM drains it: nothing new is begun, what runs may finish within a limit, and
+what does not is handed back, its clone removed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from celery.beat import Scheduler
+
+from workers import logs
+from workers.app import SERVICE_QUEUE, TICK_SECONDS, make_app, queue_of
+from workers.database import open_database, require_schema
+from workers.presence import Presence
+from workers.settings import ServiceSettings
+from workers.tasks import Surroundings, announce, register, send_reap
+
+log = structlog.get_logger("sandbox.worker")
+
+
+def worker_name() -> str:
+    """Says where it is; another one after a restart."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> int:
+    """Work until SIGTERM; the exit status. Raises :class:`HostError` where the database is not
+    ready."""
+    database = open_database(settings.database)
+    require_schema(database)
+    database.close()
+    name = worker_name()
+    # Shared with the children, which are forked: when what still runs has to be given back.
+    drain_at = multiprocessing.Value("d", 0.0)
+    around = Surroundings(
+        settings,
+        worker=name,
+        slots=slots,
+        stopping=lambda: drain_at.value > 0,
+        drained=lambda: 0 < drain_at.value <= time.time(),
+    )
+    app = make_app(settings)
+    register(app, around)
+    presence = Presence(settings.database, name, hosts, slots)
+
+    def ready(**_details: Any) -> None:
+        presence.start()
+        log.info("worker ready", worker=name, hosts=list(hosts), slots=slots)
+        for host in hosts:
+            send_reap(app, host)
+            announce(app, host, slots)
+
+    def stop(**_details: Any) -> None:
+        if not drain_at.value:
+            drain_at.value = time.time() + settings.drain
+            log.info("draining", worker=name, seconds=settings.drain)
+            presence.drain()
+
+    def child_begins(**_details: Any) -> None:
+        around.forget_connections()
+
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutting_down.connect(stop, weak=False)
+    signals.worker_process_init.connect(child_begins, weak=False)
+    signals.setup_logging.connect(_keep_our_logging, weak=False)
+    worker = app.Worker(
+        hostname=name,
+        queues=[SERVICE_QUEUE, *map(queue_of, hosts)],
+        concurrency=slots + 1,
+        pool="prefork",
+        optimization="fair",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+    presence.stop()
+    return int(worker.exitcode or 0)
+
+
+def run_beat(settings: ServiceSettings) -> None:
+    """Send a tick every few seconds, until SIGTERM. Any number of beats does no harm."""
+    app = make_app(settings)
+    signals.setup_logging.connect(_keep_our_logging, weak=False)
+    app.conf.beat_schedule = {
+        "tick": {
+            "task": "sandbox.tick",
+            "schedule": TICK_SECONDS,
+            "options": {"queue": SERVICE_QUEUE, "expires": 3 * TICK_SECONDS},
+        }
+    }
+    log.info("beat begins", every=TICK_SECONDS)
+    # In memory: what was done when is in the database.
+    app.Beat(scheduler_cls=_Ticker, max_interval=TICK_SECONDS, quiet=True).run()
+
+
+class _Ticker(Scheduler):  # type: ignore[misc]
+    """The first tick at once: a service that comes back has something to catch up with."""
+
+    def setup_schedule(self) -> None:
+        super().setup_schedule()
+        long_ago = self.app.now().replace(year=2000)
+        for entry in self.schedule.values():
+            entry.last_run_at = long_ago
+
+
+def _keep_our_logging(**_details: Any) -> None:
+    logs.configure()
+
+
+def client(settings: ServiceSettings) -> Celery:
+    """For those who only send."""
+    return make_app(settings)
