@@ -390,6 +390,14 @@ def test_recent_runs_are_listed_newest_first(database: Database) -> None:
     assert reading.due_hosts(database) == {"xen1": 4}
 
 
+def test_looking_waits_for_nobody(database: Database) -> None:
+    submit(database, order())
+    with database.write() as connection:
+        connection.execute(update(runs).values(phase="boot"))
+        assert [one.phase for one in reading.recent(database)] == [""]
+    assert [one.phase for one in reading.recent(database)] == ["boot"]
+
+
 def test_a_database_that_cannot_be_reached_is_an_error_of_the_host() -> None:
     gone = open_database("postgresql://nobody@/nothing?host=/nonexistent")
     with pytest.raises(HostError, match="cannot be used") as told:
