@@ -11,15 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from celery import Celery
-from servers import Postgres, Redis, postgres, redis_server, short_folder
+from servers import Redis, postgres, redis_server, short_folder
 from sqlalchemy import func, select
 
 from sandbox.deadline import Deadline

@@ -11,7 +11,7 @@ from sandbox.errors import RequestError
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
-from workers.database.schema import events, runs
+from workers.database.schema import events, runs, state_in
 from workers.ledger.values import Event, RunRow
 from workers.states import State
 
@@ -109,7 +109,7 @@ def due_hosts(database: Database) -> dict[str, int]:
     """Hosts with runs that could start now, with how many."""
     query = (
         select(runs.c.host, func.count().label("due"))
-        .where(runs.c.state == State.QUEUED, runs.c.not_before <= now())
+        .where(state_in(runs, State.QUEUED), runs.c.not_before <= now())
         .group_by(runs.c.host)
     )
     with database.read() as connection:
