@@ -33,6 +33,8 @@ from workers.ledger.events import say, saying
 from workers.ledger.values import Claim, Outcome, Renewal
 from workers.states import HELD, Change, State, after, sources
 
+# Made once: the copy of a table costs more than a statement with it.
+_NEXT, _OTHER = runs.alias("next_one"), runs.alias("other")
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 1800.0  # seconds between attempts, doubled each time
 
 
@@ -78,8 +80,7 @@ def _count_alone(connection: Connection, *what: tuple[str, str]) -> None:
 
 def _held_by(column: Column[str], value: str) -> ScalarSelect[int]:
     """How many runs a host or a worker has."""
-    held = runs.alias("held")
-    count = select(func.count()).where(held.c[column.name] == value, state_in(held, *HELD))
+    count = select(func.count()).where(_OTHER.c[column.name] == value, state_in(_OTHER, *HELD))
     return count.scalar_subquery()
 
 
@@ -90,13 +91,12 @@ def _claim(
     lease: float,
     room: Sequence[ColumnElement[bool]],
 ) -> Claim | None:
-    next_one = runs.alias("next_one")
     following = (
-        select(next_one.c.id)
-        .where(next_one.c.host == host, *is_due(next_one), *room)
-        .order_by(next_one.c.priority, next_one.c.submitted, next_one.c.id)
+        select(_NEXT.c.id)
+        .where(_NEXT.c.host == host, *is_due(_NEXT), *room)
+        .order_by(_NEXT.c.priority, _NEXT.c.submitted, _NEXT.c.id)
         .limit(1)
-        .with_for_update(skip_locked=True, of=next_one)
+        .with_for_update(skip_locked=True, of=_NEXT)
         .scalar_subquery()
     )
     row = connection.execute(
@@ -143,9 +143,8 @@ def _claim(
 
 def is_due(table: FromClause) -> tuple[ColumnElement[bool], ...]:
     """May be claimed now: its time has come, and its guest is not being rehearsed."""
-    other = runs.alias("other")
     busy = exists().where(
-        other.c.host == table.c.host, other.c.guest == table.c.guest, state_in(other, *HELD)
+        _OTHER.c.host == table.c.host, _OTHER.c.guest == table.c.guest, state_in(_OTHER, *HELD)
     )
     return (state_in(table, *sources(Change.CLAIM)), table.c.not_before <= now(), ~busy)
 
