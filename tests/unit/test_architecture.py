@@ -50,6 +50,7 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("asking", "processes"),
     ("tasks",),
+    ("turns",),
     ("housekeeping", "canary", "presence", "attempt"),
     ("executors", "rehearsing", "simulated"),
     ("ledger",),

@@ -13,7 +13,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    FromClause,
     ScalarSelect,
     UpdateBase,
     exists,
@@ -29,9 +28,10 @@ from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, runs, state_in, verdicts
+from workers.ledger.due import is_due
 from workers.ledger.events import say, saying
 from workers.ledger.values import Claim, Outcome, Renewal
-from workers.states import HELD, Change, State, after, sources
+from workers.states import HELD, Change, State, after
 
 # Made once: the copy of a table costs more than a statement with it.
 _NEXT, _OTHER = runs.alias("next_one"), runs.alias("other")
@@ -139,14 +139,6 @@ def _claim(
         scenario=row.scenario,
         request=row.request,
     )
-
-
-def is_due(table: FromClause) -> tuple[ColumnElement[bool], ...]:
-    """May be claimed now: its time has come, and its guest is not being rehearsed."""
-    busy = exists().where(
-        _OTHER.c.host == table.c.host, _OTHER.c.guest == table.c.guest, state_in(_OTHER, *HELD)
-    )
-    return (state_in(table, *sources(Change.CLAIM)), table.c.not_before <= now(), ~busy)
 
 
 def renew(database: Database, claim: Claim, lease: float) -> Renewal:
