@@ -11,9 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from celery import Celery
@@ -26,7 +28,7 @@ from workers.app import make_app
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, events, runs, verdicts
 from workers.ledger.submitting import submit
-from workers.ledger.values import Order, Priority
+from workers.ledger.values import Claim, Order, Priority
 from workers.presence import present
 from workers.settings import ServiceSettings, read_service_settings
 from workers.simulated import SimulatedExecutor
@@ -50,6 +52,37 @@ class Worker:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) << 10
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a number of runs cost, all processes of the service together."""
+
+    count: int
+    cpu: float  # seconds
+    seconds: float
+    waits: tuple[float, ...]  # from submit to start, sorted
+
+    @property
+    def each(self) -> float:
+        """Seconds of CPU of the queue for one run: what the pretended rehearsal takes is not
+        the queue's."""
+        return self.cpu / self.count - empty_rehearsal()
+
+    def wait(self, percent: int) -> float:
+        return self.waits[min(self.count - 1, self.count * percent // 100)]
+
+
+@cache
+def empty_rehearsal(count: int = 200) -> float:
+    """Seconds of CPU of a pretended rehearsal that takes no time, without any queue."""
+    with short_folder("sbempty-") as folder:
+        executor = SimulatedExecutor(folder, seconds=0.0)
+        began = time.process_time()
+        for number in range(count):
+            claim = Claim(str(number), 1, "", 1, 1, "host", f"guest{number}", "security", {})
+            executor.run(claim, lambda *_what: None, lambda _folder: None)
+        return (time.process_time() - began) / count
 
 
 @dataclass
@@ -151,33 +184,43 @@ class Fleet:
                 seen, deadline = ended, Deadline(PATIENCE, f"after {ended} of {count} runs")
             deadline.sleep(0.1)
 
-    def waits(self, run_ids: Sequence[str] = ()) -> list[float]:
+    def waits(self, run_ids: Sequence[str]) -> list[float]:
         """Seconds from submit to the first attempt's start, by the database's clock; sorted."""
         first = (
             select(attempts.c.run_id, func.min(attempts.c.started).label("started"))
             .group_by(attempts.c.run_id)
             .subquery()
         )
-        query = select(first.c.started - runs.c.submitted).join(runs, runs.c.id == first.c.run_id)
-        if run_ids:
-            query = query.where(runs.c.id.in_(run_ids))
+        query = select(first.c.run_id, first.c.started - runs.c.submitted).join(
+            runs, runs.c.id == first.c.run_id
+        )
+        wanted = set(run_ids)
         with self.database.read() as connection:
-            return sorted(connection.execute(query).scalars())
+            rows = connection.execute(query).all()
+        return sorted(seconds for run_id, seconds in rows if run_id in wanted)
 
-    def order_of_starts(self) -> list[str]:
-        """The runs' ids, first started first."""
-        query = select(attempts.c.run_id).order_by(attempts.c.started)
+    def overtaken(self, run_id: str) -> int:
+        """How many other runs were begun while this one waited."""
+        mine = select(runs.c.submitted, runs.c.started).where(runs.c.id == run_id)
         with self.database.read() as connection:
-            return list(connection.execute(query).scalars())
+            submitted, started = connection.execute(mine).one()
+            between = attempts.c.started.between(submitted, started)
+            query = select(func.count()).where(between, attempts.c.run_id != run_id)
+            return int(connection.execute(query).scalar_one())
+
+    def measure(self, numbers: range) -> Measured:
+        """Queue a run for each number, and wait until all have ended."""
+        ended, used, began = self.ended(), self.cpu(), time.monotonic()
+        ids = self.submit(numbers, self.hosts)
+        self.wait_for(ended + len(numbers))
+        seconds, used = time.monotonic() - began, self.cpu() - used
+        return Measured(len(numbers), used, seconds, tuple(self.waits(ids)))
 
     def check_nothing_lost_or_doubled(self, count: int) -> None:
         """Every run has one attempt, one verdict, and went through each phase once."""
         with self.database.read() as connection:
-            states = dict(
-                connection.execute(select(runs.c.verdict, func.count()).group_by(runs.c.verdict))
-                .tuples()
-                .all()
-            )
+            counted = select(runs.c.verdict, func.count()).group_by(runs.c.verdict)
+            states = {row[0]: row[1] for row in connection.execute(counted)}
             tables = [
                 connection.execute(select(func.count()).select_from(table)).scalar_one()
                 for table in (attempts, verdicts)
