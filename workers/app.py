@@ -16,7 +16,6 @@ from sandbox.errors import RequestError
 from workers.settings import ServiceSettings
 
 SERVICE_QUEUE = "service"
-TICK_SECONDS = 10.0
 # No rehearsal's deadlines add up to this. A message that is not acknowledged by then comes again.
 SOFT_LIMIT, HARD_LIMIT, VISIBILITY = 12 * 3600, 12 * 3600 + 900, 14 * 3600
 
