@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +82,7 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
     """Do the host's next run, if there is one and the host and this worker may take it."""
     if around.stopping():
         return  # it stays queued for another worker, or for the next start
+    asked = time.monotonic()
     held = claim(
         around.database,
         host,
@@ -91,7 +93,9 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
     )
     if held is None:
         return
-    work_off(around.database, held, around.executor, around.settings.lease, around.drained)
+    work_off(
+        around.database, held, around.executor, around.settings.lease, around.drained, asked
+    )
     if not around.stopping() and reading.due_hosts(around.database).get(host):
         try:
             announce(app, host)
