@@ -19,6 +19,7 @@ from workers.database import Database, open_database
 from workers.executors import Executor, executor_for
 from workers.ledger import reading
 from workers.ledger.leases import claim
+from workers.ledger.sweeping import was_reaped
 from workers.settings import ServiceSettings
 
 log = structlog.get_logger("sandbox.tasks")
@@ -114,7 +115,9 @@ def parallel_of(host: str, around: Surroundings) -> int:
 
 def reap(around: Surroundings, host: str) -> None:
     """Remove what dead attempts left on a host."""
+    asked = around.database.now()
     removed = around.executor.reap(host)
+    was_reaped(around.database, host, asked)
     if removed:
         log.info("reaped", host=host, removed=removed)
         housekeeping.count_reaped(around.database, len(removed))
