@@ -36,6 +36,12 @@ def make_app(settings: ServiceSettings) -> Celery:
     return app
 
 
+def backlog(app: Celery, queue: str) -> int:
+    """How many messages wait in a queue, because nobody takes them or all are busy."""
+    with app.pool.acquire(block=True) as connection:
+        return int(connection.default_channel.client.llen(queue))
+
+
 _TRANSPORT: dict[str, Any] = {
     "visibility_timeout": VISIBILITY,
     # A connection that a firewall dropped silently is noticed.

@@ -13,7 +13,7 @@ from celery import Celery
 from sandbox.errors import SandboxError
 from sandbox.hosts import find_host
 from workers import canary, housekeeping
-from workers.app import queue_of
+from workers.app import backlog, queue_of
 from workers.attempt import work_off
 from workers.database import Database, open_database
 from workers.executors import Executor, executor_for
@@ -22,6 +22,7 @@ from workers.ledger.leases import claim
 from workers.ledger.sweeping import was_reaped
 from workers.settings import ServiceSettings
 
+MANY_WAITING = 100  # messages in a queue: enough to wake whoever will come
 log = structlog.get_logger("sandbox.tasks")
 
 
@@ -126,8 +127,17 @@ def reap(around: Surroundings, host: str) -> None:
 def tick(app: Celery, around: Surroundings) -> None:
     """What has to be done regularly, by whoever gets the message."""
     housekeeping.tick(
-        around.database, around.settings, partial(announce, app), partial(send_reap, app)
+        around.database,
+        around.settings,
+        partial(_unless_many, app, partial(announce, app)),
+        partial(_unless_many, app, partial(send_reap, app)),
     )
+
+
+def _unless_many(app: Celery, send: Callable[..., None], host: str, *more: int) -> None:
+    """A host whose workers are away for a week does not find a message of every tick."""
+    if backlog(app, queue_of(host)) < MANY_WAITING:
+        send(host, *more)
 
 
 def send_reap(app: Celery, host: str) -> None:
