@@ -95,9 +95,7 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
     )
     if held is None:
         return
-    work_off(
-        around.database, held, around.executor, around.settings.lease, around.drained, asked
-    )
+    work_off(around.database, held, around.executor, around.settings.lease, around.drained, asked)
     if not around.stopping() and reading.due_hosts(around.database).get(host):
         try:
             announce(app, host)

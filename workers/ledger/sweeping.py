@@ -16,7 +16,6 @@ from workers.ledger.leases import decide
 from workers.ledger.values import Outcome, Swept
 from workers.states import HELD, Change, State, after
 
-
 _REAP = "reap "  # and a host: when it was last asked for; 0 when it was done
 
 
