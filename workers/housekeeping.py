@@ -10,12 +10,11 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import select
 
-from sandbox.errors import SandboxError
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import workers
 from workers.ledger import reading
-from workers.ledger.sweeping import count, sweep
+from workers.ledger.sweeping import count, reaping_wanted, sweep
 from workers.settings import ServiceSettings
 
 REAP_EVERY = 600.0  # seconds
@@ -31,23 +30,29 @@ def tick(
 ) -> None:
     """All of it. One step that fails does not keep the others from being taken."""
     steps: tuple[Callable[[], None], ...] = (
-        lambda: _sweep(database, reap),
+        lambda: _sweep(database),
+        lambda: _reap_after_losses(database, reap),
         lambda: _announce(database, announce),
         lambda: _reap_now_and_then(database, reap),
     )
     for step in steps:
         try:
             step()
-        except SandboxError as problem:
+        except Exception as problem:  # the database's, and the many kinds of the broker
             log.warning("a step of the housekeeping failed", problem=str(problem))
 
 
-def _sweep(database: Database, reap: Callable[[str], None]) -> None:
+def _sweep(database: Database) -> None:
     swept = sweep(database)
     for run_id in (*swept.queued, *swept.given_up, *swept.cancelled):
         run = reading.get(database, run_id)
         log.warning("lease lost", run=run_id, host=run.host, state=run.state.value)
-        reap(run.host)
+
+
+def _reap_after_losses(database: Database, reap: Callable[[str], None]) -> None:
+    """Until a worker of the host has done it: a message can be lost."""
+    for host in reaping_wanted(database):
+        reap(host)
 
 
 def _announce(database: Database, announce: Callable[[str, int], None]) -> None:

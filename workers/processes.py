@@ -20,7 +20,7 @@ from celery.beat import Scheduler
 
 from sandbox.errors import SandboxError
 from workers import logs
-from workers.app import SERVICE_QUEUE, TICK_SECONDS, make_app, queue_of
+from workers.app import SERVICE_QUEUE, make_app, queue_of
 from workers.database import open_database, require_schema
 from workers.ledger import reading
 from workers.presence import Presence
@@ -113,13 +113,13 @@ def run_beat(settings: ServiceSettings) -> None:
     app.conf.beat_schedule = {
         "tick": {
             "task": "sandbox.tick",
-            "schedule": TICK_SECONDS,
-            "options": {"queue": SERVICE_QUEUE, "expires": 3 * TICK_SECONDS},
+            "schedule": settings.tick,
+            "options": {"queue": SERVICE_QUEUE, "expires": 3 * settings.tick},
         }
     }
-    log.info("beat begins", every=TICK_SECONDS)
+    log.info("beat begins", every=settings.tick)
     # In memory: what was done when is in the database.
-    app.Beat(scheduler_cls=_Ticker, max_interval=TICK_SECONDS, quiet=True).run()
+    app.Beat(scheduler_cls=_Ticker, max_interval=settings.tick, quiet=True).run()
 
 
 class _Ticker(Scheduler):  # type: ignore[misc]

@@ -16,6 +16,8 @@ from workers.ledger.leases import decide
 from workers.ledger.values import Outcome, Swept
 from workers.states import HELD, Change, State, after
 
+_REAP = "reap "  # and a host: when it was last asked for; 0 when it was done
+
 
 def sweep(database: Database, grace: float = 0.0) -> Swept:
     """End the holding of every run whose lease ran out ``grace`` seconds ago or earlier.
@@ -25,7 +27,7 @@ def sweep(database: Database, grace: float = 0.0) -> Swept:
     swept: dict[State, list[str]] = {state: [] for state in State}
     with database.read() as connection:
         late = connection.execute(
-            select(runs.c.id, runs.c.fence).where(
+            select(runs.c.id, runs.c.fence, runs.c.host).where(
                 state_in(runs, *HELD), runs.c.lease_until < now() - grace
             )
         ).all()
@@ -35,6 +37,7 @@ def sweep(database: Database, grace: float = 0.0) -> Swept:
             if to is not None:
                 swept[to].append(row.id)
                 count(connection, "leases_lost")
+                want_reaped(connection, row.host)
     return Swept(*(tuple(swept[s]) for s in (State.QUEUED, State.FINISHED, State.CANCELLED)))
 
 
@@ -81,6 +84,38 @@ def _take_from_holder(
 def _reason(row: Row[*tuple[Any, ...]]) -> str:
     where = f" during {row.phase}" if row.phase else ""
     return f"the worker {row.owner} was lost{where} (attempt {row.attempts})"
+
+
+def want_reaped(connection: Connection, host: str) -> None:
+    """Note that something may be left on a host: no message, which could be lost, says so."""
+    _set_counter(connection, f"{_REAP}{host}", now())
+
+
+def reaping_wanted(database: Database) -> dict[str, float]:
+    """The hosts to look for leftovers on, with when that was last asked for."""
+    query = select(counters.c.name, counters.c.value).where(
+        counters.c.name.startswith(_REAP, autoescape=True), counters.c.value > 0
+    )
+    with database.read() as connection:
+        return {name.removeprefix(_REAP): value for name, value in connection.execute(query)}
+
+
+def was_reaped(database: Database, host: str, asked: float) -> None:
+    """It was looked for; what was asked for since ``asked`` stands."""
+    with database.write() as connection:
+        connection.execute(
+            update(counters)
+            .where(counters.c.name == f"{_REAP}{host}", counters.c.value <= asked)
+            .values(value=0.0)
+        )
+
+
+def _set_counter(connection: Connection, name: str, value: Any) -> None:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    put = dialect.insert(counters).values(name=name, value=value)
+    connection.execute(
+        put.on_conflict_do_update(index_elements=[counters.c.name], set_={"value": value})
+    )
 
 
 def count(connection: Connection, name: str, by: float = 1.0) -> None:
