@@ -64,7 +64,7 @@ def submit(
 
     if guest is not None and image is not None:
         raise RequestError("--guest and --image exclude each other", "give one of them")
-    settings, database = _service()
+    settings, database = service()
     request = Request(scenario, guest, image, image_format, upgrade, user, key, host)
     told = asking.submit(database, settings, request, priority, fresh=fresh)
     asking.tell_submitted(told, as_json=as_json)
@@ -88,7 +88,7 @@ def status(run_id: str | None, guest: str | None, limit: int, as_json: bool) -> 
     """
     from workers import asking
 
-    _settings, database = _service()
+    _settings, database = service()
     if run_id is None:
         asking.print_queue(database, guest=guest, limit=limit, as_json=as_json)
     else:
@@ -107,7 +107,7 @@ def watch(run_id: str, as_json: bool) -> None:
     """
     from workers import asking
 
-    _settings, database = _service()
+    _settings, database = service()
     with interruptible():
         sys.exit(asking.watch(database, run_id, as_json=as_json))
 
@@ -123,7 +123,7 @@ def cancel(run_id: str) -> None:
     """
     from workers import asking
 
-    _settings, database = _service()
+    _settings, database = service()
     asking.cancel(database, run_id)
 
 
@@ -138,7 +138,7 @@ def retry(run_id: str) -> None:
     """
     from workers import asking
 
-    settings, database = _service()
+    settings, database = service()
     asking.tell_submitted(asking.retry(database, settings, run_id), as_json=False)
 
 
@@ -159,7 +159,7 @@ def worker(hosts: tuple[str, ...], slots: int) -> None:
     from workers import asking, logs
     from workers.processes import run_worker
 
-    settings, _database = _service()
+    settings, _database = service()
     logs.configure()
     sys.exit(run_worker(settings, asking.known_hosts(settings, hosts), slots))
 
@@ -170,7 +170,7 @@ def beat() -> None:
     from workers import logs
     from workers.processes import run_beat
 
-    settings, _database = _service()
+    settings, _database = service()
     logs.configure()
     run_beat(settings)
 
@@ -181,13 +181,13 @@ def migrate() -> None:
     from workers.database import migrate as bring
     from workers.database import schema_versions
 
-    _settings, database = _service()
+    _settings, database = service()
     before, newest = schema_versions(database)
     bring(database)
     click.echo(f"{database.url}: {'already at' if before == newest else 'now at'} {newest}")
 
 
-def _service() -> tuple[ServiceSettings, Database]:
+def service() -> tuple[ServiceSettings, Database]:
     from workers.database import open_database
     from workers.settings import read_service_settings
 
