@@ -149,16 +149,22 @@ def retry(run_id: str) -> None:
 @click.option(
     "--slots", type=click.IntRange(1, 64), default=2, show_default=True, help="Rehearsals at once."
 )
-def worker(hosts: tuple[str, ...], slots: int) -> None:
+@click.option("--systemd-unit", is_flag=True, help="Print a unit that runs it, and end.")
+def worker(hosts: tuple[str, ...], slots: int, systemd_unit: bool) -> None:
     """Work for the hosts that this machine reaches. SIGTERM drains it.
 
     \b
     Examples:
       sandbox worker --host xen1 --slots 2
+      sandbox worker --systemd-unit > /etc/systemd/system/upgrade-sandbox-worker.service
     """
     from workers import asking, logs
     from workers.processes import run_worker
+    from workers.units import worker_unit
 
+    if systemd_unit:
+        click.echo(worker_unit(), nl=False)
+        return
     settings, _database = service()
     logs.configure()
     sys.exit(run_worker(settings, asking.known_hosts(settings, hosts), slots))

@@ -172,7 +172,7 @@ class Composed:
         for file in ("hosts", "passwd"):
             argv += ["--ro-bind", str(self.folder / file), f"/etc/{file}"]
         for place in stated["tmpfs"]:
-            argv += ["--perms", "1777", "--tmpfs", place]
+            argv += self._temporary(name, place)
         for place in {str(ROOT), sys.base_prefix, sys.prefix}:
             if not place.startswith("/usr/"):
                 argv += [*_parents_of(place), "--ro-bind", place, place]
@@ -182,6 +182,18 @@ class Composed:
             argv += self._mounted(name, volume)
         assert stated["read_only"] is True
         return [*argv, "--remount-ro", "/"]
+
+    def _temporary(self, name: str, stated: str) -> list[str]:
+        """A tmpfs is everybody's, unless it is given to one; then a folder stands for it here."""
+        target, _, options = stated.partition(":")
+        if "uid=" not in options:
+            return ["--perms", "1777", "--tmpfs", target]
+        given = dict(option.partition("=")[::2] for option in options.split(","))
+        place = self.folder / f"tmpfs-{name}"
+        place.mkdir(mode=int(given["mode"], 8))
+        os.chown(place, int(given["uid"]), int(given["gid"]))
+        assert "exec" in given, "Docker's are noexec otherwise"
+        return ["--bind", str(place), target]
 
     def _mounted(self, name: str, volume: str) -> list[str]:
         source, target, *options = volume.split(":")

@@ -116,9 +116,18 @@ def test_the_services_work_together(services: Composed) -> None:
     )
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "all pretended checks hold" in submitted.stdout
+    _a_worker_that_is_not_root_reaches_for_its_hosts(services)
     assert services.run("worker", "touch", "/usr/x", "/etc/x").returncode != 0
     assert services.run("worker", "id", "-u").stdout.strip() == str(SANDBOX_UID)
     _tell_what_is_broken(services)
+
+
+def _a_worker_that_is_not_root_reaches_for_its_hosts(services: Composed) -> None:
+    """As far as the name of one that is not there: ssh is started with the key of hosts.yaml."""
+    said = services.run("worker", "sandbox", "doctor", "--host", "xen1")
+    assert said.returncode == 4
+    assert "cannot make" not in said.stdout
+    assert "Could not resolve hostname xen1.example.org" in said.stdout, said.stdout
 
 
 def _tell_what_is_broken(services: Composed) -> None:
