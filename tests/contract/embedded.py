@@ -19,6 +19,7 @@ from sandbox.deadline import Deadline
 from sandbox.store import start_time
 
 PATIENCE = 300.0
+LONGEST_STATE = 48  # characters, as sandbox.settings has it
 OURS = (sys.executable, "-P", "-m", "workers.cli")
 
 
@@ -57,7 +58,8 @@ class Service:
 
     @property
     def state(self) -> Path:
-        return self.folder / "state"
+        """As long as one may be: Redis' socket lives beneath it."""
+        return self.folder / ("s" * (LONGEST_STATE - len(str(self.folder)) - 1))
 
     @property
     def simulated(self) -> Path:
@@ -152,11 +154,11 @@ def service(**settings: str) -> Iterator[Service]:
     with short_folder("sbup-") as folder:
         environment = {
             "PATH": os.environ["PATH"],
-            "SANDBOX_STATE": str(folder / "state"),
             "SANDBOX_CACHE": str(folder / "cache"),
             **{f"SANDBOX_SERVICE_{name}": value for name, value in settings.items()},
         }
         one = Service(folder, environment)
+        one.environment["SANDBOX_STATE"] = str(one.state)
         one.phases_take(0.05)
         try:
             yield one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from workers.embedded.programs import UNDO
 from workers.settings import SECRETS, VARIABLES, read_service_settings
 
 SERVICES = definitions()
+README = (ROOT / "README.md").read_text()
 OURS = ("migrate", "worker", "beat")
 
 
@@ -109,17 +111,20 @@ def test_the_services_work_together(services: Composed) -> None:
         services.start(name)
     for name in ("worker", "beat"):
         services.wait_until_healthy(name)
-    submitted = services.run(
-        "worker",
-        *("sandbox", "submit", "security", "--guest", "web01", "--host", "xen1", "--wait"),
-        *("--key", "/etc/upgrade-sandbox/id_ed25519"),
-    )
+    submitted = services.run("worker", *shlex.split(in_readme("sandbox submit")), "--wait")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "all pretended checks hold" in submitted.stdout
     _a_worker_that_is_not_root_reaches_for_its_hosts(services)
     assert services.run("worker", "touch", "/usr/x", "/etc/x").returncode != 0
     assert services.run("worker", "id", "-u").stdout.strip() == str(SANDBOX_UID)
     _tell_what_is_broken(services)
+
+
+def in_readme(command: str) -> str:
+    """What the README says to run in the worker's container."""
+    found = re.search(rf"^docker compose exec worker ({command}.*)$", README, re.MULTILINE)
+    assert found
+    return found[1]
 
 
 def _a_worker_that_is_not_root_reaches_for_its_hosts(services: Composed) -> None:
