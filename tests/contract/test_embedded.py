@@ -7,7 +7,7 @@ import signal
 import stat
 
 import redis
-from embedded import Service, alive, eventually, service
+from embedded import PATIENCE, Service, alive, eventually, service
 
 
 def ended(one: Service) -> list[str]:
@@ -31,7 +31,7 @@ def test_it_works_is_alone_and_heals() -> None:
         down = one.sandbox("down")
         assert down.returncode == 0, down.stderr
         assert "the service has ended" in down.stdout
-        assert one.process.wait(60) == 0
+        assert one.process.wait(PATIENCE) == 0
         eventually(lambda: not alive(family), "the end of all processes")
         assert ended(one)[:3] == ["worker", "beat", "redis"]
         assert not (one.state / "service" / "redis.sock").exists()
@@ -77,7 +77,7 @@ def test_the_end_is_patient_until_it_is_asked_for_again() -> None:
         assert one.process.poll() is None
         assert one.row(run_id)["state"] == "running"
         one.process.send_signal(signal.SIGINT)
-        assert one.process.wait(300) == 0
+        assert one.process.wait(PATIENCE) == 0
         assert ended(one)[:3] == ["worker", "beat", "redis"]
         row = one.row(run_id)
         assert (row["state"], row["verdict"]) == ("queued", None)

@@ -5,6 +5,7 @@ Ours come as JSON, Redis' in its own way, and what a program says before it can 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -49,8 +50,9 @@ class Lines:
             text = f"{head}{self._render(None, '', said)}"
         else:
             text = json.dumps({**said, "process": name}, default=str)
-        self._stream.write(f"{text}\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # the terminal is gone: the service is not
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
 
 
 def understood(text: str) -> Said:

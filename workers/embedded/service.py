@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from sandbox.errors import HostError, RequestError
+from sandbox.errors import HostError, RequestError, SandboxError
 from sandbox.store import is_alive, this_process
 from workers.asking import known_hosts
 from workers.database import Database, migrate, open_database
@@ -91,8 +90,10 @@ def _serve(
     up_to_now = {worker.name for worker in present(database)}
 
     def works() -> bool:
-        fresh = (one for one in present(database) if one.name not in up_to_now)
-        return any(one.started >= begun - 1 and one.state == "up" for one in fresh)
+        with contextlib.suppress(SandboxError):  # a database that is busy: we look again
+            fresh = (one for one in present(database) if one.name not in up_to_now)
+            return any(one.started >= begun - 1 and one.state == "up" for one in fresh)
+        return False
 
     while not supervisor.asked and not supervisor.until(works, _START):
         if not supervisor.asked:
@@ -124,20 +125,33 @@ def locked(settings: ServiceSettings, lines: Lines) -> Iterator[int]:
     folder.chmod(0o700)
     fd = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if not _taken(fd):
-            owner = _owner(folder)
-            if is_alive(owner):
-                raise RequestError(
-                    f"the service already runs here: {_described(owner)}, in {folder}",
-                    "`sandbox status` shows its queue, `sandbox down` ends it",
+        waits = False
+        end = time.monotonic() + settings.drain + 2 * programs.UNDO
+        while not _taken(fd):
+            _refuse_a_second(folder)
+            if not waits:
+                lines.say("what a killed `sandbox up` left is still ending; waiting", "warning")
+            waits = True
+            if time.monotonic() > end:
+                raise HostError(
+                    "what a killed `sandbox up` left does not end",
+                    "look for it with: pgrep -af workers.cli",
                 )
-            lines.say("what a killed `sandbox up` left is still ending; waiting for it", "warning")
-            _wait(lambda: _taken(fd), settings.drain + 2 * programs.UNDO)
+            time.sleep(_LOOK)
         os.ftruncate(fd, 0)
         os.pwrite(fd, this_process().encode(), 0)
         yield fd
     finally:
         os.close(fd)
+
+
+def _refuse_a_second(folder: Path) -> None:
+    owner = _owner(folder)
+    if is_alive(owner):
+        raise RequestError(
+            f"the service already runs here: {_described(owner)}, in {folder}",
+            "`sandbox status` shows its queue, `sandbox down` ends it",
+        )
 
 
 def down(settings: ServiceSettings, say: Callable[[str], None]) -> None:
@@ -157,7 +171,8 @@ def down(settings: ServiceSettings, say: Callable[[str], None]) -> None:
             say(f"{_described(owner)} drains; waiting for its end")
         else:
             say("its `sandbox up` was killed; waiting for the end of what that left")
-        _wait(lambda: _taken(fd), math.inf)
+        while not _taken(fd):
+            time.sleep(_LOOK)
         say("the service has ended")
     finally:
         os.close(fd)
@@ -169,17 +184,6 @@ def _taken(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _wait(done: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            raise HostError(
-                f"what is left of the service did not end within {seconds:g} s",
-                "look for it with: pgrep -af workers.cli",
-            )
-        time.sleep(_LOOK)
 
 
 def _owner(folder: Path) -> str:
