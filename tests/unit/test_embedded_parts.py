@@ -149,10 +149,10 @@ REDIS = "4242:M 25 Nov 2026 03:56:51.678"
     ("text", "event", "level"),
     [
         ('{"event": "ready", "level": "error", "run": "x"}', "ready", "error"),
-        (f"{REDIS} * Ready to accept connections", "Ready to accept connections", "info"),
-        (f"{REDIS} # Server initialized", "Server initialized", "info"),
+        (f"{REDIS} * Ready to accept connections", "Ready to accept connections", "debug"),
+        (f"{REDIS} # Server initialized", "Server initialized", "debug"),
         (f"{REDIS} # Can't open the append-only file", None, "warning"),
-        (f"{REDIS} . something small", "something small", "debug"),
+        (f"{REDIS} * Background saving error", "Background saving error", "warning"),
         ("Traceback (most recent call last):", None, "info"),
         ("{no json", "{no json", "info"),
         ('{"an": "object of others"}', '{"an": "object of others"}', "info"),
@@ -174,8 +174,8 @@ def test_lines_say_who_says_them(stream: io.StringIO) -> None:
     lines = Lines(stream)
     lines.say("begins", hosts=["xen1"])
     lines.pass_on("worker", b'{"event": "ready", "level": "info", "timestamp": "t"}')
-    lines.pass_on("redis", f"{REDIS} . not worth it".encode())
-    lines.pass_on("redis", b"\x1b]0;a title\x07 and \xff\r")
+    lines.pass_on("redis", f"{REDIS} * a step of many".encode())
+    lines.pass_on("redis", b"\x1b]0;a title\x07 failed \xff\r")
     lines.pass_on("beat", b"  ")
     told = stream.getvalue().splitlines()
     assert len(told) == 3

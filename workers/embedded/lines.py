@@ -16,8 +16,7 @@ from structlog.dev import ConsoleRenderer
 
 from sandbox.report.clean import one_line
 
-_REDIS = re.compile(r"^\d+:[A-Z] \d+ \w+ \d{4} [\d:.]+ (?P<level>[.*#-]) (?P<text>.*)$")
-_LEVELS = {".": "debug", "-": "debug", "*": "info", "#": "info"}
+_REDIS = re.compile(r"^\d+:[A-Z] \d+ \w+ \d{4} [\d:.]+ [.*#-] (?P<text>.*)$")
 _TROUBLE = re.compile(r"warning|error|fail|fatal|can't|denied|corrupt", re.IGNORECASE)
 _COLORS = {"up": "bright_white", "redis": "red", "worker": "cyan", "beat": "magenta"}
 _LONGEST = 4000
@@ -47,7 +46,9 @@ class Lines:
     def _write(self, name: str, said: Said) -> None:
         if self._for_people:
             head = click.style(f"{name:<7}", fg=_COLORS.get(name))
-            text = f"{head}{self._render(None, '', said)}"
+            shown = {key: value for key, value in said.items() if key != "logger"}
+            shown["timestamp"] = time.strftime("%H:%M:%S")
+            text = f"{head}{self._render(None, '', shown)}"
         else:
             text = json.dumps({**said, "process": name}, default=str)
         with contextlib.suppress(OSError):  # the terminal is gone: the service is not
@@ -65,8 +66,8 @@ def understood(text: str) -> Said:
         if isinstance(said, dict) and "event" in said:
             return {str(name): value for name, value in said.items()}
     found = _REDIS.match(text)
-    level, event = (_LEVELS[found["level"]], found["text"]) if found else ("info", text)
-    if found and found["level"] == "#" and _TROUBLE.search(event):  # "#" alone is Redis' banner
+    level, event = ("info", text) if found is None else ("debug", found["text"])
+    if found is not None and _TROUBLE.search(event):  # else a step of its start, work or end
         level = "warning"
     return {"event": one_line(event, _LONGEST), "level": level, "timestamp": _now()}
 
