@@ -11,12 +11,14 @@ import multiprocessing
 import os
 import socket
 import time
+import warnings
 from collections.abc import MutableSequence, Sequence
 from typing import Any, cast
 
 import structlog
 from celery import Celery, signals
 from celery.beat import Scheduler
+from celery.exceptions import SecurityWarning
 
 from sandbox.errors import SandboxError
 from workers import logs
@@ -42,6 +44,8 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
     require_schema(database)
     database.close()
     name = worker_name()
+    # Rehearsals on this machine need root, and messages are JSON: nothing in them is run.
+    warnings.simplefilter("ignore", SecurityWarning)
     # Shared with the children, which are forked: when what still runs has to be given back.
     drain_at = multiprocessing.Value("d", 0.0)
     around = Surroundings(
@@ -70,6 +74,9 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
             drain_at.value = time.time() + settings.drain
             log.info("draining", worker=name, seconds=settings.drain)
             presence.drain()
+        elif drain_at.value > time.time():  # a second SIGTERM: no more patience
+            drain_at.value = time.time()
+            log.info("handing back what still runs", worker=name)
 
     def child_begins(**_details: Any) -> None:
         around.forget_connections()

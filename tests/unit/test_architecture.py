@@ -47,8 +47,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The same for the service, which stands on all of it.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("commands",),
-    ("asking", "processes"),
+    ("commands", "embedded"),
+    ("asking", "processes", "health", "units"),
     ("tasks",),
     ("turns",),
     ("housekeeping", "canary", "presence", "attempt"),
