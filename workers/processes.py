@@ -20,7 +20,9 @@ from celery.beat import Scheduler
 
 from workers import logs
 from workers.app import SERVICE_QUEUE, TICK_SECONDS, make_app, queue_of
+from workers.artifacts import place_for
 from workers.database import open_database, require_schema
+from workers.keeping import Keeping
 from workers.presence import Presence
 from workers.settings import ServiceSettings
 from workers.tasks import Surroundings, announce, register, send_reap
@@ -39,6 +41,7 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
     database = open_database(settings.database)
     require_schema(database)
     database.close()
+    place_for(settings)  # one that is wrong is said now
     name = worker_name()
     # Shared with the children, which are forked: when what still runs has to be given back.
     drain_at = multiprocessing.Value("d", 0.0)
@@ -52,9 +55,11 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
     app = make_app(settings)
     register(app, around)
     presence = Presence(settings.database, name, hosts, slots)
+    keeping = Keeping(settings)
 
     def ready(**_details: Any) -> None:
         presence.start()
+        keeping.start()
         log.info("worker ready", worker=name, hosts=list(hosts), slots=slots)
         for host in hosts:
             send_reap(app, host)
@@ -85,6 +90,7 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         quiet=True,
     )
     worker.start()
+    keeping.stop()
     presence.stop()
     return int(worker.exitcode or 0)
 

@@ -16,6 +16,7 @@ from workers.app import queue_of
 from workers.attempt import work_off
 from workers.database import Database, open_database
 from workers.executors import Executor, executor_for
+from workers.keeping import keep_attempt
 from workers.ledger import reading
 from workers.ledger.leases import claim
 from workers.settings import ServiceSettings
@@ -92,6 +93,7 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
     if held is None:
         return
     work_off(around.database, held, around.executor, around.settings.lease, around.drained)
+    keep_attempt(around.database, around.settings, held)
     if not around.stopping() and reading.due_hosts(around.database).get(host):
         try:
             announce(app, host)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
-from workers.database.schema import attempts, counters, runs
+from workers.database.schema import attempts, runs
+from workers.ledger.counting import count as count
 from workers.ledger.events import say
 from workers.ledger.leases import decide
 from workers.ledger.values import Outcome, Swept
@@ -81,14 +81,3 @@ def _take_from_holder(
 def _reason(row: Row[*tuple[Any, ...]]) -> str:
     where = f" during {row.phase}" if row.phase else ""
     return f"the worker {row.owner} was lost{where} (attempt {row.attempts})"
-
-
-def count(connection: Connection, name: str, by: float = 1.0) -> None:
-    """Add to a counter that outlives processes."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    added = dialect.insert(counters).values(name=name, value=by)
-    connection.execute(
-        added.on_conflict_do_update(
-            index_elements=[counters.c.name], set_={"value": counters.c.value + by}
-        )
-    )
