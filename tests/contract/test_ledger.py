@@ -3,60 +3,26 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from ledger_world import FAIL, LEASE, PASS, order, row, take, taken
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sandbox.errors import HostError, RequestError
 from sandbox.records import Verdict
 from workers.database import Database, migrate, open_database, require_schema, schema_versions
-from workers.database.schema import attempts, metadata, runs, verdicts
+from workers.database.schema import metadata, runs, verdicts
 from workers.ledger import reading
 from workers.ledger.leases import (
-    LeaseLost,
     claim,
     finish,
-    hand_back,
-    renew,
-    stopped,
     tell,
 )
-from workers.ledger.submitting import cancel, submit
-from workers.ledger.sweeping import sweep
-from workers.ledger.values import Claim, Order, Outcome, Priority, Renewal, RunRow
+from workers.ledger.submitting import submit
+from workers.ledger.values import Priority
 from workers.states import State
-
-LEASE = 60.0
-PASS = Outcome(Verdict.PASS, "all went well", {"packages": ["nginx"]})
-FAIL = Outcome(Verdict.FAIL, "nginx does not start")
-ERROR = Outcome(Verdict.ERROR, "the mirror did not answer")
-
-
-def order(guest: str = "web01", **values: object) -> Order:
-    return Order(scenario="security", guest=guest, host="xen1", **values)  # type: ignore[arg-type]
-
-
-def take(database: Database, *, lease: float = LEASE, parallel: int | None = None) -> Claim | None:
-    return claim(database, "xen1", "worker-a", lease, parallel)
-
-
-def taken(database: Database, **values: float) -> Claim:
-    held = take(database, **values)  # type: ignore[arg-type]
-    assert held is not None
-    return held
-
-
-def row(database: Database, run_id: str) -> RunRow:
-    return reading.get(database, run_id)
-
-
-def make_due(database: Database) -> None:
-    with database.write() as connection:
-        connection.execute(update(runs).values(not_before=0.0))
-
 
 # -- the schema -------------------------------------------------------------------------------
 
@@ -208,161 +174,6 @@ def test_no_run_is_claimed_twice(database: Database) -> None:
     assert sorted(claimed) == sorted(ids)
 
 
-# -- leases -----------------------------------------------------------------------------------
-
-
-def test_a_lease_that_ran_out_is_taken_over_and_its_old_holder_writes_nothing(
-    database: Database,
-) -> None:
-    run_id = submit(database, order()).run_id
-    old = taken(database, lease=0.05)
-    time.sleep(0.1)
-    assert sweep(database).queued == (run_id,)
-    assert renew(database, old, LEASE) is Renewal.LOST
-    new = taken(database)
-    assert new.fence > old.fence
-    for write in (
-        lambda: finish(database, old, PASS),
-        lambda: hand_back(database, old, "", 0.0),
-        lambda: stopped(database, old),
-        lambda: tell(database, old, "phase", "verify"),
-    ):
-        with pytest.raises(LeaseLost):
-            write()
-    assert row(database, run_id).state is State.RUNNING
-    finish(database, new, FAIL)
-    with pytest.raises(LeaseLost):
-        finish(database, old, PASS)
-    assert row(database, run_id).verdict is Verdict.FAIL
-
-
-def test_a_renewed_lease_is_not_swept(database: Database) -> None:
-    submit(database, order())
-    held = taken(database, lease=0.2)
-    assert renew(database, held, LEASE) is Renewal.KEPT
-    time.sleep(0.3)
-    assert sweep(database) == type(sweep(database))((), (), ())
-    finish(database, held, PASS)
-
-
-def test_a_lost_run_is_given_up_as_an_error_when_its_attempts_are_used_up(
-    database: Database,
-) -> None:
-    run_id = submit(database, order(most_attempts=2)).run_id
-    for attempt in (1, 2):
-        held = taken(database, lease=0.0)
-        assert held.attempt == attempt
-        tell(database, held, "phase", "upgrade")
-        time.sleep(0.02)
-        swept = sweep(database)
-    assert swept.given_up == (run_id,)
-    lost = row(database, run_id)
-    assert (lost.state, lost.verdict) == (State.FINISHED, Verdict.ERROR)
-    assert "worker-a was lost during upgrade" in lost.reason
-
-
-def test_sweepers_at_once_do_it_once(database: Database) -> None:
-    ids = {submit(database, order(f"web{number}")).run_id for number in range(5)}
-    for _ in ids:
-        taken(database, lease=0.0)
-    time.sleep(0.02)
-    with ThreadPoolExecutor(4) as pool:
-        swept = list(pool.map(lambda _: sweep(database), range(4)))
-    assert sorted(run_id for one in swept for run_id in one.queued) == sorted(ids)
-
-
-def test_a_grace_is_kept(database: Database) -> None:
-    submit(database, order())
-    taken(database, lease=0.0)
-    time.sleep(0.02)
-    assert sweep(database, grace=60.0).queued == ()
-
-
-# -- again, or not ----------------------------------------------------------------------------
-
-
-def test_only_an_error_is_tried_again_and_later_each_time(database: Database) -> None:
-    run_id = submit(database, order()).run_id
-    pauses = []
-    for _ in range(2):
-        assert finish(database, taken(database), ERROR) is State.QUEUED
-        waits = row(database, run_id)
-        assert waits.waiting == ERROR.reason
-        pauses.append(waits.not_before - database.now())
-        assert take(database) is None
-        make_due(database)
-    assert 50 < pauses[0] < 61 < 110 < pauses[1] < 121
-    assert finish(database, taken(database), ERROR) is State.FINISHED
-    assert row(database, run_id).verdict is Verdict.ERROR
-
-
-@pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.ERROR])
-def test_a_verdict_of_the_upgrade_stands(database: Database, verdict: Verdict) -> None:
-    run_id = submit(database, order()).run_id
-    assert finish(database, taken(database), Outcome(verdict, "so")) is State.FINISHED
-    assert row(database, run_id).verdict is verdict
-
-
-def test_handing_back_uses_no_attempt_up(database: Database) -> None:
-    run_id = submit(database, order(most_attempts=1)).run_id
-    for _ in range(3):
-        held = taken(database)
-        assert hand_back(database, held, "xen1 has no memory free", 0.0) is State.QUEUED
-    waits = row(database, run_id)
-    assert (waits.attempts, waits.waiting) == (0, "xen1 has no memory free")
-    with database.read() as connection:
-        assert connection.execute(select(func.count()).select_from(attempts)).scalar_one() == 3
-
-
-# -- cancelling -------------------------------------------------------------------------------
-
-
-def test_a_queued_run_is_cancelled_at_once(database: Database) -> None:
-    run_id = submit(database, order()).run_id
-    assert cancel(database, run_id, "anna") is State.CANCELLED
-    assert take(database) is None
-    with pytest.raises(RequestError, match="cancelled cannot cancel"):
-        cancel(database, run_id, "anna")
-
-
-def test_a_running_one_is_cancelled_by_its_worker(database: Database) -> None:
-    run_id = submit(database, order()).run_id
-    held = taken(database)
-    assert cancel(database, run_id, "anna") is State.CANCELLING
-    assert cancel(database, run_id, "anna") is State.CANCELLING
-    assert renew(database, held, LEASE) is Renewal.CANCEL
-    again = submit(database, order())
-    assert not again.joined, "nobody joins what is being cancelled"
-    assert take(database) is None, "its clone is still there"
-    assert stopped(database, held) is State.CANCELLED
-    assert taken(database).run_id == again.run_id
-    assert row(database, run_id).verdict is None
-
-
-def test_a_cancelled_run_whose_worker_is_lost_stays_cancelled(database: Database) -> None:
-    run_id = submit(database, order()).run_id
-    taken(database, lease=0.0)
-    cancel(database, run_id, "anna")
-    time.sleep(0.02)
-    assert sweep(database).cancelled == (run_id,)
-    assert row(database, run_id).state is State.CANCELLED
-
-
-def test_an_error_after_a_cancel_is_not_tried_again(database: Database) -> None:
-    run_id = submit(database, order()).run_id
-    held = taken(database)
-    cancel(database, run_id, "anna")
-    assert finish(database, held, ERROR) is State.CANCELLED
-
-
-def test_a_verdict_that_was_there_before_the_cancel_is_kept(database: Database) -> None:
-    run_id = submit(database, order()).run_id
-    held = taken(database)
-    cancel(database, run_id, "anna")
-    assert finish(database, held, FAIL) is State.FINISHED
-    assert row(database, run_id).verdict is Verdict.FAIL
-
-
 # -- looking ----------------------------------------------------------------------------------
 
 
@@ -388,6 +199,14 @@ def test_recent_runs_are_listed_newest_first(database: Database) -> None:
     assert [one.guest for one in reading.recent(database, guest="web2")] == ["web2"]
     assert reading.recent(database, states=[State.RUNNING]) == ()
     assert reading.due_hosts(database) == {"xen1": 4}
+
+
+def test_looking_waits_for_nobody(database: Database) -> None:
+    submit(database, order())
+    with database.write() as connection:
+        connection.execute(update(runs).values(phase="boot"))
+        assert [one.phase for one in reading.recent(database)] == [""]
+    assert [one.phase for one in reading.recent(database)] == ["boot"]
 
 
 def test_a_database_that_cannot_be_reached_is_an_error_of_the_host() -> None:

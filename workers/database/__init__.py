@@ -15,6 +15,7 @@ from sandbox.errors import HostError, RequestError
 from workers.database.clock import now
 
 PATIENCE = 30  # seconds that a writer waits for another
+_READING = "sandbox_reading"  # an execution option of ours
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 
 
@@ -23,6 +24,9 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._reading: dict[str, Any] = {_READING: True}
+        if engine.dialect.name == "postgresql":
+            self._reading["isolation_level"] = "AUTOCOMMIT"
 
     @property
     def url(self) -> str:
@@ -38,11 +42,8 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """For looking only: takes no lock."""
-        with (
-            _explained(self),
-            self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-        ):
-            yield connection
+        with _explained(self), self.engine.connect() as connection:
+            yield connection.execution_options(**self._reading)
 
     def now(self) -> float:
         with self.read() as connection:
@@ -99,7 +100,7 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        if connection.get_isolation_level() != "AUTOCOMMIT":
+        if not connection.get_execution_options().get(_READING):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
