@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import short_folder
 from sqlalchemy import Row, func, insert, select, update
 
 from sandbox.deadline import Deadline
@@ -57,13 +58,14 @@ class Writing:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str) -> ServiceSettings:
-    return ServiceSettings(
-        database=database_url,
-        broker="redis+socket:///nowhere",
-        sandbox=Settings(state=tmp_path / "state"),
-        artifacts=str(tmp_path / "place"),
-    )
+def settings(tmp_path: Path, database_url: str) -> Iterator[ServiceSettings]:
+    with short_folder("sbkeep-") as state:
+        yield ServiceSettings(
+            database=database_url,
+            broker="redis+socket:///nowhere",
+            sandbox=Settings(state=state),
+            artifacts=str(tmp_path / "place"),
+        )
 
 
 def take(database: Database, guest: str = "web01") -> Claim:

@@ -47,12 +47,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The same for the service, which stands on all of it.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("commands",),
-    ("asking", "processes"),
+    ("commands", "operations"),
+    ("asking", "processes", "service_checks"),
     ("tasks",),
-    ("housekeeping", "canary", "presence", "attempt"),
-    ("executors", "rehearsing", "simulated"),
-    ("ledger",),
+    ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics"),
+    ("executors", "rehearsing", "simulated", "retention"),
+    ("ledger", "artifacts"),
     ("app", "database"),
     ("settings", "states", "logs"),
 )
