@@ -23,6 +23,7 @@ from workers.app import SERVICE_QUEUE, TICK_SECONDS, make_app, queue_of
 from workers.artifacts import place_for
 from workers.database import open_database, require_schema
 from workers.keeping import Keeping
+from workers.metrics import serve_if_asked
 from workers.presence import Presence
 from workers.settings import ServiceSettings
 from workers.tasks import Surroundings, announce, register, send_reap
@@ -56,6 +57,7 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
     register(app, around)
     presence = Presence(settings.database, name, hosts, slots)
     keeping = Keeping(settings)
+    served = serve_if_asked(settings)
 
     def ready(**_details: Any) -> None:
         presence.start()
@@ -73,6 +75,8 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
 
     def child_begins(**_details: Any) -> None:
         around.forget_connections()
+        if served is not None:
+            served.forget()
 
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stop, weak=False)
@@ -91,6 +95,8 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
     )
     worker.start()
     keeping.stop()
+    if served is not None:
+        served.stop()
     presence.stop()
     return int(worker.exitcode or 0)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Row, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, literal_column, select, update
 
 from workers.artifacts import Place, files_of, place_for
 from workers.database import Database
@@ -52,7 +52,7 @@ def expire_stored(database: Database, place: Place, settings: ServiceSettings) -
 
 
 def _too_much(database: Database, settings: ServiceSettings) -> Iterator[Row[Any]]:
-    kept = attempts.c.artifacts == STORED
+    kept = attempts.c.artifacts == literal_column(f"'{STORED}'")  # the index is of just these
     oldest = (
         select(attempts, too_old(settings.keep_days).label("old"))
         .where(kept)

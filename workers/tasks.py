@@ -19,6 +19,7 @@ from workers.executors import Executor, executor_for
 from workers.keeping import keep_attempt
 from workers.ledger import reading
 from workers.ledger.leases import claim
+from workers.pools import look_at_pools
 from workers.settings import ServiceSettings
 
 log = structlog.get_logger("sandbox.tasks")
@@ -116,6 +117,7 @@ def reap(around: Surroundings, host: str) -> None:
     if removed:
         log.info("reaped", host=host, removed=removed)
         housekeeping.count_reaped(around.database, len(removed))
+    look_at_pools(around.database, around.settings, host)
 
 
 def tick(app: Celery, around: Surroundings) -> None:

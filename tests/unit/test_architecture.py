@@ -50,7 +50,7 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands", "operations"),
     ("asking", "processes", "service_checks"),
     ("tasks",),
-    ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics"),
+    ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
     ("executors", "rehearsing", "simulated", "retention"),
     ("ledger", "artifacts"),
     ("app", "database"),
