@@ -196,6 +196,7 @@ def main() -> int:
 
     settings = read_service_settings()
     logs.configure()
+    logs.hide_secrets_of(settings)
     database = open_database(settings.database)
     try:
         keep(database, settings)

@@ -39,6 +39,7 @@ def worker_name() -> str:
 def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> int:
     """Work until SIGTERM; the exit status. Raises :class:`HostError` where the database is not
     ready."""
+    logs.hide_secrets_of(settings)
     database = open_database(settings.database)
     require_schema(database)
     database.close()
@@ -103,6 +104,7 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
 
 def run_beat(settings: ServiceSettings) -> None:
     """Send a tick every few seconds, until SIGTERM. Any number of beats does no harm."""
+    logs.hide_secrets_of(settings)
     app = make_app(settings)
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     app.conf.beat_schedule = {

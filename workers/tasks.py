@@ -11,7 +11,7 @@ from celery import Celery
 
 from sandbox.errors import SandboxError
 from sandbox.hosts import find_host
-from workers import canary, housekeeping
+from workers import canary, housekeeping, logs
 from workers.app import queue_of
 from workers.attempt import work_off
 from workers.database import Database, open_database
@@ -93,8 +93,9 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
     )
     if held is None:
         return
-    work_off(around.database, held, around.executor, around.settings.lease, around.drained)
-    keep_attempt(around.database, around.settings, held)
+    with logs.about(run=held.run_id, attempt=held.attempt):
+        work_off(around.database, held, around.executor, around.settings.lease, around.drained)
+        keep_attempt(around.database, around.settings, held)
     if not around.stopping() and reading.due_hosts(around.database).get(host):
         try:
             announce(app, host)

@@ -47,8 +47,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The same for the service, which stands on all of it.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("commands", "operations"),
-    ("asking", "processes", "service_checks"),
+    ("operations",),
+    ("commands",),
+    ("asking", "processes", "service_checks", "fetching"),
     ("tasks",),
     ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
     ("executors", "rehearsing", "simulated", "retention"),
