@@ -208,7 +208,9 @@ def serve_if_asked(settings: ServiceSettings) -> Served | None:
     if not settings.metrics:
         return None
     try:
-        return serve(settings, settings.metrics)
+        served = serve(settings, settings.metrics)
+        log.info("metrics served", port=served.port)
+        return served
     except RequestError as problem:
         log.warning("metrics not served", problem=str(problem))
         return None
