@@ -64,7 +64,7 @@ def submit(
 
     if guest is not None and image is not None:
         raise RequestError("--guest and --image exclude each other", "give one of them")
-    settings, database = service()
+    settings, database = open_service()
     request = Request(scenario, guest, image, image_format, upgrade, user, key, host)
     told = asking.submit(database, settings, request, priority, fresh=fresh)
     asking.tell_submitted(told, as_json=as_json)
@@ -88,7 +88,7 @@ def status(run_id: str | None, guest: str | None, limit: int, as_json: bool) -> 
     """
     from workers import asking
 
-    _settings, database = service()
+    _settings, database = open_service()
     if run_id is None:
         asking.print_queue(database, guest=guest, limit=limit, as_json=as_json)
     else:
@@ -107,7 +107,7 @@ def watch(run_id: str, as_json: bool) -> None:
     """
     from workers import asking
 
-    _settings, database = service()
+    _settings, database = open_service()
     with interruptible():
         sys.exit(asking.watch(database, run_id, as_json=as_json))
 
@@ -123,7 +123,7 @@ def cancel(run_id: str) -> None:
     """
     from workers import asking
 
-    _settings, database = service()
+    _settings, database = open_service()
     asking.cancel(database, run_id)
 
 
@@ -138,7 +138,7 @@ def retry(run_id: str) -> None:
     """
     from workers import asking
 
-    settings, database = service()
+    settings, database = open_service()
     asking.tell_submitted(asking.retry(database, settings, run_id), as_json=False)
 
 
@@ -165,7 +165,7 @@ def worker(hosts: tuple[str, ...], slots: int, systemd_unit: bool) -> None:
     if systemd_unit:
         click.echo(worker_unit(), nl=False)
         return
-    settings, _database = service()
+    settings, _database = open_service()
     logs.configure()
     sys.exit(run_worker(settings, asking.known_hosts(settings, hosts), slots))
 
@@ -176,7 +176,7 @@ def beat() -> None:
     from workers import logs
     from workers.processes import run_beat
 
-    settings, _database = service()
+    settings, _database = open_service()
     logs.configure()
     run_beat(settings)
 
@@ -187,13 +187,13 @@ def migrate() -> None:
     from workers.database import migrate as bring
     from workers.database import schema_versions
 
-    _settings, database = service()
+    _settings, database = open_service()
     before, newest = schema_versions(database)
     bring(database)
     click.echo(f"{database.url}: {'already at' if before == newest else 'now at'} {newest}")
 
 
-def service() -> tuple[ServiceSettings, Database]:
+def open_service() -> tuple[ServiceSettings, Database]:
     from workers.database import open_database
     from workers.settings import read_service_settings
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import select
 
+from workers import retention
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import workers
 from workers.ledger import reading
-from workers.ledger.sweeping import count, reaping_wanted, sweep
+from workers.ledger.counting import TICKED, count, note_now
+from workers.ledger.sweeping import reaping_wanted, sweep
 from workers.settings import ServiceSettings
 
 REAP_EVERY = 600.0  # seconds
@@ -34,6 +36,8 @@ def tick(
         lambda: _reap_after_losses(database, reap),
         lambda: _announce(database, announce),
         lambda: _reap_now_and_then(database, reap),
+        lambda: _expire_now_and_then(database, settings),
+        lambda: _note_tick(database),
     )
     for step in steps:
         try:
@@ -69,6 +73,17 @@ def _reap_now_and_then(database: Database, reap: Callable[[str], None]) -> None:
     for host in hosts:
         if _is_turn(database, f"reaped_at {host}", REAP_EVERY):
             reap(host)
+
+
+def _expire_now_and_then(database: Database, settings: ServiceSettings) -> None:
+    if _is_turn(database, "expired_at", retention.EVERY):
+        retention.expire(database, settings)
+
+
+def _note_tick(database: Database) -> None:
+    """For `sandbox doctor` and metrics."""
+    with database.write() as connection:
+        note_now(connection, TICKED)
 
 
 def _is_turn(database: Database, name: str, seconds: float) -> bool:

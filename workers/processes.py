@@ -23,8 +23,11 @@ from celery.exceptions import SecurityWarning
 from sandbox.errors import SandboxError
 from workers import logs
 from workers.app import SERVICE_QUEUE, make_app, queue_of
+from workers.artifacts import place_for
 from workers.database import open_database, require_schema
+from workers.keeping import Keeping
 from workers.ledger import reading
+from workers.metrics import serve_if_asked
 from workers.presence import Presence
 from workers.settings import ServiceSettings
 from workers.tasks import Surroundings, announce, register, send_reap
@@ -40,9 +43,11 @@ def worker_name() -> str:
 def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> int:
     """Work until SIGTERM; the exit status. Raises :class:`HostError` where the database is not
     ready."""
+    logs.hide_secrets_of(settings)
     database = open_database(settings.database)
     require_schema(database)
     database.close()
+    place_for(settings)  # one that is wrong is said now
     name = worker_name()
     # Rehearsals on this machine need root, and messages are JSON: nothing in them is run.
     warnings.simplefilter("ignore", SecurityWarning)
@@ -60,9 +65,12 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
     app = make_app(settings)
     register(app, around)
     presence = Presence(settings.database, name, hosts, slots)
+    keeping = Keeping(settings)
+    served = serve_if_asked(settings)
 
     def ready(**_details: Any) -> None:
         presence.start()
+        keeping.start()
         log.info("worker ready", worker=name, hosts=list(hosts), slots=slots)
         for host in hosts:
             send_reap(app, host)
@@ -80,6 +88,8 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
 
     def child_begins(**_details: Any) -> None:
         around.forget_connections()
+        if served is not None:
+            served.forget()
 
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stop, weak=False)
@@ -97,6 +107,9 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         quiet=True,
     )
     worker.start()
+    keeping.stop()
+    if served is not None:
+        served.stop()
     presence.stop()
     return int(worker.exitcode or 0)
 
@@ -115,6 +128,7 @@ def _due(settings: ServiceSettings, hosts: Sequence[str]) -> list[str]:
 
 def run_beat(settings: ServiceSettings) -> None:
     """Send a tick every few seconds, until SIGTERM. Any number of beats does no harm."""
+    logs.hide_secrets_of(settings)
     app = make_app(settings)
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     app.conf.beat_schedule = {

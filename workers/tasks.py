@@ -12,13 +12,16 @@ from celery import Celery
 
 from sandbox.errors import SandboxError
 from sandbox.hosts import find_host
-from workers import canary, housekeeping
+from workers import canary, housekeeping, logs
 from workers.app import backlog, queue_of
 from workers.attempt import work_off
 from workers.database import Database, open_database
 from workers.executors import Executor, executor_for
+from workers.keeping import keep_attempt
 from workers.ledger.leases import claim
 from workers.ledger.sweeping import was_reaped
+from workers.ledger.values import Claim
+from workers.pools import look_at_pools
 from workers.settings import ServiceSettings
 from workers.turns import Round, Turns
 
@@ -117,9 +120,14 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
             misses += 1
         else:
             misses = 0
-            work_off(
-                around.database, held, around.executor, around.settings.lease, around.drained, asked
-            )
+            _work_off(around, held, asked)
+
+
+def _work_off(around: Surroundings, held: Claim, asked: float) -> None:
+    with logs.about(run=held.run_id, attempt=held.attempt):
+        lease = around.settings.lease
+        work_off(around.database, held, around.executor, lease, around.drained, asked)
+        keep_attempt(around.database, around.settings, held)
 
 
 def _announce_all_the_same(app: Celery, host: str) -> None:
@@ -146,6 +154,7 @@ def reap(around: Surroundings, host: str) -> None:
     if removed:
         log.info("reaped", host=host, removed=removed)
         housekeeping.count_reaped(around.database, len(removed))
+    look_at_pools(around.database, around.settings, host)
 
 
 def tick(app: Celery, around: Surroundings) -> None:

@@ -47,13 +47,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The same for the service, which stands on all of it.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
+    ("operations",),
     ("commands", "embedded"),
-    ("asking", "processes", "health", "units"),
+    ("asking", "processes", "health", "units", "service_checks", "fetching"),
     ("tasks",),
     ("turns",),
-    ("housekeeping", "canary", "presence", "attempt"),
-    ("executors", "rehearsing", "simulated"),
-    ("ledger",),
+    ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
+    ("executors", "rehearsing", "simulated", "retention"),
+    ("ledger", "artifacts"),
     ("app", "database"),
     ("settings", "states", "logs"),
 )

@@ -115,6 +115,12 @@ Index(
     sqlite_where=text("night IS NOT NULL"),
     postgresql_where=text("night IS NOT NULL"),
 )
+Index(
+    "runs_by_verdict",
+    runs.c.verdict,
+    sqlite_where=text("verdict IS NOT NULL"),
+    postgresql_where=text("verdict IS NOT NULL"),
+)
 
 # The verdict and what it rests on; kept when artifacts expire.
 verdicts = Table(
@@ -139,7 +145,17 @@ attempts = Table(
     Column("ended", Float),
     Column("outcome", Text, nullable=False, server_default=""),  # a verdict or a Change
     Column("reason", Text, nullable=False, server_default=""),
+    # In the place for artifacts: "" (not yet, or nowhere), "stored", "expired".
+    Column("artifacts", Text, nullable=False, server_default=""),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),  # of them
 )
+Index(
+    "stored_artifacts",
+    attempts.c.ended,
+    sqlite_where=text("artifacts = 'stored'"),
+    postgresql_where=text("artifacts = 'stored'"),
+)
+
 
 events = Table(
     "events",
@@ -202,4 +218,15 @@ counters = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", Float, nullable=False),
+)
+
+# How full the hosts' thin pools were when a worker last looked, for metrics.
+pools = Table(
+    "pools",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("pool", Text, primary_key=True),  # group/name
+    Column("data", Float, nullable=False),  # percent
+    Column("metadata", Float, nullable=False),  # percent
+    Column("looked", Float, nullable=False),
 )

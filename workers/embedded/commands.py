@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from workers.commands import service
+from workers.commands import open_service
 
 
 @click.command()
@@ -28,7 +28,7 @@ def up(hosts: tuple[str, ...], slots: int) -> None:
     """
     from workers.embedded.service import up as run
 
-    settings, _database = service()
+    settings, _database = open_service()
     sys.exit(run(settings, hosts, slots))
 
 
@@ -37,7 +37,7 @@ def down() -> None:
     """End the service that `sandbox up` runs on this machine, and wait for that."""
     from workers.embedded.service import down as end
 
-    settings, _database = service()
+    settings, _database = open_service()
     end(settings, click.echo)
 
 
@@ -52,7 +52,7 @@ def health(needs_worker: bool) -> None:
     """
     from workers.health import examine
 
-    settings, database = service()
+    settings, database = open_service()
     for line in examine(settings, database, needs_worker=needs_worker):
         click.echo(line)
 

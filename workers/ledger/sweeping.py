@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, counters, runs, state_in
+from workers.ledger.counting import count, note_now
 from workers.ledger.events import say
 from workers.ledger.leases import decide
 from workers.ledger.values import Outcome, Swept
@@ -88,7 +88,7 @@ def _reason(row: Row[*tuple[Any, ...]]) -> str:
 
 def want_reaped(connection: Connection, host: str) -> None:
     """Note that something may be left on a host: no message, which could be lost, says so."""
-    _set_counter(connection, f"{_REAP}{host}", now())
+    note_now(connection, f"{_REAP}{host}")
 
 
 def reaping_wanted(database: Database) -> dict[str, float]:
@@ -108,22 +108,3 @@ def was_reaped(database: Database, host: str, asked: float) -> None:
             .where(counters.c.name == f"{_REAP}{host}", counters.c.value <= asked)
             .values(value=0.0)
         )
-
-
-def _set_counter(connection: Connection, name: str, value: Any) -> None:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    put = dialect.insert(counters).values(name=name, value=value)
-    connection.execute(
-        put.on_conflict_do_update(index_elements=[counters.c.name], set_={"value": value})
-    )
-
-
-def count(connection: Connection, name: str, by: float = 1.0) -> None:
-    """Add to a counter that outlives processes."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    added = dialect.insert(counters).values(name=name, value=by)
-    connection.execute(
-        added.on_conflict_do_update(
-            index_elements=[counters.c.name], set_={"value": counters.c.value + by}
-        )
-    )

@@ -35,6 +35,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("schedule", "due", name=op.f("pk_nights")),
     )
     op.create_table(
+        "pools",
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("pool", sa.Text(), nullable=False),
+        sa.Column("data", sa.Float(), nullable=False),
+        sa.Column("metadata", sa.Float(), nullable=False),
+        sa.Column("looked", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("host", "pool", name=op.f("pk_pools")),
+    )
+    op.create_table(
         "runs",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("scenario", sa.Text(), nullable=False),
@@ -105,6 +114,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("state IN ('running', 'cancelling')"),
     )
     op.create_index("runs_by_time", "runs", ["submitted"], unique=False)
+    op.create_index(
+        "runs_by_verdict",
+        "runs",
+        ["verdict"],
+        unique=False,
+        sqlite_where=sa.text("verdict IS NOT NULL"),
+        postgresql_where=sa.text("verdict IS NOT NULL"),
+    )
     op.create_index("runs_of_a_guest", "runs", ["host", "guest", "submitted"], unique=False)
     op.create_index(
         "runs_of_a_night",
@@ -141,8 +158,18 @@ def upgrade() -> None:
         sa.Column("ended", sa.Float(), nullable=True),
         sa.Column("outcome", sa.Text(), server_default="", nullable=False),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("artifacts", sa.Text(), server_default="", nullable=False),
+        sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_attempts_run_id")),
         sa.PrimaryKeyConstraint("run_id", "fence", name=op.f("pk_attempts")),
+    )
+    op.create_index(
+        "stored_artifacts",
+        "attempts",
+        ["ended"],
+        unique=False,
+        sqlite_where=sa.text("artifacts = 'stored'"),
+        postgresql_where=sa.text("artifacts = 'stored'"),
     )
     op.create_table(
         "events",
@@ -173,6 +200,12 @@ def downgrade() -> None:
     op.drop_table("verdicts")
     op.drop_index("events_of_a_run", table_name="events")
     op.drop_table("events")
+    op.drop_index(
+        "stored_artifacts",
+        table_name="attempts",
+        sqlite_where=sa.text("artifacts = 'stored'"),
+        postgresql_where=sa.text("artifacts = 'stored'"),
+    )
     op.drop_table("attempts")
     op.drop_table("workers")
     op.drop_table("schedules")
@@ -183,6 +216,12 @@ def downgrade() -> None:
         postgresql_where=sa.text("night IS NOT NULL"),
     )
     op.drop_index("runs_of_a_guest", table_name="runs")
+    op.drop_index(
+        "runs_by_verdict",
+        table_name="runs",
+        sqlite_where=sa.text("verdict IS NOT NULL"),
+        postgresql_where=sa.text("verdict IS NOT NULL"),
+    )
     op.drop_index("runs_by_time", table_name="runs")
     op.drop_index(
         "one_rehearsal_a_guest",
@@ -209,6 +248,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("state IN ('running', 'cancelling')"),
     )
     op.drop_table("runs")
+    op.drop_table("pools")
     op.drop_table("nights")
     op.drop_table("counters")
     op.drop_table("canaries")
