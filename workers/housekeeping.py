@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy import select
 
 from sandbox.errors import SandboxError
+from workers import mornings, nights
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import workers
@@ -19,6 +20,7 @@ from workers.ledger.sweeping import count, sweep
 from workers.settings import ServiceSettings
 
 REAP_EVERY = 600.0  # seconds
+TELL_EVERY = 3600.0  # seconds: of a schedule that is wrong
 SILENT = 90.0  # seconds after which a worker counts as gone
 log = structlog.get_logger("sandbox.housekeeping")
 
@@ -32,6 +34,9 @@ def tick(
     """All of it. One step that fails does not keep the others from being taken."""
     steps: tuple[Callable[[], None], ...] = (
         lambda: _sweep(database, reap),
+        lambda: _begin_nights(database, settings),
+        lambda: mornings.close(database, settings),
+        lambda: mornings.send(database, settings),
         lambda: _announce(database, announce),
         lambda: _reap_now_and_then(database, reap),
     )
@@ -48,6 +53,13 @@ def _sweep(database: Database, reap: Callable[[str], None]) -> None:
         run = reading.get(database, run_id)
         log.warning("lease lost", run=run_id, host=run.host, state=run.state.value)
         reap(run.host)
+
+
+def _begin_nights(database: Database, settings: ServiceSettings) -> None:
+    problems = nights.begin(database, settings)
+    if problems and _is_turn(database, "told_of_schedules", TELL_EVERY):
+        for name, problem in problems.items():
+            log.error("schedule cannot be followed", schedule=name, problem=problem)
 
 
 def _announce(database: Database, announce: Callable[[str, int], None]) -> None:
