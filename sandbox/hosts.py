@@ -24,8 +24,9 @@ from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
 from sandbox.limits import NO_LIMITS, Limits, VolumeStore
 from sandbox.scenario import values
-from sandbox.scenario.model import Section, Size, existing_file
+from sandbox.scenario.model import Size, existing_file
 from sandbox.scenario.problems import Problem, problem_lines, shape_problems
+from sandbox.scenario.section import Section
 from sandbox.settings import Settings
 from sandbox.volumes.lvm import POOL_LIMIT
 

@@ -182,6 +182,40 @@ def beat() -> None:
 
 
 @click.command()
+@click.option("--json", "json_lines", is_flag=True, help="One JSON object a line.")
+def schedule(json_lines: bool) -> None:
+    """The scenarios that run by themselves: when they are due, how their last night went.
+
+    \b
+    Examples:
+      sandbox schedule
+    """
+    from workers import nightly
+
+    settings, database = open_service()
+    nightly.print_schedules(database, settings, json_lines=json_lines)
+
+
+@click.command()
+@click.argument("night", required=False)
+@click.option("--json", "json_text", is_flag=True, help="Print JSON.")
+def summary(night: str | None, json_text: bool) -> None:
+    """Which guests may be upgraded after NIGHT, which not and why, what is new.
+
+    NIGHT is a schedule's name (its last night), or one night's id; default: the last of all.
+
+    \b
+    Examples:
+      sandbox summary
+      sandbox summary web01-nightly@2026-11-25T01:30Z
+    """
+    from workers import nightly
+
+    _settings, database = open_service()
+    nightly.print_summary(database, night, json_text=json_text)
+
+
+@click.command()
 def migrate() -> None:
     """Bring the service's database to this version's schema. Runs in flight go on."""
     from workers.database import migrate as bring
@@ -211,5 +245,7 @@ COMMANDS: tuple[click.Command, ...] = (
     retry,
     worker,
     beat,
+    schedule,
+    summary,
     migrate,
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import select
 
-from workers import retention
+from workers import mornings, nights, retention
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import workers
@@ -20,6 +20,7 @@ from workers.ledger.sweeping import reaping_wanted, sweep
 from workers.settings import ServiceSettings
 
 REAP_EVERY = 600.0  # seconds
+TELL_EVERY = 3600.0  # seconds: of a schedule that is wrong
 SILENT = 90.0  # seconds after which a worker counts as gone
 log = structlog.get_logger("sandbox.housekeeping")
 
@@ -34,6 +35,9 @@ def tick(
     steps: tuple[Callable[[], None], ...] = (
         lambda: _sweep(database),
         lambda: _reap_after_losses(database, reap),
+        lambda: _begin_nights(database, settings),
+        lambda: mornings.close(database, settings),
+        lambda: mornings.send(database, settings),
         lambda: _announce(database, announce),
         lambda: _reap_now_and_then(database, reap),
         lambda: _expire_now_and_then(database, settings),
@@ -57,6 +61,13 @@ def _reap_after_losses(database: Database, reap: Callable[[str], None]) -> None:
     """Until a worker of the host has done it: a message can be lost."""
     for host in reaping_wanted(database):
         reap(host)
+
+
+def _begin_nights(database: Database, settings: ServiceSettings) -> None:
+    problems = nights.begin(database, settings)
+    if problems and _is_turn(database, "told_of_schedules", TELL_EVERY):
+        for name, problem in problems.items():
+            log.error("schedule cannot be followed", schedule=name, problem=problem)
 
 
 def _announce(database: Database, announce: Callable[[str, int], None]) -> None:

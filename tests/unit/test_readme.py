@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -12,9 +13,10 @@ import pytest
 
 from sandbox.hosts import HostEntry, read_hosts
 from sandbox.records import Verdict
-from sandbox.scenario import load_scenario, shared_checks
+from sandbox.scenario import Schedule, load_scenario, shared_checks
 from sandbox.settings import VARIABLES, shipped_scenarios
 from workers.cli import main
+from workers.summary import GuestNight, Night, text
 from workers.units import UNIT
 
 ROOT = Path(__file__).parent.parent.parent
@@ -98,6 +100,28 @@ def test_the_example_inventory_is_valid_and_names_every_key(tmp_path: Path) -> N
     (tmp_path / "hosts.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
     assert [host.name for host in read_hosts(tmp_path / "hosts.yaml")] == ["xen1", "here"]
     assert all(re.search(rf"\b{name}: ", example) for name in HostEntry.model_fields)
+
+
+def test_the_example_schedule_is_valid_and_names_every_key(tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (example,) = [text for text in examples if "schedule:" in text]
+    (tmp_path / "scenario.yaml").write_text(example)
+    plan = load_scenario(tmp_path, shared=shipped_scenarios() / "shared").schedule
+    assert plan is not None
+    assert [one.host for one in plan.guests] == [None, None, "xen2"]
+    assert all(re.search(rf"^  {name}: ", example, re.M) for name in Schedule.model_fields)
+
+
+def test_the_example_summary_is_what_the_code_says() -> None:
+    (example,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    good, bad = Verdict.PASS, Verdict.FAIL
+    guests = (
+        GuestNight("xen2", "db01", "1", "finished", bad, "postgresql does not start", "pass"),
+        GuestNight("xen1", "web01", "2", "finished", good, "", "pass"),
+        GuestNight("xen1", "web02", "3", "finished", good, "", "pass"),
+    )
+    due = datetime(2026, 11, 25, 0, 30, tzinfo=UTC).timestamp()
+    assert text(Night("shop", due, "Europe/Berlin", "run", due, guests)) == example
 
 
 def test_the_ready_scenarios_are_named() -> None:
