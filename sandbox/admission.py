@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, HostError
+from sandbox.errors import DeadlineExceeded, HostError, NoRoom
 from sandbox.hypervisors import Hypervisor
 from sandbox.store import is_alive, this_process
 
@@ -49,7 +49,7 @@ def overhead(memory: int) -> int:
 
 
 def require_memory(want: Want, free: int, promised: tuple[Want, ...] = ()) -> None:
-    """Raise :class:`HostError` with what is free and what is needed; pure.
+    """Raise :class:`NoRoom` with what is free and what is needed; pure.
 
     ``promised``: what other runs were admitted with, whose domains are not up yet.
     """
@@ -64,7 +64,7 @@ def require_memory(want: Want, free: int, promised: tuple[Want, ...] = ()) -> No
     if want.keep_free:
         words.append(f"{want.keep_free >> 20} MiB have to stay free")
     lower = ", or lower `keep_free` of the host in hosts.yaml" if want.keep_free else ""
-    raise HostError(
+    raise NoRoom(
         f"the clone needs {want.memory >> 20} MiB of memory and {beside >> 20} MiB beside it: "
         + ", ".join(words),
         f"wait for other runs to end, or state a smaller `memory:` in the scenario{lower}",

@@ -28,6 +28,10 @@ class HostError(SandboxError):
     """The sandbox itself failed (host, disk, mirror, tool): verdict ``error``; retryable."""
 
 
+class NoRoom(HostError):
+    """The host may not take one more clone now: a later try may well go through."""
+
+
 class ToolMissing(HostError):
     """A program that we need is not installed on the host."""
 

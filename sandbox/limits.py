@@ -12,7 +12,7 @@ from typing import Literal
 
 from sandbox.admission import Want, require_memory
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError, RequestError
+from sandbox.errors import NoRoom, RequestError
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.hypervisors.clone_xml import memory_of
 from sandbox.records import Disk
@@ -47,7 +47,7 @@ def require_room(
     folder: RunFolder,
     deadline: Deadline,
 ) -> None:
-    """Raises :class:`HostError` when the host may not take one more clone now, and
+    """Raises :class:`NoRoom` when the host may not take one more clone now, and
     :class:`RequestError` for a guest whose disks are not where they have to be.
 
     ``memory``: of the clone, where it is not the source's.
@@ -71,7 +71,7 @@ def require_room(
         for pool in _pools(source.disks, volumes):
             full = pool_fill(limits, pool)
             if full:
-                raise HostError(full, pool.hint)
+                raise NoRoom(full, pool.hint)
 
 
 def runs_there(domains: Iterable[tuple[str, Mark]], uri: str, folder: RunFolder) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def runs_there(domains: Iterable[tuple[str, Mark]], uri: str, folder: RunFolder)
 
 def _require_fewer(most: int, others: Sequence[str], hypervisor: Hypervisor) -> None:
     if len(others) >= most:
-        raise HostError(
+        raise NoRoom(
             f"{_shown(hypervisor)} has {count(len(others), 'clone')}, and may have {most}: "
             + ", ".join(others),
             "wait for a run to end, remove a kept clone (`sandbox list`, `sandbox rm RUN`), or "

@@ -10,7 +10,7 @@ from pathlib import Path
 from sandbox.checks import CheckSettings
 from sandbox.clone import CloneOrder
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError, RequestError
+from sandbox.errors import NoRoom, RequestError
 from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.inject import make_key
 from sandbox.limits import NO_LIMITS, Limits, require_room
@@ -139,24 +139,24 @@ def _kernel_asked_for(scenario: Scenario, deadline: Deadline) -> str:
     return ", ".join(named_kernels(upgrade, deadline))
 
 
-def _busy(why: str, guest: str, hypervisor: Hypervisor, folder: RunFolder) -> HostError:
+def _busy(why: str, guest: str, hypervisor: Hypervisor, folder: RunFolder) -> NoRoom:
     """With the run that keeps the guest busy, where it is one of this state folder."""
     for other in folder.neighbours():
         facts = other.facts()
         if facts.get("source") != guest or not is_on(other, hypervisor):
             continue
         if facts.get("kept") == "yes":
-            return HostError(
+            return NoRoom(
                 f"{guest!r} is busy: run {other.id} has a clone of it that was kept",
                 f"remove that first: sandbox rm {other.id}",
             )
         if not is_alive(facts.get("owner", "")):
-            return HostError(
+            return NoRoom(
                 f"{guest!r} is busy: run {other.id} was killed and left a clone of it",
                 "remove that first: sandbox reap",
             )
         why = f"{guest!r} is busy: run {other.id} is rehearsing it"
-    return HostError(why, "one rehearsal of a running guest at a time: try again later")
+    return NoRoom(why, "one rehearsal of a running guest at a time: try again later")
 
 
 def _login(scenario: Scenario, folder: RunFolder, deadline: Deadline) -> Login:

@@ -253,6 +253,7 @@ class Trouble(Record):
     phase: Phase
     message: str
     hint: str = ""
+    no_room: bool = False  # the host is full: waiting helps
 
 
 class Facts(Record):

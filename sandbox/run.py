@@ -16,6 +16,7 @@ from sandbox.errors import (
     DeadlineExceeded,
     GuestUnreachable,
     HostError,
+    NoRoom,
     RequestError,
     SandboxError,
 )
@@ -151,8 +152,14 @@ class Run:
             text = "".join(traceback.format_exception(problem))
             (self.folder.artifacts / "traceback.txt").write_text(text)
             self.add_artifact("traceback.txt", "traceback")
-        phase = self.record.phase
-        self.learn(trouble=Trouble(blame=blame, phase=phase, message=message, hint=hint))
+        trouble = Trouble(
+            blame=blame,
+            phase=self.record.phase,
+            message=message,
+            hint=hint,
+            no_room=isinstance(problem, NoRoom),
+        )
+        self.learn(trouble=trouble)
 
     def void(self, message: str, hint: str) -> None:
         """What was found says nothing of the upgrade, be it good or bad: the clone was no clone."""

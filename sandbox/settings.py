@@ -14,6 +14,7 @@ _LONGEST_STATE = 48
 HOSTS = Path("/etc/upgrade-sandbox/hosts.yaml")
 XEN_CAPABILITIES = Path("/proc/xen/capabilities")
 
+SERVICE_PREFIX = "SANDBOX_SERVICE_"  # read by the service, of which we know nothing
 VARIABLES = {
     "SANDBOX_STATE": "where runs and clones are kept (default /var/lib/upgrade-sandbox)",
     "SANDBOX_CACHE": "downloaded packages, demo images (default /var/cache/upgrade-sandbox)",
@@ -62,7 +63,11 @@ def shipped_scenarios() -> Path:
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment; raises :class:`RequestError` naming a bad variable."""
     env = os.environ if environment is None else environment
-    unknown = [n for n in env if n.startswith("SANDBOX_") and n not in VARIABLES]
+    unknown = [
+        n
+        for n in env
+        if n.startswith("SANDBOX_") and n not in VARIABLES and not n.startswith(SERVICE_PREFIX)
+    ]
     if unknown:
         raise RequestError(
             f"unknown setting {unknown[0]} in the environment", f"known: {', '.join(VARIABLES)}"

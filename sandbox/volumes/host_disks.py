@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, HostError, RequestError
+from sandbox.errors import CommandFailed, HostError, NoRoom, RequestError
 from sandbox.host import Host
 from sandbox.hypervisors import Mark
 from sandbox.hypervisors.clone_devices import CloneDisk
@@ -176,7 +176,7 @@ def _snapshot(disk: Disk, mark: Mark, survey: lvm.Survey) -> Step:
         pool = survey.pool_of(origin)
         problem = pool.problem(lvm.POOL_LIMIT)
         if problem:
-            raise HostError(problem, pool.hint)
+            raise NoRoom(problem, pool.hint)
     else:
         warning = (
             f"{disk.path} is a thick volume: while its snapshot exists, production writes "

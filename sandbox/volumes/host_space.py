@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError
+from sandbox.errors import NoRoom
 from sandbox.host import Host
 
 LEAST_AT_START = 1536 << 20  # bytes: what a rehearsal writes, and what is left to production
@@ -55,7 +55,7 @@ def require_room(
     argv = ["sh", "-c", _FREE, "sh", *map(str, dict.fromkeys(folders))]
     for system in parse_df(host.run(argv, deadline).stdout):
         if system.free < least:
-            raise HostError(
+            raise NoRoom(
                 f"the file system {system.mount} of the host has {system.free >> 20} MiB free, a "
                 f"clone of disks in it needs {least >> 20} MiB: full, it would fail production's "
                 "writes, too",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, HostError, RequestError
+from sandbox.errors import CommandFailed, NoRoom, RequestError
 from sandbox.hypervisors import Export
 from sandbox.process import run
 from sandbox.records import Disk
@@ -132,7 +132,7 @@ def require_space(folder: Path, needed: int) -> None:
     """Raise :class:`HostError` before a clone is begun that could not be finished."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise HostError(
+        raise NoRoom(
             f"{folder} has {free >> 20} MiB free, a rehearsal needs {needed >> 20} MiB",
             "free some space, or set `state` in the settings to a larger filesystem",
         )

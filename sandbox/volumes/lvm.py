@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, HostError, ToolMissing
+from sandbox.errors import CommandFailed, HostError, NoRoom, ToolMissing
 from sandbox.host import Host
 from sandbox.hypervisors import Mark
 
@@ -193,7 +193,7 @@ def thick_size(origin: Volume) -> int:
     wanted = min(max(1 << 30, origin.size // 3), origin.size + extent)
     size = -(-wanted // extent) * extent
     if origin.group_free < size:
-        raise HostError(
+        raise NoRoom(
             f"the volume group {origin.group} has {origin.group_free >> 20} MiB free, "
             f"a thick snapshot of {origin.name} needs {size >> 20} MiB",
             "free some, or move the guest to a thin pool, where snapshots take no space",

@@ -1,5 +1,6 @@
-"""The fixtures are in labs.py, which the tests import by that name."""
+"""The fixtures are in labs.py and databases.py, which the tests import by those names."""
 
+from databases import database, database_url, postgres_server
 from labs import (
     deadline,
     folder,
@@ -11,10 +12,13 @@ from labs import (
 )
 
 __all__ = [
+    "database",
+    "database_url",
     "deadline",
     "folder",
     "lab",
     "libvirt_lab",
+    "postgres_server",
     "qemu_lab",
     "store",
     "this_run",

@@ -45,6 +45,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("deadline",),
     ("errors", "lazy", "interruption"),
 )
+# The same for the service, which stands on all of it.
+SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
+    ("cli",),
+    ("operations",),
+    ("commands", "embedded"),
+    ("asking", "processes", "health", "units", "service_checks", "fetching", "nightly"),
+    ("tasks",),
+    ("turns",),
+    ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
+    ("nights", "mornings"),
+    ("executors", "rehearsing", "simulated", "retention"),
+    ("orders", "notify", "summary"),
+    ("schedule",),
+    ("ledger", "artifacts"),
+    ("app", "database"),
+    ("settings", "states", "logs"),
+)
 # What everybody may import, and what imports nothing of ours but these.
 SHARED = ("records", "shell", "errors", "deadline", "process")
 # Who starts programs itself: sandbox.process is for those that are waited for, or run on in the
@@ -136,6 +153,37 @@ def test_imports_go_one_way(path: Path) -> None:
         return
     for other in ours(path) - set(SHARED):
         assert layer_of(other) >= layer_of(module), f"{module} imports {other}, which is above it"
+
+
+def service_layer(module: str) -> int:
+    for number, layer in enumerate(SERVICE_LAYERS):
+        if module.partition(".")[0] in layer:
+            return number
+    raise AssertionError(f"workers/{module} has no place in the layers: give it one")
+
+
+def service_modules() -> dict[str, Path]:
+    """``workers/ledger/leases.py`` is ``ledger.leases``; migrations are alembic's."""
+    found = {}
+    for path in python_files("workers"):
+        parts = path.relative_to(ROOT / "workers").with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name and "migrations" not in parts:
+            found[name] = path
+    return found
+
+
+@pytest.mark.parametrize("module", service_modules())
+def test_the_services_imports_go_one_way(module: str) -> None:
+    for name in imports(service_modules()[module]):
+        inner = name.removeprefix("workers.")
+        if name.startswith("workers.") and inner != module:
+            assert service_layer(inner) >= service_layer(module), f"{module} imports {name}"
+
+
+def test_every_layer_of_the_service_exists() -> None:
+    known = {name.partition(".")[0] for name in service_modules()}
+    assert {name for layer in SERVICE_LAYERS for name in layer} <= known
 
 
 def test_nothing_imports_in_a_circle() -> None:

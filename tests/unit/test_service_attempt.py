@@ -1,0 +1,204 @@
+"""One attempt under its lease: how each end of it is written down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from sandbox.errors import HostError
+from sandbox.records import Verdict
+from workers.attempt import work_off
+from workers.database import Database, migrate, open_database
+from workers.database.schema import attempts, runs
+from workers.executors import NotNow, Teller
+from workers.ledger import leases, reading
+from workers.ledger.leases import claim
+from workers.ledger.submitting import cancel, submit
+from workers.ledger.sweeping import sweep
+from workers.ledger.values import Claim, Order, Outcome
+from workers.states import State
+
+PATIENCE = 60.0  # seconds that an executor waits for its interruption
+PASS = Outcome(Verdict.PASS, "fine")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(f"sqlite:///{tmp_path}/truth.db")
+    migrate(opened)
+    yield opened
+    opened.close()
+
+
+@dataclass
+class Scripted:
+    """An executor that does what the test says, and notes that it cleaned up."""
+
+    act: Callable[[Claim, Teller], Outcome]
+    cleaned: list[str] = field(default_factory=list)
+
+    def run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
+        folder(f"record-{claim.fence}")
+        try:
+            return self.act(claim, tell)
+        finally:
+            self.cleaned.append(claim.run_id)
+
+    def reap(self, host: str) -> tuple[str, ...]:
+        return ()
+
+
+def held(database: Database, lease: float = 60.0) -> Claim:
+    submit(database, Order("security", "web01", "xen1"))
+    taken = claim(database, "xen1", "me", lease, None)
+    assert taken is not None
+    return taken
+
+
+def until_interrupted(_claim: Claim, _tell: Teller) -> Outcome:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    return PASS
+
+
+def test_a_verdict_is_written_with_where_its_record_is(database: Database) -> None:
+    run = held(database)
+
+    def act(_claim: Claim, tell: Teller) -> Outcome:
+        tell("phase", "boot")
+        return PASS
+
+    assert work_off(database, run, Scripted(act), 60.0) is State.FINISHED
+    done = reading.get(database, run.run_id)
+    assert (done.verdict, done.reason, done.phase) == (Verdict.PASS, "fine", "boot")
+    with database.read() as connection:
+        (row,) = connection.execute(select(attempts))
+    assert (row.folder, row.outcome) == ("record-1", "pass")
+
+
+def test_a_lease_outlasts_work_that_takes_longer(database: Database) -> None:
+    run = held(database, lease=4.0)
+
+    def act(_claim: Claim, _tell: Teller) -> Outcome:
+        for _ in range(12):
+            time.sleep(0.5)
+            assert sweep(database).queued == ()
+        return PASS
+
+    assert work_off(database, run, Scripted(act), 4.0) is State.FINISHED
+
+
+def test_a_cancelled_run_is_interrupted_and_cleaned_up(database: Database) -> None:
+    run = held(database)
+
+    def act(claim: Claim, tell: Teller) -> Outcome:
+        cancel(database, claim.run_id, "anna")
+        return until_interrupted(claim, tell)
+
+    executor = Scripted(act)
+    assert work_off(database, run, executor, 0.4) is State.CANCELLED
+    assert executor.cleaned == [run.run_id]
+    assert reading.get(database, run.run_id).verdict is None
+
+
+def test_a_drained_worker_gives_its_run_back(database: Database) -> None:
+    run = held(database)
+    executor = Scripted(until_interrupted)
+    assert work_off(database, run, executor, 0.4, drained=lambda: True) is State.QUEUED
+    waits = reading.get(database, run.run_id)
+    assert (waits.attempts, waits.waiting) == (0, "the worker is being stopped")
+    assert executor.cleaned == [run.run_id]
+
+
+def test_a_lost_lease_ends_the_work_and_nothing_is_written(database: Database) -> None:
+    run = held(database)
+
+    def act(claim: Claim, tell: Teller) -> Outcome:
+        with database.write() as connection:  # as a sweeper and another worker would
+            connection.execute(update(runs).values(fence=runs.c.fence + 1, owner="other"))
+        return until_interrupted(claim, tell)
+
+    executor = Scripted(act)
+    assert work_off(database, run, executor, 0.4) is None
+    assert executor.cleaned == [run.run_id]
+    now = reading.get(database, run.run_id)
+    assert (now.state, now.owner, now.verdict) == (State.RUNNING, "other", None)
+
+
+def test_without_its_database_an_attempt_ends_before_its_lease_does(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = held(database, lease=2.0)
+
+    def away(*_details: object) -> None:
+        raise HostError("the database does not answer")
+
+    monkeypatch.setattr("workers.attempt.renew", away)
+    monkeypatch.setattr("workers.attempt.hand_back", away)
+    executor = Scripted(until_interrupted)
+    assert work_off(database, run, executor, 2.0) is None
+    assert executor.cleaned == [run.run_id]
+    with database.read() as connection:
+        left = connection.execute(select(runs.c.lease_until)).scalar_one() - database.now()
+    assert left > -PATIENCE / 2, "it was interrupted, not worn out"
+
+
+def test_a_verdict_waits_for_a_database_that_is_away_for_a_moment(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = held(database)
+    away = [HostError("gone"), HostError("gone")]
+
+    def sometimes(*details: object) -> State:
+        if away:
+            raise away.pop()
+        return leases.finish(*details)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("workers.attempt.finish", sometimes)
+    assert work_off(database, run, Scripted(lambda *_: PASS), 60.0) is State.FINISHED
+
+
+def test_no_room_waits_and_uses_no_attempt_up(database: Database) -> None:
+    run = held(database)
+
+    def act(_claim: Claim, _tell: Teller) -> Outcome:
+        raise NotNow("xen1 has 2 clones, and may have 2", "wait")
+
+    assert work_off(database, run, Scripted(act), 60.0) is State.QUEUED
+    waits = reading.get(database, run.run_id)
+    assert (waits.attempts, waits.waiting) == (0, "xen1 has 2 clones, and may have 2")
+    assert waits.not_before > database.now()
+
+
+@pytest.mark.parametrize("problem", [HostError("no libvirt"), ValueError("a slip of ours")])
+def test_what_fails_is_an_error_that_is_tried_again(database: Database, problem: Exception) -> None:
+    run = held(database)
+
+    def act(_claim: Claim, _tell: Teller) -> Outcome:
+        raise problem
+
+    assert work_off(database, run, Scripted(act), 60.0) is State.QUEUED
+    assert str(problem) in reading.get(database, run.run_id).waiting
+
+
+def test_what_cannot_be_told_does_not_end_the_work(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = held(database)
+
+    def away(*_details: object) -> None:
+        raise HostError("gone")
+
+    monkeypatch.setattr("workers.attempt.tell", away)
+
+    def act(_claim: Claim, tell: Teller) -> Outcome:
+        tell("phase", "boot")
+        return PASS
+
+    assert work_off(database, run, Scripted(act), 60.0) is State.FINISHED

@@ -1,0 +1,231 @@
+"""One attempt: an executor at work under a lease that a thread keeps, and how it ends.
+
+Whoever cannot renew its lease must not go on: another worker may have the run. So the attempt is
+interrupted, as it is when somebody cancels the run or the worker has to go; what it made is
+removed before anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from enum import Enum
+
+import structlog
+
+from sandbox.errors import SandboxError
+from sandbox.interruption import interruptible
+from sandbox.records import Verdict
+from workers.database import Database
+from workers.executors import Executor, NotNow
+from workers.ledger.leases import (
+    LeaseLost,
+    finish,
+    hand_back,
+    note_folder,
+    renew,
+    stopped,
+    tell,
+)
+from workers.ledger.values import Claim, Outcome, Renewal
+from workers.states import State
+
+NO_ROOM_PAUSE = 30.0  # seconds
+SAFE = 0.75  # of a lease: without an answer of the database until then the attempt is ended
+_TELL_EVERY = 1.0  # seconds between two details; phases are told at once
+log = structlog.get_logger("sandbox.attempt")
+
+
+class Why(Enum):
+    """Why an attempt was interrupted."""
+
+    CANCELLED = "cancelled"
+    LOST = "its lease was lost"
+    DRAINED = "the worker is being stopped"
+
+
+class Keeper:
+    """Renews a lease from a thread, and interrupts the main thread when the attempt must end."""
+
+    def __init__(
+        self,
+        database: Database,
+        claim: Claim,
+        lease: float,
+        drained: Callable[[], bool] = lambda: False,
+        interrupt: Callable[[], None] | None = None,
+        claimed: float | None = None,
+    ) -> None:
+        self._database = database
+        self._claim = claim
+        self._lease = lease
+        self._drained = drained
+        self._interrupt = interrupt or _interrupt_main_thread
+        self._end = threading.Event()
+        # The lease runs since the claim was asked for, by this machine's clock.
+        self._renewed = time.monotonic() if claimed is None else claimed
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("lease", self._work), ("lease-watch", self._watch))
+        ]
+        self._lock = threading.Lock()
+        self._quiet = False
+        self.why: Why | None = None
+
+    def __enter__(self) -> Keeper:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _watch(self) -> None:
+        """A database that does not answer may hold the other thread longer than the lease lasts."""
+        while not self._end.wait(self._lease / 20):
+            if time.monotonic() - self._renewed > self._lease * SAFE:
+                self._stop(Why.LOST)
+                return
+
+    def _work(self) -> None:
+        pause = self._lease / 4
+        while not self._end.wait(pause):
+            asked = time.monotonic()
+            pause = self._lease / 4
+            try:
+                state = renew(self._database, self._claim, self._lease)
+            except SandboxError as problem:
+                log.warning("lease not renewed", run=self._claim.run_id, problem=str(problem))
+                pause = min(1.0, self._lease / 10)  # it may come back
+                continue
+            self._renewed = asked
+            if state is Renewal.LOST:
+                self._stop(Why.LOST)
+                return
+            if state is Renewal.CANCEL:
+                self._stop(Why.CANCELLED)  # and keep the lease while the clone is removed
+            elif self._drained():
+                self._stop(Why.DRAINED)
+
+    def _stop(self, why: Why) -> None:
+        with self._lock:
+            if self.why is None or why is Why.LOST:
+                first, self.why = self.why is None, why
+                if first and not self._quiet:
+                    self._interrupt()
+
+    def quiet(self) -> None:
+        """The executor is done: from now on nothing is interrupted, the lease is only kept."""
+        with self._lock:
+            self._quiet = True
+
+
+def _interrupt_main_thread() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def work_off(
+    database: Database,
+    claim: Claim,
+    executor: Executor,
+    lease: float,
+    drained: Callable[[], bool] = lambda: False,
+    claimed: float | None = None,
+) -> State | None:
+    """Do a claimed run; the state it is in then, None when it is somebody else's by now.
+
+    Runs in the main thread of its process. ``claimed``: the monotonic time before the claim.
+    """
+    logger = log.bind(run=claim.run_id, attempt=claim.attempt, guest=claim.guest, host=claim.host)
+    logger.info("attempt begins", scenario=claim.scenario)
+    with Keeper(database, claim, lease, drained, claimed=claimed) as keeper:
+        end = _run(database, claim, executor, keeper)
+        try:
+            state = end()
+        except SandboxError as problem:  # the lease is lost, or will be: the sweeper goes on
+            logger.warning("attempt not written down", problem=str(problem))
+            state = None
+    logger.info("attempt ended", state=state.value if state else "lost")
+    return state
+
+
+def _run(
+    database: Database, claim: Claim, executor: Executor, keeper: Keeper
+) -> Callable[[], State]:
+    """Let the executor work; what has to be written down about how that ended."""
+    try:
+        with interruptible():
+            outcome = executor.run(
+                claim,
+                _Teller(database, claim),
+                lambda folder: note_folder(database, claim, folder),
+            )
+            keeper.quiet()
+    except KeyboardInterrupt:
+        if keeper.why is Why.CANCELLED:
+            return lambda: stopped(database, claim)
+        why = (keeper.why or Why.DRAINED).value
+        return lambda: hand_back(database, claim, why, 0.0)
+    except NotNow as problem:
+        no_room = problem.message
+        return lambda: hand_back(database, claim, no_room, NO_ROOM_PAUSE)
+    except LeaseLost as problem:
+        lost = problem
+        return lambda: _raise(lost)
+    except SandboxError as problem:
+        outcome = Outcome(Verdict.ERROR, problem.message)
+    except Exception as problem:
+        log.exception("a fault of ours", run=claim.run_id)
+        outcome = Outcome(Verdict.ERROR, f"a fault of ours: {type(problem).__name__}: {problem}")
+    keeper.quiet()
+    return lambda: _persistently(lambda: finish(database, claim, outcome), claim, keeper)
+
+
+def _raise(problem: LeaseLost) -> State:
+    raise problem
+
+
+def _persistently(write: Callable[[], State], claim: Claim, keeper: Keeper) -> State:
+    """An hour's work is not given away for a database that is away for a moment: as long as the
+    lease may still be ours, it is tried again."""
+    while True:
+        try:
+            return write()
+        except LeaseLost:
+            raise
+        except SandboxError as problem:
+            log.warning("verdict not written yet", run=claim.run_id, problem=str(problem))
+            if keeper.why is Why.LOST:
+                raise LeaseLost(claim) from problem
+            time.sleep(1.0)
+
+
+class _Teller:
+    """Events of the run; details not too often, and never the attempt's end."""
+
+    def __init__(self, database: Database, claim: Claim) -> None:
+        self._database = database
+        self._claim = claim
+        self._told = 0.0
+
+    def __call__(self, kind: str, text: str, percent: float | None = None) -> None:
+        if kind == "detail" and time.monotonic() - self._told < _TELL_EVERY:
+            return
+        self._told = time.monotonic()
+        with _unless_away(self._claim):
+            tell(self._database, self._claim, kind, text, percent)
+
+
+@contextlib.contextmanager
+def _unless_away(claim: Claim) -> Iterator[None]:
+    """The lease decides whether the attempt may go on, not a line that nobody could read."""
+    try:
+        yield
+    except SandboxError as problem:
+        log.warning("not told", run=claim.run_id, problem=str(problem))

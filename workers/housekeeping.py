@@ -1,0 +1,118 @@
+"""What the service does regularly: runs whose worker is gone, and workers that nobody woke.
+
+Every step may be done by several at once, at any time, and again: the database decides who did it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import select
+
+from workers import mornings, nights, retention
+from workers.database import Database
+from workers.database.clock import now
+from workers.database.schema import workers
+from workers.ledger import reading
+from workers.ledger.counting import TICKED, count, note_now
+from workers.ledger.sweeping import reaping_wanted, sweep
+from workers.settings import ServiceSettings
+
+REAP_EVERY = 600.0  # seconds
+TELL_EVERY = 3600.0  # seconds: of a schedule that is wrong
+SILENT = 90.0  # seconds after which a worker counts as gone
+log = structlog.get_logger("sandbox.housekeeping")
+
+
+def tick(
+    database: Database,
+    settings: ServiceSettings,
+    announce: Callable[[str, int], None],
+    reap: Callable[[str], None],
+) -> None:
+    """All of it. One step that fails does not keep the others from being taken."""
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: _sweep(database),
+        lambda: _reap_after_losses(database, reap),
+        lambda: _begin_nights(database, settings),
+        lambda: mornings.close(database, settings),
+        lambda: mornings.send(database, settings),
+        lambda: _announce(database, announce),
+        lambda: _reap_now_and_then(database, reap),
+        lambda: _expire_now_and_then(database, settings),
+        lambda: _note_tick(database),
+    )
+    for step in steps:
+        try:
+            step()
+        except Exception as problem:  # the database's, and the many kinds of the broker
+            log.warning("a step of the housekeeping failed", problem=str(problem))
+
+
+def _sweep(database: Database) -> None:
+    swept = sweep(database)
+    for run_id in (*swept.queued, *swept.given_up, *swept.cancelled):
+        run = reading.get(database, run_id)
+        log.warning("lease lost", run=run_id, host=run.host, state=run.state.value)
+
+
+def _reap_after_losses(database: Database, reap: Callable[[str], None]) -> None:
+    """Until a worker of the host has done it: a message can be lost."""
+    for host in reaping_wanted(database):
+        reap(host)
+
+
+def _begin_nights(database: Database, settings: ServiceSettings) -> None:
+    problems = nights.begin(database, settings)
+    if problems and _is_turn(database, "told_of_schedules", TELL_EVERY):
+        for name, problem in problems.items():
+            log.error("schedule cannot be followed", schedule=name, problem=problem)
+
+
+def _announce(database: Database, announce: Callable[[str, int], None]) -> None:
+    """Wake the workers of hosts with runs that could start. A message too many costs nothing."""
+    for host, waiting in reading.due_hosts(database).items():
+        announce(host, min(waiting, 2))
+
+
+def _reap_now_and_then(database: Database, reap: Callable[[str], None]) -> None:
+    """Hosts of living workers, each every ten minutes, whoever ticks."""
+    with database.read() as connection:
+        rows = connection.execute(select(workers.c.hosts).where(workers.c.seen > now() - SILENT))
+        hosts = sorted({host for row in rows for host in row.hosts})
+    for host in hosts:
+        if _is_turn(database, f"reaped_at {host}", REAP_EVERY):
+            reap(host)
+
+
+def _expire_now_and_then(database: Database, settings: ServiceSettings) -> None:
+    if _is_turn(database, "expired_at", retention.EVERY):
+        retention.expire(database, settings)
+
+
+def _note_tick(database: Database) -> None:
+    """For `sandbox doctor` and metrics."""
+    with database.write() as connection:
+        note_now(connection, TICKED)
+
+
+def _is_turn(database: Database, name: str, seconds: float) -> bool:
+    """Whether this was not done in the last so many seconds; it is counted as done then."""
+    from sqlalchemy import update
+
+    from workers.database.schema import counters
+
+    with database.write() as connection:
+        count(connection, name, 0.0)
+        done = connection.execute(
+            update(counters)
+            .where(counters.c.name == name, counters.c.value < now() - seconds)
+            .values(value=now())
+        )
+    return bool(done.rowcount)
+
+
+def count_reaped(database: Database, things: int) -> None:
+    with database.write() as connection:
+        count(connection, "things_reaped", things)

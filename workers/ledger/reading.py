@@ -1,0 +1,172 @@
+"""For looking at the queue: takes no locks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, func, literal, or_, select
+
+from sandbox.errors import RequestError
+from sandbox.records import Verdict
+from workers.database import Database
+from workers.database.clock import now
+from workers.database.schema import events, runs, state_in
+from workers.ledger.due import is_due
+from workers.ledger.values import Event, RunRow
+from workers.states import HELD, State
+
+_COLUMNS = (
+    runs.c.id,
+    runs.c.scenario,
+    runs.c.guest,
+    runs.c.host,
+    runs.c.state,
+    runs.c.priority,
+    runs.c.submitted,
+    runs.c.not_before,
+    runs.c.started,
+    runs.c.ended,
+    runs.c.attempts,
+    runs.c.most_attempts,
+    runs.c.fence,
+    runs.c.owner,
+    runs.c.lease_until,
+    runs.c.phase,
+    runs.c.waiting,
+    runs.c.origin,
+    runs.c.night,
+    runs.c.verdict,
+    runs.c.reason,
+    runs.c.request,
+)
+
+
+def get(database: Database, run_id: str) -> RunRow:
+    """One run; raises :class:`RequestError` when there is none of that id."""
+    with database.read() as connection:
+        row = connection.execute(select(*_COLUMNS).where(runs.c.id == run_id)).first()
+    if row is None:
+        raise RequestError(f"no run {run_id!r}", "`sandbox status` lists those there are")
+    return _row(row)
+
+
+def find(database: Database, text: str) -> RunRow:
+    """A run by its id, a unique beginning or end of it, or ``latest``."""
+    with database.read() as connection:
+        if text == "latest":
+            query = select(runs.c.id).order_by(runs.c.submitted.desc(), runs.c.id.desc()).limit(1)
+        else:
+            escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+            patterns = (f"{escaped}%", f"%{escaped}")
+            fits = or_(*(runs.c.id.like(pattern, escape="\\") for pattern in patterns))
+            query = select(runs.c.id).where(fits).limit(4)
+        found = list(connection.execute(query).scalars()) if text else []
+    if text in found:
+        return get(database, text)
+    if len(found) == 1:
+        return get(database, found[0])
+    if found:
+        raise RequestError(f"{text!r} fits several runs", f"say more of it: {', '.join(found[:3])}")
+    raise RequestError(f"no run {text!r}", "`sandbox status` lists those there are")
+
+
+def recent(
+    database: Database,
+    limit: int = 20,
+    *,
+    states: Sequence[State] = (),
+    guest: str | None = None,
+    host: str | None = None,
+    night: str | None = None,
+) -> tuple[RunRow, ...]:
+    """The newest runs, newest first."""
+    query = select(*_COLUMNS).order_by(runs.c.submitted.desc(), runs.c.id.desc()).limit(limit)
+    if states:
+        query = query.where(runs.c.state.in_(states))
+    for column, value in ((runs.c.guest, guest), (runs.c.host, host), (runs.c.night, night)):
+        if value is not None:
+            query = query.where(column == value)
+    with database.read() as connection:
+        return tuple(_row(row) for row in connection.execute(query))
+
+
+def events_after(
+    database: Database, run_id: str, last: int = 0, limit: int = 1000
+) -> tuple[Event, ...]:
+    """The events of a run after the one with id ``last``, oldest first."""
+    query = (
+        select(events.c.id, events.c.run_id, events.c.at, events.c.kind, events.c.text)
+        .add_columns(events.c.percent)
+        .where(events.c.run_id == run_id, events.c.id > last)
+        .order_by(events.c.id)
+        .limit(limit)
+    )
+    with database.read() as connection:
+        return tuple(Event(*row) for row in connection.execute(query))
+
+
+def due_hosts(database: Database) -> dict[str, int]:
+    """Hosts with runs that could start now, with how many."""
+    query = (
+        select(runs.c.host, func.count().label("due"))
+        .where(state_in(runs, State.QUEUED), runs.c.not_before <= now())
+        .group_by(runs.c.host)
+    )
+    with database.read() as connection:
+        return {row.host: int(row.due) for row in connection.execute(query)}
+
+
+@dataclass(frozen=True)
+class DueHost:
+    """A host with a run that could start now: its next one's urgency, and how many it has."""
+
+    host: str
+    priority: int
+    submitted: float
+    held: int
+
+
+def heads(database: Database, owner: str, slots: int) -> tuple[DueHost, ...]:
+    """The next run of every host that has one; none when the owner has its ``slots`` already."""
+    query = _HEADS.where(_held(_OTHER.c.owner, literal(owner)) < slots)
+    with database.read() as connection:
+        return tuple(DueHost(*row) for row in connection.execute(query))
+
+
+def _held(column: ColumnElement[str], value: ColumnElement[str]) -> ScalarSelect[int]:
+    count = select(func.count()).where(column == value, state_in(_OTHER, *HELD))
+    return count.scalar_subquery()
+
+
+def _heads() -> Select[*tuple[Any, ...]]:
+    """A step for each host that has runs waiting, however many: not one for each run."""
+    first = select(func.min(runs.c.host).label("host")).where(state_in(runs, State.QUEUED))
+    hosts = first.cte("hosts", recursive=True)
+    following = select(func.min(_NEXT.c.host)).where(
+        state_in(_NEXT, State.QUEUED), _NEXT.c.host > hosts.c.host
+    )
+    hosts = hosts.union_all(select(following.scalar_subquery()).where(hosts.c.host.is_not(None)))
+    head = (
+        select(_NEXT.c.id)
+        .where(_NEXT.c.host == hosts.c.host, *is_due(_NEXT))
+        .order_by(_NEXT.c.priority, _NEXT.c.submitted, _NEXT.c.id)
+        .limit(1)
+        .correlate(hosts)
+        .scalar_subquery()
+    )
+    return select(
+        hosts.c.host, runs.c.priority, runs.c.submitted, _held(_OTHER.c.host, hosts.c.host)
+    ).join_from(hosts, runs, runs.c.id == head)
+
+
+_NEXT, _OTHER = runs.alias("next_one"), runs.alias("another")
+_HEADS = _heads()
+
+
+def _row(row: Row[*tuple[Any, ...]]) -> RunRow:
+    values = dict(row._mapping)
+    values["state"] = State(values["state"])
+    values["verdict"] = None if values["verdict"] is None else Verdict(values["verdict"])
+    return RunRow(**values)
