@@ -29,7 +29,7 @@ from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 
 DEAD = "999999999:1:00000000-0000-0000-0000-000000000000"  # an owner that cannot be alive
-COMMAND = (sys.executable, "-c", "from sandbox.cli import main; main(prog_name='sandbox')")
+COMMAND = (sys.executable, "-c", "from workers.cli import main; main(prog_name='sandbox')")
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
