@@ -43,7 +43,8 @@ test-vm: ## rehearsals on QEMU, benchmarks
 	$(BIN)/pytest tests/vm tests/benchmarks -k "not 100000" \
 	  --ignore=tests/vm/test_demo_run.py --ignore=tests/vm/test_bad_input.py \
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
-	  --ignore=tests/benchmarks/test_xen_clone.py
+	  --ignore=tests/benchmarks/test_xen_clone.py \
+	  --ignore=tests/benchmarks/test_service_fleet.py
 
 test-faults: ## runs that are killed in every phase, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py

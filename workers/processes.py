@@ -11,18 +11,20 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import MutableSequence, Sequence
+from typing import Any, cast
 
 import structlog
 from celery import Celery, signals
 from celery.beat import Scheduler
 
+from sandbox.errors import SandboxError
 from workers import logs
 from workers.app import SERVICE_QUEUE, TICK_SECONDS, make_app, queue_of
 from workers.artifacts import place_for
 from workers.database import open_database, require_schema
 from workers.keeping import Keeping
+from workers.ledger import reading
 from workers.metrics import serve_if_asked
 from workers.presence import Presence
 from workers.settings import ServiceSettings
@@ -51,6 +53,8 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         settings,
         worker=name,
         slots=slots,
+        hosts=tuple(hosts),
+        served=cast("MutableSequence[float]", multiprocessing.RawArray("d", len(hosts))),
         stopping=lambda: drain_at.value > 0,
         drained=lambda: 0 < drain_at.value <= time.time(),
     )
@@ -66,6 +70,7 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         log.info("worker ready", worker=name, hosts=list(hosts), slots=slots)
         for host in hosts:
             send_reap(app, host)
+        for host in _due(settings, hosts)[:slots]:  # each message wakes for all of them
             announce(app, host, slots)
 
     def stop(**_details: Any) -> None:
@@ -100,6 +105,18 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         served.stop()
     presence.stop()
     return int(worker.exitcode or 0)
+
+
+def _due(settings: ServiceSettings, hosts: Sequence[str]) -> list[str]:
+    database = open_database(settings.database)  # not for the children
+    try:
+        due = reading.due_hosts(database)
+    except SandboxError as problem:
+        log.warning("what is due is not known; the next tick wakes", problem=str(problem))
+        due = {}
+    finally:
+        database.close()
+    return [host for host in hosts if host in due]
 
 
 def run_beat(settings: ServiceSettings) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, MutableSequence, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -17,11 +18,15 @@ from workers.attempt import work_off
 from workers.database import Database, open_database
 from workers.executors import Executor, executor_for
 from workers.keeping import keep_attempt
-from workers.ledger import reading
 from workers.ledger.leases import claim
+from workers.ledger.values import Claim
 from workers.pools import look_at_pools
 from workers.settings import ServiceSettings
+from workers.turns import Round, Turns
 
+ENOUGH = 8  # messages in a host's queue: more would wake nobody
+MISSES = 20  # claims in a row that others were quicker at: they do the rest
+GO_ON = 60.0  # seconds; then a wake ends, and its child may be replaced
 log = structlog.get_logger("sandbox.tasks")
 
 
@@ -32,6 +37,8 @@ class Surroundings:
     settings: ServiceSettings
     worker: str = ""
     slots: int = 1
+    hosts: Sequence[str] = ()
+    served: MutableSequence[float] = field(default_factory=list)  # when each host had its turn
     drained: Callable[[], bool] = lambda: False
     stopping: Callable[[], bool] = lambda: False
     _database: Database | None = None
@@ -74,33 +81,62 @@ def register(app: Celery, around: Surroundings) -> None:
 
 
 def announce(app: Celery, host: str, count: int = 1) -> None:
-    """Wake a host's workers. Should the message be lost, the next tick sends another."""
-    for _ in range(count):
-        app.send_task("sandbox.wake", (host,), queue=queue_of(host), ignore_result=True)
+    """Wake a host's workers. Should the message be lost, the next tick sends another.
+
+    What is said is in the database by now, so a message that still waits will do as well.
+    """
+    queue = queue_of(host)
+    for _ in range(min(count, ENOUGH - waiting_in(app, queue))):
+        app.send_task("sandbox.wake", (host,), queue=queue, ignore_result=True)
+
+
+def waiting_in(app: Celery, queue: str) -> int:
+    """How many messages nobody has taken yet."""
+    with app.pool.acquire(block=True) as connection:
+        return int(connection.default_channel.client.llen(queue))
 
 
 def wake(app: Celery, around: Surroundings, host: str) -> None:
-    """Do the host's next run, if there is one and the host and this worker may take it."""
-    if around.stopping():
-        return  # it stays queued for another worker, or for the next start
-    held = claim(
-        around.database,
-        host,
-        around.worker,
-        around.settings.lease,
-        parallel_of(host, around),
-        around.slots,
+    """Do what is due on this worker's hosts, run after run, as long as it has a slot for it."""
+    turns = Turns(around.hosts or (host,), around.served or [0.0])
+    following = Round(
+        around.database, turns, around.worker, around.slots, partial(parallel_of, around=around)
     )
-    if held is None:
-        return
+    end, misses = time.monotonic() + GO_ON, 0
+    # What is left stays queued for another worker, or for the next start.
+    while not around.stopping() and misses < MISSES:
+        due = following.next_host()
+        if due is None:
+            return
+        if time.monotonic() > end:
+            _announce_all_the_same(app, due)
+            return
+        held = claim(
+            around.database,
+            due,
+            around.worker,
+            around.settings.lease,
+            parallel_of(due, around),
+            around.slots,
+        )
+        if held is None:  # somebody else was quicker
+            misses += 1
+        else:
+            misses = 0
+            _do(held, around)
+
+
+def _do(held: Claim, around: Surroundings) -> None:
     with logs.about(run=held.run_id, attempt=held.attempt):
         work_off(around.database, held, around.executor, around.settings.lease, around.drained)
         keep_attempt(around.database, around.settings, held)
-    if not around.stopping() and reading.due_hosts(around.database).get(host):
-        try:
-            announce(app, host)
-        except Exception as problem:  # kombu's own kinds are many
-            log.warning("not announced; the next tick will", host=host, problem=str(problem))
+
+
+def _announce_all_the_same(app: Celery, host: str) -> None:
+    try:
+        announce(app, host)
+    except Exception as problem:  # kombu's own kinds are many
+        log.warning("not announced; the next tick will", host=host, problem=str(problem))
 
 
 def parallel_of(host: str, around: Surroundings) -> int:

@@ -51,6 +51,7 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("asking", "processes", "service_checks", "fetching"),
     ("tasks",),
+    ("turns",),
     ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
     ("executors", "rehearsing", "simulated", "retention"),
     ("ledger", "artifacts"),

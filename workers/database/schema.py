@@ -12,13 +12,16 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     MetaData,
     Table,
     Text,
+    literal_column,
     text,
 )
 
@@ -36,6 +39,13 @@ metadata = MetaData(
 
 def _among(column: str, states: tuple[State, ...]) -> str:
     return f"{column} IN ({', '.join(repr(state.value) for state in states)})"
+
+
+def state_in(table: FromClause, *states: State) -> ColumnElement[bool]:
+    """The states are written out: with parameters in their place no partial index is used."""
+    written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
+    state: ColumnElement[str] = table.c.state
+    return state == written[0] if len(written) == 1 else state.in_(written)
 
 
 runs = Table(

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, select, update
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
-from workers.database.schema import attempts, runs
+from workers.database.schema import attempts, runs, state_in
 from workers.ledger.counting import count as count
 from workers.ledger.events import say
 from workers.ledger.leases import decide
@@ -26,7 +26,7 @@ def sweep(database: Database, grace: float = 0.0) -> Swept:
     with database.read() as connection:
         late = connection.execute(
             select(runs.c.id, runs.c.fence).where(
-                runs.c.state.in_(HELD), runs.c.lease_until < now() - grace
+                state_in(runs, *HELD), runs.c.lease_until < now() - grace
             )
         ).all()
     for row in late:
@@ -45,7 +45,7 @@ def _take_from_holder(
     mine = (
         runs.c.id == run_id,
         runs.c.fence == fence,
-        runs.c.state.in_(HELD),
+        state_in(runs, *HELD),
         runs.c.lease_until < now() - grace,
     )
     row = connection.execute(
