@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from sandbox.cli import main
 from workers import commands, operations
+from workers.embedded import commands as embedded
 
-for command in (*commands.COMMANDS, *operations.COMMANDS):
+for command in (*commands.COMMANDS, *embedded.COMMANDS, *operations.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import click
 from sandbox.cli import doctor
 from sandbox.errors import RequestError
 from sandbox.interruption import interruptible
-from workers.commands import _service
+from workers.commands import open_service
 
 LISTEN = "127.0.0.1:9171"
 
@@ -32,7 +32,7 @@ def artifacts(run_id: str, output: Path | None, as_json: bool) -> None:
     """
     from workers import fetching
 
-    settings, database = _service()
+    settings, database = open_service()
     sys.exit(fetching.print_artifacts(database, settings, run_id, output, as_json=as_json))
 
 
@@ -50,7 +50,7 @@ def metrics(listen: str | None, once: bool) -> None:
     from workers import logs
     from workers import metrics as ours
 
-    settings, database = _service()
+    settings, database = open_service()
     if once:
         click.echo(ours.text(database), nl=False)
         return
@@ -77,7 +77,7 @@ def _with_service(command: click.Command) -> click.Command:
             raise RequestError("--host and --service exclude each other", "give one of them")
         from workers.service_checks import print_service
 
-        settings, database = _service()
+        settings, database = open_service()
         database.close()
         sys.exit(print_service(settings, as_json=given["as_json"]))
 

@@ -11,16 +11,18 @@ import multiprocessing
 import os
 import socket
 import time
+import warnings
 from collections.abc import MutableSequence, Sequence
 from typing import Any, cast
 
 import structlog
 from celery import Celery, signals
 from celery.beat import Scheduler
+from celery.exceptions import SecurityWarning
 
 from sandbox.errors import SandboxError
 from workers import logs
-from workers.app import SERVICE_QUEUE, TICK_SECONDS, make_app, queue_of
+from workers.app import SERVICE_QUEUE, make_app, queue_of
 from workers.artifacts import place_for
 from workers.database import open_database, require_schema
 from workers.keeping import Keeping
@@ -47,6 +49,8 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
     database.close()
     place_for(settings)  # one that is wrong is said now
     name = worker_name()
+    # Rehearsals on this machine need root, and messages are JSON: nothing in them is run.
+    warnings.simplefilter("ignore", SecurityWarning)
     # Shared with the children, which are forked: when what still runs has to be given back.
     drain_at = multiprocessing.Value("d", 0.0)
     around = Surroundings(
@@ -78,6 +82,9 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
             drain_at.value = time.time() + settings.drain
             log.info("draining", worker=name, seconds=settings.drain)
             presence.drain()
+        elif drain_at.value > time.time():  # a second SIGTERM: no more patience
+            drain_at.value = time.time()
+            log.info("handing back what still runs", worker=name)
 
     def child_begins(**_details: Any) -> None:
         around.forget_connections()
@@ -127,13 +134,13 @@ def run_beat(settings: ServiceSettings) -> None:
     app.conf.beat_schedule = {
         "tick": {
             "task": "sandbox.tick",
-            "schedule": TICK_SECONDS,
-            "options": {"queue": SERVICE_QUEUE, "expires": 3 * TICK_SECONDS},
+            "schedule": settings.tick,
+            "options": {"queue": SERVICE_QUEUE, "expires": 3 * settings.tick},
         }
     }
-    log.info("beat begins", every=TICK_SECONDS)
+    log.info("beat begins", every=settings.tick)
     # In memory: what was done when is in the database.
-    app.Beat(scheduler_cls=_Ticker, max_interval=TICK_SECONDS, quiet=True).run()
+    app.Beat(scheduler_cls=_Ticker, max_interval=settings.tick, quiet=True).run()
 
 
 class _Ticker(Scheduler):  # type: ignore[misc]

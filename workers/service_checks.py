@@ -24,7 +24,7 @@ from sandbox.errors import HostError, SandboxError
 from sandbox.host_checks import Check, Finding, State
 from sandbox.wording import count
 from workers import canary
-from workers.app import TICK_SECONDS, make_app
+from workers.app import make_app
 from workers.artifacts import Folder, place_for
 from workers.asking import known_hosts
 from workers.database import Database, open_database, schema_versions
@@ -38,7 +38,7 @@ from workers.settings import ServiceSettings
 PATIENCE = 30.0  # seconds for the canaries, which are all sent at once
 SKEW = 2.0  # seconds
 BROKER_SECONDS = 10.0
-_LATE = 3 * TICK_SECONDS
+_LATE = 3  # ticks
 _START_WORKER = "start one there: sandbox worker --host {0}"
 
 
@@ -164,7 +164,7 @@ def ticks(service: Service) -> Finding:
     query = select(now() - counters.c.value).where(counters.c.name == TICKED)
     with service.database.read() as connection:
         since = connection.execute(query).scalar()
-    if since is None or since > _LATE:
+    if since is None or since > _LATE * service.settings.tick:
         when = "never" if since is None else f"{since:.0f} s ago"
         return Finding(
             State.BAD,

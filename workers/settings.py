@@ -21,6 +21,7 @@ VARIABLES = {
     "S3_ENDPOINT": "of an S3-compatible server that is not Amazon's",
     "LEASE": "seconds that a worker may be silent before its run is another's (default 60)",
     "DRAIN": "seconds that SIGTERM gives running rehearsals to finish (default 600)",
+    "TICK": "seconds between two looks for runs that were lost or not heard of (default 10)",
     "ATTEMPTS": "how often a run that ends in `error` is tried in all (default 3)",
     "KEEP_DAYS": "how long artifacts are kept (default 30)",
     "KEEP_BYTES": "how much of them in each place, oldest go first: 20GiB (default: no limit)",
@@ -43,6 +44,7 @@ class ServiceSettings:
     s3_endpoint: str = ""
     lease: float = 60.0
     drain: float = 600.0
+    tick: float = 10.0
     attempts: int = 3
     keep_days: float = 30.0
     keep_bytes: int = 0  # 0: no limit
@@ -73,6 +75,7 @@ def read_service_settings(
         s3_endpoint=given.get("S3_ENDPOINT", ""),
         lease=_number(given, "LEASE", 60.0, least=1.0),
         drain=_number(given, "DRAIN", 600.0),
+        tick=_number(given, "TICK", 10.0, least=0.1),
         attempts=int(_number(given, "ATTEMPTS", 3, least=1)),
         keep_days=_number(given, "KEEP_DAYS", 30.0),
         keep_bytes=_bytes(given, "KEEP_BYTES", 0),

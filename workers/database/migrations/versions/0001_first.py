@@ -31,8 +31,29 @@ def upgrade() -> None:
         sa.Column("due", sa.Float(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("noticed", sa.Float(), nullable=False),
+        sa.Column("deadline", sa.Float(), nullable=False),
+        sa.Column("zone", sa.Text(), nullable=False),
         sa.Column("summarised", sa.Float(), nullable=True),
+        sa.CheckConstraint("outcome IN ('run', 'missed')", name=op.f("ck_nights_outcome")),
         sa.PrimaryKeyConstraint("schedule", "due", name=op.f("pk_nights")),
+    )
+    op.create_table(
+        "notices",
+        sa.Column("schedule", sa.Text(), nullable=False),
+        sa.Column("due", sa.Float(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("try_at", sa.Float(), nullable=False),
+        sa.Column("sent", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("schedule", "due", "target", name=op.f("pk_notices")),
+    )
+    op.create_index(
+        "notices_to_send",
+        "notices",
+        ["try_at"],
+        unique=False,
+        sqlite_where=sa.text("sent IS NULL"),
+        postgresql_where=sa.text("sent IS NULL"),
     )
     op.create_table(
         "pools",
@@ -134,8 +155,9 @@ def upgrade() -> None:
     op.create_table(
         "schedules",
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("first_seen", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_schedules")),
+        sa.PrimaryKeyConstraint("name", "spec", name=op.f("pk_schedules")),
     )
     op.create_table(
         "workers",
@@ -184,6 +206,17 @@ def upgrade() -> None:
     )
     op.create_index("events_of_a_run", "events", ["run_id", "id"], unique=False)
     op.create_table(
+        "night_guests",
+        sa.Column("schedule", sa.Text(), nullable=False),
+        sa.Column("due", sa.Float(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("guest", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("problem", sa.Text(), server_default="", nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_night_guests_run_id")),
+        sa.PrimaryKeyConstraint("schedule", "due", "host", "guest", name=op.f("pk_night_guests")),
+    )
+    op.create_table(
         "verdicts",
         sa.Column("run_id", sa.Text(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
@@ -198,6 +231,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("verdicts")
+    op.drop_table("night_guests")
     op.drop_index("events_of_a_run", table_name="events")
     op.drop_table("events")
     op.drop_index(
@@ -249,6 +283,13 @@ def downgrade() -> None:
     )
     op.drop_table("runs")
     op.drop_table("pools")
+    op.drop_index(
+        "notices_to_send",
+        table_name="notices",
+        sqlite_where=sa.text("sent IS NULL"),
+        postgresql_where=sa.text("sent IS NULL"),
+    )
+    op.drop_table("notices")
     op.drop_table("nights")
     op.drop_table("counters")
     op.drop_table("canaries")
