@@ -99,6 +99,8 @@ class Folder:
         with self._explained("copied to"):
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             place = self._place(name)
+            for left in self.path.glob(f".{name}.*"):  # of a copy that was killed
+                _remove_tree(left)
             fresh = self.path / f".{name}.{secrets.token_hex(4)}"
             try:
                 for one in files_of(folder):

@@ -43,18 +43,23 @@ log = structlog.get_logger("sandbox.keeping")
 def keep_attempt(database: Database, settings: ServiceSettings, claim: Claim) -> None:
     """After an attempt: copy its artifacts, and make room. Whatever fails is tried again later;
     the verdict has been written already."""
-    query = select(attempts).where(
-        attempts.c.run_id == claim.run_id, attempts.c.fence == claim.fence
-    )
     try:
-        with database.read() as connection:
-            row = connection.execute(query).first()
         place = place_for(settings)
-        if row is not None and place is not None and _is_to_be_copied(settings, row):
-            copy(database, settings, place, row)
+        if place is not None:
+            _copy_own(database, settings, place, claim)
         expire_local(database, settings)
     except (SandboxError, OSError) as problem:
         log.warning("artifacts not copied yet", run=claim.run_id, problem=str(problem))
+
+
+def _copy_own(database: Database, settings: ServiceSettings, place: Place, claim: Claim) -> None:
+    query = select(attempts).where(
+        attempts.c.run_id == claim.run_id, attempts.c.fence == claim.fence
+    )
+    with database.read() as connection:
+        row = connection.execute(query).first()
+    if row is not None and _is_to_be_copied(settings, row):
+        copy(database, settings, place, row)
 
 
 def keep(database: Database, settings: ServiceSettings) -> None:

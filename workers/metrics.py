@@ -15,13 +15,13 @@ from prometheus_client.core import (
     Metric,
     SummaryMetricFamily,
 )
-from sqlalchemy import ColumnElement, Connection, Select, func, literal_column, select
+from sqlalchemy import Connection, Select, func, select
 
 from sandbox.errors import RequestError, SandboxError
 from sandbox.records import Verdict
 from workers.database import Database, open_database
 from workers.database.clock import now
-from workers.database.schema import counters, pools, runs
+from workers.database.schema import counters, pools, runs, state_in
 from workers.ledger.counting import PHASE_COUNT, PHASE_SECONDS, TICKED
 from workers.presence import present
 from workers.settings import ServiceSettings
@@ -65,7 +65,7 @@ def _queue(connection: Connection) -> list[Metric]:
     )
     query = (
         select(runs.c.host, func.count(), now() - func.min(runs.c.submitted))
-        .where(runs.c.state == _written(State.QUEUED))
+        .where(state_in(runs, State.QUEUED))
         .group_by(runs.c.host)
     )
     for host, waiting, oldest in connection.execute(query):
@@ -76,8 +76,7 @@ def _queue(connection: Connection) -> list[Metric]:
 
 def _held(connection: Connection) -> list[Metric]:
     held = GaugeMetricFamily("sandbox_running_runs", "Runs in hand.", labels=("host",))
-    held_now = runs.c.state.in_([_written(state) for state in HELD])
-    query = select(runs.c.host, func.count()).where(held_now).group_by(runs.c.host)
+    query = select(runs.c.host, func.count()).where(state_in(runs, *HELD)).group_by(runs.c.host)
     for host, there in connection.execute(query):
         held.add_metric((host,), there)
     return [held]
@@ -138,11 +137,6 @@ def _pools(connection: Connection) -> list[Metric]:
         fill.add_metric((row.host, row.pool, "data"), row.data)
         fill.add_metric((row.host, row.pool, "metadata"), row.metadata)
     return [fill]
-
-
-def _written(state: State) -> ColumnElement[str]:
-    """Written out: with a parameter in its place SQLite uses no partial index."""
-    return literal_column(f"'{state.value}'")
 
 
 def _pairs(connection: Connection, query: Select[Any]) -> dict[str, float]:

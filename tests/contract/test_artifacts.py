@@ -197,6 +197,8 @@ def test_names_in_a_bucket_do_not_lead_out(place: Place, tmp_path: Path) -> None
 
 def test_a_copy_that_was_cut_off_is_not_seen(record: Path, tmp_path: Path) -> None:
     place = Folder(tmp_path / "place")
+    (place.path / f".{RECORD}.0123abcd").mkdir(parents=True)
+    assert place.files(RECORD) == ()
     place.put(RECORD, record)
     (record / "console.log").chmod(0)
     shutil.rmtree(record / "before")
