@@ -9,6 +9,9 @@ import stat
 import redis
 from embedded import PATIENCE, Service, alive, eventually, service
 
+from sandbox.records import Verdict
+from workers.states import State
+
 
 def ended(one: Service) -> list[str]:
     """The programs in the order of their ends."""
@@ -19,7 +22,7 @@ def test_it_works_is_alone_and_heals() -> None:
     with service() as one:
         one.start()
         family = one.family()
-        assert one.row(one.submit("web01", "--wait"))["verdict"] == "pass"
+        assert one.row(one.submit("web01", "--wait")).verdict is Verdict.PASS
         _is_private(one)
         again = one.sandbox("up")
         assert again.returncode == 2
@@ -27,7 +30,7 @@ def test_it_works_is_alone_and_heals() -> None:
         for name in ("redis", "worker", "beat", "leash of redis", "leash of worker"):
             _is_started_again(one, name)
         family |= one.family()
-        assert one.row(one.submit("web02", "--wait"))["verdict"] == "pass"
+        assert one.row(one.submit("web02", "--wait")).verdict is Verdict.PASS
         down = one.sandbox("down")
         assert down.returncode == 0, down.stderr
         assert "the service has ended" in down.stdout
@@ -63,7 +66,7 @@ def _is_started_again(one: Service, name: str) -> None:
 
 def _running(one: Service, guest: str) -> str:
     run_id = one.submit(guest)
-    eventually(lambda: one.row(run_id)["state"] == "running", "the run to begin")
+    eventually(lambda: one.row(run_id).state is State.RUNNING, "the run to begin")
     return run_id
 
 
@@ -75,12 +78,12 @@ def test_the_end_is_patient_until_it_is_asked_for_again() -> None:
         one.process.terminate()
         eventually(lambda: one.said("draining", "worker"), "the worker to drain")
         assert one.process.poll() is None
-        assert one.row(run_id)["state"] == "running"
+        assert one.row(run_id).state is State.RUNNING
         one.process.send_signal(signal.SIGINT)
         assert one.process.wait(PATIENCE) == 0
         assert ended(one)[:3] == ["worker", "beat", "redis"]
         row = one.row(run_id)
-        assert (row["state"], row["verdict"]) == ("queued", None)
+        assert (row.state, row.verdict) == (State.QUEUED, None)
         assert list((one.simulated / "clones").iterdir()) == []
 
 
@@ -94,9 +97,9 @@ def test_what_a_killed_one_leaves_ends_by_itself_and_the_next_goes_on() -> None:
         one.process.wait()
         one.phases_take(0.05)
         one.start()  # it waits for what is left, and says so
-        eventually(lambda: one.row(run_id)["state"] == "finished", "the run's verdict")
+        eventually(lambda: one.row(run_id).state is State.FINISHED, "the run's verdict")
         assert alive(family) == []
-        assert one.row(run_id)["verdict"] == "pass"
+        assert one.row(run_id).verdict is Verdict.PASS
         assert one.end() == 0
 
 
