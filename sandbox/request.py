@@ -37,9 +37,12 @@ class Request:
 def prepare(request: Request, settings: Settings) -> Scenario:
     """Read the scenario and apply what the request says otherwise; raises RequestError."""
     path = find_scenario(request.scenario, settings)
-    overridden = request.guest is not None or request.image is not None
-    scenario = load_scenario(path, shared=settings.shared_checks)
-    if overridden:
+    return apply(load_scenario(path, shared=settings.shared_checks), request)
+
+
+def apply(scenario: Scenario, request: Request) -> Scenario:
+    """What the request says otherwise than its scenario; raises RequestError."""
+    if request.guest is not None or request.image is not None:
         source = parse_source(guest=request.guest, image=request.image, format=request.format)
         scenario = scenario.with_source(source)
     elif scenario.source is None:

@@ -15,13 +15,14 @@ from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from sandbox.errors import SandboxError
-from sandbox.request import Request, find_scenario, prepare, scenario_names
+from sandbox.hosts import inventory
+from sandbox.request import Request, apply, find_scenario, scenario_names
 from sandbox.scenario import FILE_NAME, Scenario, Schedule, load_scenario
 from workers.database import Database
 from workers.database.schema import night_guests, nights, schedules
 from workers.ledger.submitting import submit_in
 from workers.ledger.values import Order, Priority
-from workers.orders import order_of
+from workers.orders import digest, order_of
 from workers.schedule import LOOK_BACK, Due, delay, due_times, night_id, plan, spread
 from workers.settings import ServiceSettings
 
@@ -102,6 +103,8 @@ def begin(
             _begin(database, settings, scheduled, moment)
         except SandboxError as problem:
             problems[scheduled.name] = problem.message
+        except OSError as problem:  # a file of the scenario cannot be read
+            problems[scheduled.name] = f"{problem.filename}: {problem.strerror}"
     return problems
 
 
@@ -154,9 +157,12 @@ def _dealt_with(database: Database, scheduled: Scheduled, moment: float) -> floa
 def _members(settings: ServiceSettings, scheduled: Scheduled) -> list[_Member]:
     """The night's guests. One that cannot be asked for is in the summary, with the reason."""
     members: dict[tuple[str, str], _Member] = {}
+    hosts = {host.name for host in inventory(settings.sandbox)}
+    content = digest(scheduled.scenario.path)
     for request in scheduled.requests:
         try:
-            order = order_of(prepare(request, settings.sandbox), request, settings)
+            scenario = apply(scheduled.scenario, request)
+            order = order_of(scenario, request, settings, hosts=hosts, content=content)
             member = _Member(order.host, order.guest, order)
         except SandboxError as problem:
             source = scheduled.scenario.source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from sandbox.errors import RequestError
@@ -13,24 +14,36 @@ from workers.ledger.values import Order
 from workers.settings import ServiceSettings
 
 
-def order_of(scenario: Scenario, request: Request, settings: ServiceSettings) -> Order:
-    """What a worker has to know of a request."""
+def order_of(
+    scenario: Scenario,
+    request: Request,
+    settings: ServiceSettings,
+    *,
+    hosts: Collection[str] = (),
+    content: str = "",
+) -> Order:
+    """What a worker has to know of a request.
+
+    ``hosts``, names of the inventory, and ``content``, the scenario's digest, are for those who
+    ask for many: else each time files are read.
+    """
     source = scenario.source
     assert source is not None, "prepare() sees to it"
     image = source.image
     if image is not None and image.disks:
         raise RequestError("images with several disks cannot be queued", "use `sandbox run`")
     stated = request.host or source.host
+    host = stated if stated and stated in hosts else find_host(stated, settings.sandbox).name
     return Order(
         scenario=str(scenario.path) if "/" in request.scenario else request.scenario,
         guest=source.guest or str(image.path if image else ""),
-        host=find_host(stated, settings.sandbox).name,
+        host=host,
         image_format=image.format if image else "",
         upgrade=request.upgrade or "",
         user=request.user or "",
         key=str(request.key.absolute()) if request.key else "",
         most_attempts=settings.attempts,
-        content=digest(scenario.path),
+        content=content or digest(scenario.path),
     )
 
 

@@ -258,5 +258,9 @@ def scenario_json_schema(shared: Path | None = None) -> dict[str, Any]:
                 "checks": {"shared": ["boot", "services"], "http": ["http://127.0.0.1/"]},
                 "deadlines": {"upgrade": "1h30m"},
             },
+            {
+                "upgrade": {"what": "security"},
+                "schedule": {"cron": "30 1 * * *", "host": "xen1", "guests": ["web01", "db01"]},
+            },
         ],
     }

@@ -121,7 +121,11 @@ _REST = """\
 #   keep: ["postgresql-*"]     # must not change
 #   nothing_to_upgrade: pass   # or inconclusive
 
-# memory: 1GiB                 # of the clone; default: as much as the source has""".splitlines()
+# memory: 1GiB                 # of the clone; default: as much as the source has
+
+# schedule:                    # the service runs it by itself
+#   cron: 30 1 * * *           # minute hour day-of-month month day-of-week
+#   timezone: Europe/Berlin""".splitlines()
 
 
 def _checks(ports: Sequence[int], services: Sequence[str]) -> Iterator[str]:

@@ -137,6 +137,8 @@ def test_examples_in_the_template_are_valid(folder: Path) -> None:
     scenario = load(folder, start + tail + "\n")
     assert scenario.expectations.kernel == "newest"
     assert scenario.memory == 1 << 30
+    assert scenario.schedule is not None
+    assert scenario.schedule.timezone == "Europe/Berlin"
 
 
 def test_template_of_an_image_or_of_nothing_loads(folder: Path) -> None:
