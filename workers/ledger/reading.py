@@ -118,6 +118,17 @@ def due_hosts(database: Database) -> dict[str, int]:
         return {row.host: int(row.due) for row in connection.execute(query)}
 
 
+def held_by_owner(database: Database) -> dict[str, int]:
+    """How many runs each worker holds that holds any."""
+    query = (
+        select(runs.c.owner, func.count().label("held"))
+        .where(state_in(runs, *HELD))
+        .group_by(runs.c.owner)
+    )
+    with database.read() as connection:
+        return {row.owner: int(row.held) for row in connection.execute(query)}
+
+
 @dataclass(frozen=True)
 class DueHost:
     """A host with a run that could start now: its next one's urgency, and how many it has."""
