@@ -17,6 +17,7 @@ from workers.database.schema import workers
 from workers.ledger import reading
 from workers.ledger.counting import TICKED, count, note_now
 from workers.ledger.sweeping import reaping_wanted, sweep
+from workers.presence import present
 from workers.settings import ServiceSettings
 
 REAP_EVERY = 600.0  # seconds
@@ -71,9 +72,18 @@ def _begin_nights(database: Database, settings: ServiceSettings) -> None:
 
 
 def _announce(database: Database, announce: Callable[[str, int], None]) -> None:
-    """Wake the workers of hosts with runs that could start. A message too many costs nothing."""
-    for host, waiting in reading.due_hosts(database).items():
-        announce(host, min(waiting, 2))
+    """Wake the workers of hosts with runs that could start; not those that are full, which go on
+    by themselves. A message too many costs little, and one too few is sent by the next tick."""
+    due = reading.due_hosts(database)
+    if not due:
+        return
+    held = reading.held_by_owner(database)
+    living = [one for one in present(database) if not one.gone]
+    served = {host for one in living for host in one.hosts}
+    free = {host for one in living if held.get(one.name, 0) < one.slots for host in one.hosts}
+    for host, waiting in due.items():
+        if host in free or host not in served:
+            announce(host, min(waiting, 2))
 
 
 def _reap_now_and_then(database: Database, reap: Callable[[str], None]) -> None:

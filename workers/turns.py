@@ -37,9 +37,7 @@ class Turns:
     def in_order(self, due: Sequence[DueHost]) -> list[str]:
         """The hosts of ours, who is first first."""
         ours = [one for one in due if one.host in self._places]
-        ours.sort(
-            key=lambda one: (one.priority, self.served[self._places[one.host]], one.submitted)
-        )
+        ours.sort(key=lambda one: (one.priority, self.served[self._places[one.host]]))
         return [one.host for one in ours]
 
 

@@ -17,7 +17,7 @@ from workers.states import ENDED
 
 pytestmark = pytest.mark.benchmark
 
-FEW, MANY = 300, 900
+FEW, MANY = 200, 600
 ALONE = 20
 CROWD = 1000
 STEP = 0.02  # seconds of a phase, where runs have to last

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     ScalarSelect,
     UpdateBase,
+    bindparam,
     exists,
     func,
     insert,
@@ -30,7 +31,7 @@ from workers.database.clock import now
 from workers.database.schema import attempts, runs, state_in, verdicts
 from workers.ledger.counting import count_phases
 from workers.ledger.due import is_due
-from workers.ledger.events import say, saying
+from workers.ledger.events import said, say, saying
 from workers.ledger.values import Claim, Outcome, Renewal
 from workers.states import HELD, Change, State, after
 
@@ -157,12 +158,11 @@ def tell(
     database: Database, claim: Claim, kind: str, text: str, percent: float | None = None
 ) -> None:
     """An event of the run; a ``phase`` is what `status` shows."""
+    event = said(kind, text, percent)
     if kind != "phase":
-        held = select(runs.c.id).where(*_mine(claim)).subquery()
-        _alone(database, claim, saying(held.c.id, kind, text, percent))
+        _alone(database, claim, _TELL, event)
     elif database.engine.dialect.name == "postgresql":  # can do both in one statement
-        changed = _held(claim).values(phase=text).returning(runs.c.id).cte("changed")
-        _alone(database, claim, saying(changed.c.id, kind, text, percent).add_cte(changed))
+        _alone(database, claim, _TELL_PHASE, {**event, "new_phase": text})
     else:
         with database.write() as connection:
             _must_hold(connection, claim, {"phase": text})
@@ -171,8 +171,7 @@ def tell(
 
 def note_folder(database: Database, claim: Claim, folder: str) -> None:
     """Where the worker keeps the attempt's record and artifacts."""
-    noted = _attempt(claim).where(exists().where(*_mine(claim))).values(folder=folder)
-    _alone(database, claim, noted)
+    _alone(database, claim, _NOTE_FOLDER, {"new_folder": folder})
 
 
 def finish(database: Database, claim: Claim, outcome: Outcome) -> State:
@@ -245,12 +244,42 @@ def _mine(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     return (runs.c.id == claim.run_id, runs.c.fence == claim.fence, state_in(runs, *HELD))
 
 
-def _alone(database: Database, claim: Claim, statement: UpdateBase) -> None:
+def _alone(
+    database: Database, claim: Claim, statement: UpdateBase, values: Mapping[str, Any]
+) -> None:
     """A fenced statement that is a transaction of its own."""
+    mine = {"run": claim.run_id, "held_fence": claim.fence}
     with database.single() as connection:
-        done = connection.execute(statement, execution_options={"preserve_rowcount": True})
-        if done.rowcount != 1:
+        if connection.execute(statement, {**values, **mine}).rowcount != 1:
             raise LeaseLost(claim)
+
+
+# Made once, as those of events are.
+_MINE = (
+    runs.c.id == bindparam("run"),
+    runs.c.fence == bindparam("held_fence"),
+    state_in(runs, *HELD),
+)
+_CHANGED = (
+    update(runs)
+    .where(*_MINE)
+    .values(phase=bindparam("new_phase"))
+    .returning(runs.c.id)
+    .cte("changed")
+)
+_TELL = saying(select(runs.c.id).where(*_MINE).subquery().c.id).execution_options(
+    preserve_rowcount=True
+)
+_TELL_PHASE = saying(_CHANGED.c.id).add_cte(_CHANGED).execution_options(preserve_rowcount=True)
+_NOTE_FOLDER = (
+    update(attempts)
+    .where(
+        attempts.c.run_id == bindparam("run"),
+        attempts.c.fence == bindparam("held_fence"),
+        exists().where(*_MINE),
+    )
+    .values(folder=bindparam("new_folder"))
+)
 
 
 def _must_hold(connection: Connection, claim: Claim, values: Mapping[str, Any]) -> None:

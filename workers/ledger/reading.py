@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, func, literal, or_, select
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Text, bindparam, func, or_, select
 
 from sandbox.errors import RequestError
 from sandbox.records import Verdict
@@ -118,21 +118,31 @@ def due_hosts(database: Database) -> dict[str, int]:
         return {row.host: int(row.due) for row in connection.execute(query)}
 
 
+def held_by_owner(database: Database) -> dict[str, int]:
+    """How many runs each worker holds that holds any."""
+    query = (
+        select(runs.c.owner, func.count().label("held"))
+        .where(state_in(runs, *HELD))
+        .group_by(runs.c.owner)
+    )
+    with database.read() as connection:
+        return {row.owner: int(row.held) for row in connection.execute(query)}
+
+
 @dataclass(frozen=True)
 class DueHost:
-    """A host with a run that could start now: its next one's urgency, and how many it has."""
+    """A host with a run that could start now: how urgent it is, and how many runs it has."""
 
     host: str
     priority: int
-    submitted: float
     held: int
 
 
 def heads(database: Database, owner: str, slots: int) -> tuple[DueHost, ...]:
     """The next run of every host that has one; none when the owner has its ``slots`` already."""
-    query = _HEADS.where(_held(_OTHER.c.owner, literal(owner)) < slots)
     with database.read() as connection:
-        return tuple(DueHost(*row) for row in connection.execute(query))
+        rows = connection.execute(_HEADS, {"owner_is": owner, "slots_are": slots})
+        return tuple(DueHost(*row) for row in rows if row.priority is not None)
 
 
 def _held(column: ColumnElement[str], value: ColumnElement[str]) -> ScalarSelect[int]:
@@ -141,7 +151,10 @@ def _held(column: ColumnElement[str], value: ColumnElement[str]) -> ScalarSelect
 
 
 def _heads() -> Select[*tuple[Any, ...]]:
-    """A step for each host that has runs waiting, however many: not one for each run."""
+    """A step for each host that has runs waiting, however many: not one for each run.
+
+    No join: a planner that knows nothing of the table yet would read all of it.
+    """
     first = select(func.min(runs.c.host).label("host")).where(state_in(runs, State.QUEUED))
     hosts = first.cte("hosts", recursive=True)
     following = select(func.min(_NEXT.c.host)).where(
@@ -149,16 +162,16 @@ def _heads() -> Select[*tuple[Any, ...]]:
     )
     hosts = hosts.union_all(select(following.scalar_subquery()).where(hosts.c.host.is_not(None)))
     head = (
-        select(_NEXT.c.id)
+        select(_NEXT.c.priority)
         .where(_NEXT.c.host == hosts.c.host, *is_due(_NEXT))
-        .order_by(_NEXT.c.priority, _NEXT.c.submitted, _NEXT.c.id)
+        .order_by(_NEXT.c.priority)
         .limit(1)
-        .correlate(hosts)
         .scalar_subquery()
     )
-    return select(
-        hosts.c.host, runs.c.priority, runs.c.submitted, _held(_OTHER.c.host, hosts.c.host)
-    ).join_from(hosts, runs, runs.c.id == head)
+    room = _held(_OTHER.c.owner, bindparam("owner_is", type_=Text)) < bindparam("slots_are")
+    return select(hosts.c.host, head.label("priority"), _held(_OTHER.c.host, hosts.c.host)).where(
+        hosts.c.host.is_not(None), room
+    )
 
 
 _NEXT, _OTHER = runs.alias("next_one"), runs.alias("another")
