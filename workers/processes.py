@@ -7,6 +7,7 @@ what does not is handed back, its clone removed.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -21,6 +22,7 @@ from celery.beat import Scheduler
 from workers import logs
 from workers.app import SERVICE_QUEUE, make_app, queue_of
 from workers.database import open_database, require_schema
+from workers.executors import executor_for
 from workers.presence import Presence
 from workers.settings import ServiceSettings
 from workers.tasks import Surroundings, announce, register, send_reap
@@ -84,6 +86,11 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         without_heartbeat=True,
         quiet=True,
     )
+    executor_for(settings)  # imported once here, not in every child
+    # Celery collects garbage before each fork, 0.1 s of a busy core: not in what is there by now,
+    # which also stays shared with the children.
+    gc.collect()
+    gc.freeze()
     worker.start()
     presence.stop()
     return int(worker.exitcode or 0)
