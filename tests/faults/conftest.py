@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / "vm"), str(TESTS / "contract")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
 
 from chaos_cells import SEED, Cells
 from commands import PROGRAM, Command
