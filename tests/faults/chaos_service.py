@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from workers.settings import ServiceSettings
 from workers.simulated import STAGES, SimulatedExecutor
 from workers.states import HELD, OPEN, State
 
+_migrating = threading.Lock()  # alembic keeps its state in a module
 PROGRAM = Path(sys.executable).with_name("sandbox")
 PATIENCE = 180.0  # seconds for anything that has to happen in the end; a busy machine
 LEASE, TICK = 8.0, 2.0
@@ -300,7 +302,8 @@ def service(
             url, redis.url, Settings(folder / "state"), lease=lease, executor=executor
         )
         database = open_database(url)
-        migrate(database)
+        with _migrating:
+            migrate(database)
         made = Service(folder, postgres, redis, settings, database, environment, rnd)
         try:
             yield made
