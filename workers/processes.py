@@ -23,6 +23,7 @@ from workers import logs
 from workers.app import SERVICE_QUEUE, make_app, queue_of
 from workers.database import open_database, require_schema
 from workers.executors import executor_for
+from workers.pool import Pool
 from workers.presence import Presence
 from workers.settings import ServiceSettings
 from workers.tasks import Surroundings, announce, register, send_reap
@@ -79,7 +80,7 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         hostname=name,
         queues=[SERVICE_QUEUE, *map(queue_of, hosts)],
         concurrency=slots + 1,
-        pool="prefork",
+        pool=Pool,
         optimization="fair",
         without_gossip=True,
         without_mingle=True,
