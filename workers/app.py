@@ -63,6 +63,8 @@ _CONFIGURATION: dict[str, Any] = {
     "worker_prefetch_multiplier": 1,
     # libvirt, lxml and pytest in one process after another: each begins anew.
     "worker_max_tasks_per_child": 1,
+    # A child that a busy machine starts slowly is not killed for it: 4 s are Celery's.
+    "worker_proc_alive_timeout": 120.0,
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,
     "worker_hijack_root_logger": False,
