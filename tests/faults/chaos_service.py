@@ -191,7 +191,7 @@ class Service:
 
     # -- runs ---------------------------------------------------------------------------------
 
-    def submit(self, host: str, ending: str = "", *, slow: bool = False, guest: str = "") -> str:
+    def submit(self, host: str, ending: str = "", *, slow: bool = True, guest: str = "") -> str:
         """Queue a run; what its verdict has to be is in the guest's name."""
         if not guest:
             self._guests = (self._guests + 1) % 150
@@ -203,7 +203,7 @@ class Service:
         self.truths[run_id] = truth_of(guest)
         return run_id
 
-    def feed(self, most: int, *hosts: str, slow: bool = False) -> None:
+    def feed(self, most: int, *hosts: str, slow: bool = True) -> None:
         """See to it that so many runs are open on each host."""
         for host in hosts:
             new = most - self.open_runs(host)

@@ -26,7 +26,7 @@ from workers.tasks import announce, send_reap
 
 HOSTS = ("one", "two")
 SLOTS = 12
-DOUBLE = "a wake message, delivered 20 times"
+DOUBLE = "a wake message, delivered 10 times"
 CANCELLED = "cancelled: "  # and the state that it met
 STOPPED = "worker stopped beyond its lease, then continued"
 IN_TIME = "SIGTERM, with time to finish"
@@ -70,14 +70,14 @@ def _busy(running: Service, worker: Process, least: int = SLOTS // 2) -> None:
 def test_messages_are_doubled_and_a_reaper_is_about(running: Service, cells: Cells) -> None:
     with make_app(running.settings) as app:
         while cells.hits[DOUBLE] < LEAST or cells.hits[REAPED] < LEAST:
-            running.feed(SLOTS, *HOSTS)
+            running.feed(SLOTS, *HOSTS, slow=False)
             running.tend()
             for host in HOSTS:
-                announce(app, host, 20)
+                announce(app, host, 10)
                 cells.tried(DOUBLE)
                 send_reap(app, host)
                 cells.tried(REAPED, running.held())
-            running.wait_until(lambda: running.open_runs() < SLOTS, "waiting for runs to end")
+            running.wait_until(lambda: running.open_runs() < 2 * SLOTS, "waiting for runs to end")
     _judge(running, cells, DOUBLE, REAPED)
 
 
@@ -177,7 +177,7 @@ def test_the_disk_is_full(running: Service, cells: Cells) -> None:
     subprocess.run(argv, check=True)
     try:
         while cells.hits[FULL] < LEAST:
-            running.feed(SLOTS, *HOSTS)
+            running.feed(SLOTS, *HOSTS, slow=False)
             running.tend()
             before = _failed(running)
             _fill(place / "ballast")

@@ -51,7 +51,7 @@ def _until_busy(running: Service) -> None:
     """Something runs, and something waits."""
 
     def busy() -> bool:
-        running.feed(SLOTS + 3, "one", slow=running.rnd.random() < 0.2)
+        running.feed(SLOTS + 3, "one", slow=running.rnd.random() < 0.5)
         return running.held() > 0
 
     running.wait_until(busy, "waiting for runs to begin")
@@ -95,7 +95,7 @@ def test_the_database_is_shut_down_at_once(cells: Cells) -> None:
             running.start_worker("one", slots=SLOTS * 2)
             running.start_beat()
         while cells.hits[DATABASE] < LEAST:
-            running.feed(SLOTS * 5, "one")
+            running.feed(SLOTS * 3, "one", slow=False)
             running.wait_until(lambda: running.held() > 0, "waiting for runs to begin")
             time.sleep(rnd.uniform(0, 1.5))
             met = running.held()
