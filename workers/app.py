@@ -65,6 +65,8 @@ _CONFIGURATION: dict[str, Any] = {
     # message would cost more than what most messages ask for.
     "worker_max_tasks_per_child": 50,
     "worker_max_memory_per_child": 400_000,  # KiB
+    # A child that a busy machine starts slowly is not killed for it: 4 s are Celery's.
+    "worker_proc_alive_timeout": 120.0,
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,
     "worker_hijack_root_logger": False,

@@ -7,13 +7,14 @@ removed before anything is written.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum
+from functools import partial
 
 import structlog
 
@@ -120,10 +121,18 @@ class Keeper:
                 if first and not self._quiet:
                     self._interrupt()
 
-    def quiet(self) -> None:
-        """The executor is done: from now on nothing is interrupted, the lease is only kept."""
+    def lost(self) -> None:
+        """Somebody heard that the lease is lost."""
+        self._stop(Why.LOST)
+
+    def quiet(self) -> bool:
+        """The executor is done: from now on nothing is interrupted, the lease is only kept.
+
+        Whether it was interrupted before.
+        """
         with self._lock:
-            self._quiet = True
+            already, self._quiet = self._quiet, True
+            return not already and self.why is not None
 
 
 def _interrupt_main_thread() -> None:
@@ -160,35 +169,29 @@ def _run(
 ) -> Callable[[], State]:
     """Let the executor work; what has to be written down about how that ended."""
     try:
-        with interruptible():
-            outcome = executor.run(
-                claim,
-                _Teller(database, claim),
-                lambda folder: note_folder(database, claim, folder),
-            )
+        with interruptible(), _Teller(database, claim, keeper.lost) as tell:
+            outcome = executor.run(claim, tell, tell.folder)
             keeper.quiet()
     except KeyboardInterrupt:
-        if keeper.why is Why.CANCELLED:
-            return lambda: stopped(database, claim)
-        why = (keeper.why or Why.DRAINED).value
-        return lambda: hand_back(database, claim, why, 0.0)
+        return _interrupted(database, claim, keeper)
     except NotNow as problem:
         no_room = problem.message
         return lambda: hand_back(database, claim, no_room, NO_ROOM_PAUSE)
-    except LeaseLost as problem:
-        lost = problem
-        return lambda: _raise(lost)
     except SandboxError as problem:
         outcome = Outcome(Verdict.ERROR, problem.message)
     except Exception as problem:
         log.exception("a fault of ours", run=claim.run_id)
         outcome = Outcome(Verdict.ERROR, f"a fault of ours: {type(problem).__name__}: {problem}")
-    keeper.quiet()
+    if keeper.quiet():  # what failed, failed because it was interrupted
+        return _interrupted(database, claim, keeper)
     return lambda: _persistently(lambda: finish(database, claim, outcome), claim, keeper)
 
 
-def _raise(problem: LeaseLost) -> State:
-    raise problem
+def _interrupted(database: Database, claim: Claim, keeper: Keeper) -> Callable[[], State]:
+    if keeper.why is Why.CANCELLED:
+        return lambda: stopped(database, claim)
+    why = (keeper.why or Why.DRAINED).value
+    return lambda: hand_back(database, claim, why, 0.0)
 
 
 def _persistently(write: Callable[[], State], claim: Claim, keeper: Keeper) -> State:
@@ -207,25 +210,54 @@ def _persistently(write: Callable[[], State], claim: Claim, keeper: Keeper) -> S
 
 
 class _Teller:
-    """Events of the run; details not too often, and never the attempt's end."""
+    """Writes the attempt's events from a thread; details not too often.
 
-    def __init__(self, database: Database, claim: Claim) -> None:
+    Not from the main thread: an interruption that meets a database's driver at work may come out
+    as an error of the driver's, and be lost. Nor may a database that hangs hold the attempt. The
+    lease decides whether the attempt may go on, not a line that nobody could read.
+    """
+
+    def __init__(self, database: Database, claim: Claim, lost: Callable[[], None]) -> None:
         self._database = database
         self._claim = claim
+        self._lost = lost
         self._told = 0.0
+        self._lines: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="teller", daemon=True)
+
+    def __enter__(self) -> _Teller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_details: object) -> None:
+        self._lines.put(None)
+        if failed is None:  # in order: the lines before the verdict
+            self._thread.join()
 
     def __call__(self, kind: str, text: str, percent: float | None = None) -> None:
         if kind == "detail" and time.monotonic() - self._told < _TELL_EVERY:
             return
         self._told = time.monotonic()
-        with _unless_away(self._claim):
-            tell(self._database, self._claim, kind, text, percent)
+        self._lines.put(partial(tell, self._database, self._claim, kind, text, percent))
 
+    def folder(self, name: str) -> None:
+        """Where the record is; back when it is written down, or when that did not work."""
+        done = threading.Event()
 
-@contextlib.contextmanager
-def _unless_away(claim: Claim) -> Iterator[None]:
-    """The lease decides whether the attempt may go on, not a line that nobody could read."""
-    try:
-        yield
-    except SandboxError as problem:
-        log.warning("not told", run=claim.run_id, problem=str(problem))
+        def note() -> None:
+            try:
+                note_folder(self._database, self._claim, name)
+            finally:
+                done.set()
+
+        self._lines.put(note)
+        done.wait()
+
+    def _work(self) -> None:
+        while (write := self._lines.get()) is not None:
+            try:
+                write()
+            except LeaseLost:
+                self._lost()
+            except Exception as problem:  # whatever it is: the next line may be written again
+                log.warning("not told", run=self._claim.run_id, problem=str(problem))

@@ -7,6 +7,7 @@ what does not is handed back, its clone removed.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -25,9 +26,11 @@ from workers import logs
 from workers.app import SERVICE_QUEUE, make_app, queue_of
 from workers.artifacts import place_for
 from workers.database import open_database, require_schema
+from workers.executors import executor_for
 from workers.keeping import Keeping
 from workers.ledger import reading
 from workers.metrics import serve_if_asked
+from workers.pool import Pool
 from workers.presence import Presence
 from workers.settings import ServiceSettings
 from workers.tasks import Surroundings, announce, register, send_reap
@@ -99,13 +102,18 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         hostname=name,
         queues=[SERVICE_QUEUE, *map(queue_of, hosts)],
         concurrency=slots + 1,
-        pool="prefork",
+        pool=Pool,
         optimization="fair",
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
         quiet=True,
     )
+    executor_for(settings)  # imported once here, not in every child
+    # Celery collects garbage before each fork, 0.1 s of a busy core: not in what is there by now,
+    # which also stays shared with the children.
+    gc.collect()
+    gc.freeze()
     worker.start()
     keeping.stop()
     if served is not None:

@@ -3,7 +3,7 @@
 Its "clones" are files that name their owner, so that a test can count what is left, and see two
 rehearsals of one guest at once. The guest's name says how its rehearsal ends: ``…-fail``,
 ``…-error`` (each attempt), ``…-flaky`` (an error at first), ``…-full`` (no room at first); all
-others pass.
+others pass. ``slow-…`` takes five times as long.
 
 For tests that kill there is a pause ``around`` it all, before the clone is made and after it is
 gone; ``at/RUN-FENCE`` then names the attempt's process and the stage that it is in.
@@ -68,13 +68,14 @@ class SimulatedExecutor:
             raise NotNow("the pretended host has no room")
         clone = self.folder / "clones" / f"{claim.run_id}-{claim.fence}"
         folder(clone.name)
-        self._enter(claim, BEFORE, self.around)
+        times = 5 if claim.guest.startswith("slow-") else 1
+        self._enter(claim, BEFORE, self.around * times)
         self._see_neighbours(claim)
         try:
             self._make(clone, claim)
             for phase in Phase:
                 tell("phase", phase.value)
-                self._enter(claim, phase.value, self.seconds)
+                self._enter(claim, phase.value, self.seconds * times)
             if not clone.exists():
                 self._violated(f"{clone.name} was removed beneath its owner")
         finally:
@@ -82,7 +83,7 @@ class SimulatedExecutor:
                 time.sleep(self.undo_seconds)
             finally:
                 clone.unlink(missing_ok=True)
-        self._enter(claim, AFTER, self.around)
+        self._enter(claim, AFTER, self.around * times)
         if claim.guest.endswith("-error") or (
             claim.guest.endswith("-flaky") and self._first(claim)
         ):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
 
+from chaos_cells import SEED, Cells
 from commands import PROGRAM, Command
 from guests import (
     Lab,
@@ -24,6 +26,7 @@ from guests import (
     state,
 )
 from scenario_of_faults import PACKAGE, SCENARIO
+from servers import Postgres, Redis, postgres, redis_server
 
 from sandbox.demo.broken import build_deb
 
@@ -38,6 +41,7 @@ __all__ = [
     "state",
 ]
 
+CELLS = pytest.StashKey[Cells]()
 CHECK = "def test_is_up(host):\n    assert host.file('/etc/hostname').exists\n"
 
 
@@ -67,3 +71,36 @@ def sandbox(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Command]]:
     yield start
     for command in started:
         command.end()
+
+
+# -- the chaos suite --------------------------------------------------------------------------
+
+
+def pytest_report_header() -> str:
+    return f"chaos: CHAOS_SEED={SEED}"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    cells = config.stash.get(CELLS, None)
+    if cells is not None:
+        terminalreporter.section("chaos")
+        terminalreporter.write(cells.table())
+
+
+@pytest.fixture(scope="session")
+def cells(pytestconfig: pytest.Config) -> Cells:
+    return pytestconfig.stash.setdefault(CELLS, Cells())
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_of_chaos() -> Iterator[Redis]:
+    with redis_server() as server:
+        yield server

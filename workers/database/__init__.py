@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
 
 from sandbox.errors import HostError, RequestError
 from workers.database.clock import now
@@ -95,7 +102,9 @@ _POSTGRESQL = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 25000,  # ms; keepalives do not see what was sent and never acknowledged
-    "options": "-c statement_timeout=30000 -c lock_timeout=20000",
+    # A worker that freezes within a transaction must not hold its locks: no others could claim.
+    "options": "-c statement_timeout=30000 -c lock_timeout=20000"
+    " -c idle_in_transaction_session_timeout=10000",
 }
 
 
@@ -135,7 +144,7 @@ def _prepare_sqlite(engine: Engine) -> None:
 def _explained(database: Database) -> Iterator[None]:
     try:
         yield
-    except OperationalError as problem:
+    except (OperationalError, InternalError, InterfaceError) as problem:
         raise HostError(
             f"the database {database.url} cannot be used: {_first_line(problem)}",
             "is the server up? `sandbox doctor` looks; without a schema: sandbox migrate",

@@ -54,7 +54,9 @@ def _take_from_holder(
     row = connection.execute(
         select(runs.c.state, runs.c.attempts, runs.c.most_attempts, runs.c.owner, runs.c.phase)
         .where(*mine)
-        .with_for_update()
+        .with_for_update(
+            skip_locked=True
+        )  # by a holder that froze: the others are not kept waiting
     ).first()
     if row is None:
         return None
