@@ -59,7 +59,7 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("orders", "notify", "summary"),
     ("schedule",),
     ("ledger", "artifacts"),
-    ("app", "database"),
+    ("app", "database", "pool"),
     ("settings", "states", "logs"),
 )
 # What everybody may import, and what imports nothing of ours but these.
