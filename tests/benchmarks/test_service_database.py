@@ -201,7 +201,8 @@ def test_the_database_after_many_runs(
                 name=f"database-{many}-{name.replace(' ', '-')}-{kind.lower()}",
                 what=f"{kind}: {name} with {many:,} runs against {FEW:,}",
                 ratio=after[name] / before[name],
-                most=limit,
+                # Beside other tests times only inform; `make bench` holds to them.
+                most=limit if many >= 100_000 else None,
                 seconds={f"{FEW:,}": before[name], f"{many:,}": after[name]},
             )
         )

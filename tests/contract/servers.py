@@ -111,7 +111,8 @@ def postgres() -> Iterator[Postgres]:
             server.start()
             yield server
         finally:
-            server.stop()
+            if server.process is not None and server.process.poll() is None:
+                server.kill()  # what it would write is removed anyway
 
 
 @dataclass

@@ -51,10 +51,10 @@ def test_a_service_that_works_and_then_does_not(there: Service) -> None:
         assert worker.poll() is None, there.log.read_text()
         deadline.sleep(0.3)
 
-    told = there.command("doctor", "--service", "--json")
+    while (told := there.command("doctor", "--service", "--json")).returncode:
+        deadline.sleep(0.3)  # a machine that has too much to do ticks late
     lines = [json.loads(line) for line in told.stdout.splitlines()]
     states = {line["check"]: line["state"] for line in lines}
-    assert told.returncode == 0, told.stdout
     expected = {"database", "clock", "redis", "ticks", "this machine", "place"}
     assert set(states) == expected | {f"{what} {h}" for h in HOSTS for what in ("worker", "canary")}
     assert "answered by" in next(x["detail"] for x in lines if x["check"] == "canary xen1")
@@ -69,7 +69,7 @@ def test_a_service_that_works_and_then_does_not(there: Service) -> None:
 
     there.kill(worker)  # its row is fresh for a while yet: only the canary knows
     with there.database.write() as connection:
-        connection.execute(update(workers).values(seen=now()))
+        connection.execute(update(workers).values(seen=now() + 600))
     found = examined(there.settings)
     assert bad(found) == {"ticks", "canary xen1", "canary xen2"}
     assert "no answer" in found["canary xen1"].detail

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from ledger_world import ERROR, FAIL, PASS, order, taken
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
-from sandbox.errors import RequestError
+from sandbox.errors import HostError, RequestError
+from sandbox.hosts import KnownHost
 from sandbox.settings import Settings
 from sandbox.volumes.lvm import Pool
 from workers import housekeeping, metrics
@@ -20,7 +25,7 @@ from workers.database.schema import pools, runs, workers
 from workers.ledger.leases import finish
 from workers.ledger.submitting import submit
 from workers.ledger.sweeping import sweep
-from workers.pools import note_pools
+from workers.pools import look_at_pools, note_pools
 from workers.settings import ServiceSettings
 
 Samples = dict[tuple[str, ...], float]
@@ -111,6 +116,54 @@ def test_pools_as_they_were_seen_last(database: Database) -> None:
     with database.write() as connection:
         connection.execute(update(pools).values(looked=now() - 7200))
     assert not [name for name, *_ in told(database) if name == "sandbox_pool_fill_percent"]
+
+
+LVS = {
+    "vg_name": "vg0",
+    "lv_name": "thin",
+    "lv_path": "",
+    "lv_dm_path": "",
+    "pool_lv": "",
+    "lv_size": "1099511627776",
+    "segtype": "thin-pool",
+    "data_percent": "42.50",
+    "metadata_percent": "7.00",
+    "vg_free": "0",
+    "lv_tags": "",
+}
+
+
+class Answering:
+    """A host that has one thin pool; as much of a hypervisor as is asked."""
+
+    def __init__(self) -> None:
+        self.host = self
+
+    def run(self, argv: list[str], _deadline: object) -> SimpleNamespace:
+        assert argv[0] == "lvs"
+        return SimpleNamespace(stdout=json.dumps({"report": [{"lv": [LVS]}]}))
+
+
+def test_a_worker_looks_at_its_hosts_pools(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    @contextmanager
+    def connected(host: KnownHost) -> Iterator[Answering]:
+        asked.append(host.uri)
+        if "away" in host.uri:
+            raise HostError("it does not answer")
+        yield Answering()
+
+    monkeypatch.setattr("workers.pools.connected", connected)
+    settings = ServiceSettings(database="", broker="", sandbox=Settings())
+    for name in ("away", "xen1"):
+        look_at_pools(database, settings, f"xen+ssh://root@{name}.example.org/system")
+    look_at_pools(database, replace(settings, executor="simulated:/nowhere"), "xen2")
+    assert len(asked) == 2
+    (pool,) = [n for n in told(database) if n[0] == "sandbox_pool_fill_percent" and n[2] == "data"]
+    assert told(database)[pool] == 42.5
 
 
 def test_a_database_that_is_away_is_a_metric_too(tmp_path: object) -> None:

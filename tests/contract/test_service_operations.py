@@ -21,6 +21,7 @@ from workers.ledger import reading
 from workers.ledger.leases import claim, finish, note_folder
 from workers.ledger.submitting import submit
 from workers.ledger.values import Order, Outcome
+from workers.presence import present
 from workers.settings import read_service_settings
 from workers.states import State
 
@@ -50,12 +51,11 @@ def test_a_worker_logs_its_runs_serves_metrics_and_hides_secrets(there: Service)
     run_id = submit(there.database, Order("security", guest, "xen1")).run_id
     worker = there.start("worker", "--host", "xen1", "--slots", "1")
     deadline = Deadline(PATIENCE, "rehearsing")
-    while reading.get(there.database, run_id).state is not State.FINISHED or not of(
-        logged(there), "attempt ended"
-    ):
+    while not (of(logged(there), "attempt ended") and present(there.database)):
         assert worker.poll() is None, there.log.read_text()
         deadline.sleep(0.2)
 
+    assert reading.get(there.database, run_id).state is State.FINISHED
     lines = logged(there)
     for event in ("attempt begins", "attempt ended"):
         (line,) = of(lines, event)
