@@ -17,10 +17,11 @@ from run_world import COMMAND, ESCAPE, World, in_terminal, sandbox
 from sample_records import broken_nginx, inconclusive, mirror_error, passed
 
 from sandbox import __version__
-from sandbox.cli import EXIT_CODES, main
+from sandbox.cli import EXIT_CODES
 from sandbox.errors import DeadlineExceeded, GuestUnreachable, HostError, RequestError
 from sandbox.records import Verdict
 from sandbox.store import RunFolder
+from workers.cli import main
 
 pytest_plugins = ["run_fixtures"]
 HEAVY = {"libvirt", "pydantic", "rich", "pytest", "jinja2", "lxml", "PIL", "yaml", "urllib3"}
@@ -44,7 +45,7 @@ def commands(group: click.Group = main, path: Sequence[str] = ()) -> list[tuple[
 def test_help_of_every_command_imports_nothing_heavy() -> None:
     program = f"""
 import sys
-from sandbox.cli import main
+from workers.cli import main
 for path in {commands()!r}:
     try:
         main([*path, "--help"], prog_name="sandbox")
@@ -103,7 +104,7 @@ def complete(world: World, *words: str) -> list[str]:
 
 
 def test_completion_of_commands_and_runs(world: World) -> None:
-    assert complete(world, "re") == ["reap", "report"]
+    assert complete(world, "re") == ["reap", "report", "retry"]
     assert complete(world, "show", "") == [], "there is no run yet"
     folder = world.run(passed(), clone=False)
     for command in ("report", "show", "rm"):
@@ -328,7 +329,7 @@ def rehearse(*_arguments, **_options):
         print("clean", flush=True)
 
 sandbox.foreground.rehearse_in_terminal = rehearse
-from sandbox.cli import main
+from workers.cli import main
 main(["run", "security", "--guest", "web01"], prog_name="sandbox")
 """
 
