@@ -18,7 +18,6 @@ from lxml import etree
 from sample_records import write_artifacts
 
 from sandbox import network
-from sandbox.cli import main
 from sandbox.deadline import Deadline
 from sandbox.hypervisors import Mark
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
@@ -27,6 +26,7 @@ from sandbox.reaper import domain_name
 from sandbox.records import RunRecord
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
+from workers.cli import main
 
 DEAD = "999999999:1:00000000-0000-0000-0000-000000000000"  # an owner that cannot be alive
 COMMAND = (sys.executable, "-c", "from workers.cli import main; main(prog_name='sandbox')")

@@ -321,7 +321,7 @@ def rehearse(*_arguments, **_options):
         print("clean", flush=True)
 
 sandbox.foreground.rehearse_in_terminal = rehearse
-from sandbox.cli import main
+from workers.cli import main
 main(["run", "security", "--guest", "web01"], prog_name="sandbox")
 """
 

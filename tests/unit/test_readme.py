@@ -52,7 +52,7 @@ def test_every_line_of_shell_is_a_command_that_is_tested() -> None:
 def test_a_command_of_the_readme_is_understood(line: str) -> None:
     """Parsed with all its options, not run: the vm tests run them on real guests."""
     words = shlex.split(line)[1:]
-    context: click.Context = click.Context(main, info_name="sandbox")
+    context = click.Context(main, info_name="sandbox", **main.context_settings)
     command: click.Command = main
     while isinstance(command, click.Group):
         name, found, words = command.resolve_command(context, words)

@@ -80,5 +80,6 @@ def test_its_environment_and_its_options_are_the_workers(unit: Path) -> None:
         bare = name.removeprefix("SANDBOX_SERVICE_").removesuffix("_FILE")
         assert bare in VARIABLES or name == "WORKER_OPTIONS"
     examples = re.findall(r"WORKER_OPTIONS=(--host .*?)  ", unit.read_text())
+    above = click.Context(cli.main, **cli.main.context_settings)
     for options in (given["WORKER_OPTIONS"], *examples):
-        worker.make_context("worker", shlex.split(options), parent=click.Context(cli.main))
+        worker.make_context("worker", shlex.split(options), parent=above)
