@@ -16,7 +16,6 @@ from sandbox.errors import RequestError
 from workers.settings import ServiceSettings
 
 SERVICE_QUEUE = "service"
-TICK_SECONDS = 10.0
 # No rehearsal's deadlines add up to this. A message that is not acknowledged by then comes again.
 SOFT_LIMIT, HARD_LIMIT, VISIBILITY = 12 * 3600, 12 * 3600 + 900, 14 * 3600
 
@@ -35,6 +34,12 @@ def make_app(settings: ServiceSettings) -> Celery:
     app = Celery("sandbox", broker=broker)
     app.conf.update(**_CONFIGURATION)
     return app
+
+
+def backlog(app: Celery, queue: str) -> int:
+    """How many messages wait in a queue, because nobody takes them or all are busy."""
+    with app.pool.acquire(block=True) as connection:
+        return int(connection.default_channel.client.llen(queue))
 
 
 _TRANSPORT: dict[str, Any] = {
@@ -56,8 +61,10 @@ _CONFIGURATION: dict[str, Any] = {
     "task_soft_time_limit": SOFT_LIMIT,
     "task_time_limit": HARD_LIMIT,
     "worker_prefetch_multiplier": 1,
-    # libvirt, lxml and pytest in one process after another: each begins anew.
-    "worker_max_tasks_per_child": 1,
+    # What libvirt and lxml lose in memory is given back now and then. A child of its own for each
+    # message would cost more than what most messages ask for.
+    "worker_max_tasks_per_child": 50,
+    "worker_max_memory_per_child": 400_000,  # KiB
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,
     "worker_hijack_root_logger": False,

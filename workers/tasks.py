@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, MutableSequence, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -11,15 +12,23 @@ from celery import Celery
 
 from sandbox.errors import SandboxError
 from sandbox.hosts import find_host
-from workers import canary, housekeeping
-from workers.app import queue_of
+from workers import canary, housekeeping, logs
+from workers.app import backlog, queue_of
 from workers.attempt import work_off
 from workers.database import Database, open_database
 from workers.executors import Executor, executor_for
-from workers.ledger import reading
+from workers.keeping import keep_attempt
 from workers.ledger.leases import claim
+from workers.ledger.sweeping import was_reaped
+from workers.ledger.values import Claim
+from workers.pools import look_at_pools
 from workers.settings import ServiceSettings
+from workers.turns import Round, Turns
 
+ENOUGH = 8  # messages in a host's queue: more would wake nobody
+MANY = 3 * ENOUGH
+MISSES = 20  # claims in a row that others were quicker at: they do the rest
+GO_ON = 60.0  # seconds; then a wake ends, and its child may be replaced
 log = structlog.get_logger("sandbox.tasks")
 
 
@@ -30,6 +39,8 @@ class Surroundings:
     settings: ServiceSettings
     worker: str = ""
     slots: int = 1
+    hosts: Sequence[str] = ()
+    served: MutableSequence[float] = field(default_factory=list)  # when each host had its turn
     drained: Callable[[], bool] = lambda: False
     stopping: Callable[[], bool] = lambda: False
     _database: Database | None = None
@@ -72,31 +83,58 @@ def register(app: Celery, around: Surroundings) -> None:
 
 
 def announce(app: Celery, host: str, count: int = 1) -> None:
-    """Wake a host's workers. Should the message be lost, the next tick sends another."""
-    for _ in range(count):
-        app.send_task("sandbox.wake", (host,), queue=queue_of(host), ignore_result=True)
+    """Wake a host's workers. Should the message be lost, the next tick sends another.
+
+    What is said is in the database by now, so a message that still waits will do as well.
+    """
+    queue = queue_of(host)
+    for _ in range(min(count, ENOUGH - backlog(app, queue))):
+        app.send_task("sandbox.wake", (host,), queue=queue, ignore_result=True)
 
 
 def wake(app: Celery, around: Surroundings, host: str) -> None:
-    """Do the host's next run, if there is one and the host and this worker may take it."""
-    if around.stopping():
-        return  # it stays queued for another worker, or for the next start
-    held = claim(
-        around.database,
-        host,
-        around.worker,
-        around.settings.lease,
-        parallel_of(host, around),
-        around.slots,
+    """Do what is due on this worker's hosts, run after run, as long as it has a slot for it."""
+    turns = Turns(around.hosts or (host,), around.served or [0.0])
+    following = Round(
+        around.database, turns, around.worker, around.slots, partial(parallel_of, around=around)
     )
-    if held is None:
-        return
-    work_off(around.database, held, around.executor, around.settings.lease, around.drained)
-    if not around.stopping() and reading.due_hosts(around.database).get(host):
-        try:
-            announce(app, host)
-        except Exception as problem:  # kombu's own kinds are many
-            log.warning("not announced; the next tick will", host=host, problem=str(problem))
+    end, misses = time.monotonic() + GO_ON, 0
+    # What is left stays queued for another worker, or for the next start.
+    while not around.stopping() and misses < MISSES:
+        due = following.next_host()
+        if due is None:
+            return
+        if time.monotonic() > end:
+            _announce_all_the_same(app, due)
+            return
+        asked = time.monotonic()
+        held = claim(
+            around.database,
+            due,
+            around.worker,
+            around.settings.lease,
+            parallel_of(due, around),
+            around.slots,
+        )
+        if held is None:  # somebody else was quicker
+            misses += 1
+        else:
+            misses = 0
+            _work_off(around, held, asked)
+
+
+def _work_off(around: Surroundings, held: Claim, asked: float) -> None:
+    with logs.about(run=held.run_id, attempt=held.attempt):
+        lease = around.settings.lease
+        work_off(around.database, held, around.executor, lease, around.drained, asked)
+        keep_attempt(around.database, around.settings, held)
+
+
+def _announce_all_the_same(app: Celery, host: str) -> None:
+    try:
+        announce(app, host)
+    except Exception as problem:  # kombu's own kinds are many
+        log.warning("not announced; the next tick will", host=host, problem=str(problem))
 
 
 def parallel_of(host: str, around: Surroundings) -> int:
@@ -110,19 +148,25 @@ def parallel_of(host: str, around: Surroundings) -> int:
 
 def reap(around: Surroundings, host: str) -> None:
     """Remove what dead attempts left on a host."""
+    asked = around.database.now()
     removed = around.executor.reap(host)
+    was_reaped(around.database, host, asked)
     if removed:
         log.info("reaped", host=host, removed=removed)
         housekeeping.count_reaped(around.database, len(removed))
+    look_at_pools(around.database, around.settings, host)
 
 
 def tick(app: Celery, around: Surroundings) -> None:
     """What has to be done regularly, by whoever gets the message."""
-    housekeeping.tick(
-        around.database, around.settings, partial(announce, app), partial(send_reap, app)
-    )
+    wake_up, clean = partial(announce, app), partial(send_reap, app)
+    housekeeping.tick(around.database, around.settings, wake_up, clean)
 
 
 def send_reap(app: Celery, host: str) -> None:
-    """Let a worker of the host look for what dead attempts left."""
-    app.send_task("sandbox.reap", (host,), queue=queue_of(host), ignore_result=True)
+    """Let a worker of the host look for what dead attempts left.
+
+    A host whose workers are away for a week does not find a message of every tick.
+    """
+    if backlog(app, queue_of(host)) < MANY:
+        app.send_task("sandbox.reap", (host,), queue=queue_of(host), ignore_result=True)

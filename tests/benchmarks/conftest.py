@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
+
 from table import Measurement, Results, as_table, write
 
 from sandbox.deadline import Deadline

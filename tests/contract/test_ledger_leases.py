@@ -17,6 +17,7 @@ from workers.ledger.leases import (
     LeaseLost,
     finish,
     hand_back,
+    note_folder,
     renew,
     stopped,
     tell,
@@ -44,6 +45,8 @@ def test_a_lease_that_ran_out_is_taken_over_and_its_old_holder_writes_nothing(
         lambda: hand_back(database, old, "", 0.0),
         lambda: stopped(database, old),
         lambda: tell(database, old, "phase", "verify"),
+        lambda: tell(database, old, "detail", "still here"),
+        lambda: note_folder(database, old, "folder"),
     ):
         with pytest.raises(LeaseLost):
             write()

@@ -47,15 +47,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The same for the service, which stands on all of it.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("commands",),
-    ("asking", "processes", "nightly"),
+    ("operations",),
+    ("commands", "embedded"),
+    ("asking", "processes", "health", "units", "service_checks", "fetching", "nightly"),
     ("tasks",),
-    ("housekeeping", "canary", "presence", "attempt"),
+    ("turns",),
+    ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
     ("nights", "mornings"),
-    ("executors", "rehearsing", "simulated"),
+    ("executors", "rehearsing", "simulated", "retention"),
     ("orders", "notify", "summary"),
     ("schedule",),
-    ("ledger",),
+    ("ledger", "artifacts"),
     ("app", "database"),
     ("settings", "states", "logs"),
 )

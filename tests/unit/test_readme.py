@@ -17,6 +17,7 @@ from sandbox.scenario import Schedule, load_scenario, shared_checks
 from sandbox.settings import VARIABLES, shipped_scenarios
 from workers.cli import main
 from workers.summary import GuestNight, Night, text
+from workers.units import UNIT
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,14 +27,23 @@ SHELL = [
     for line in block.splitlines()
     if line.strip()
 ]
-COMMANDS = [line for line in SHELL if line.startswith("sandbox ")]
+IN_CONTAINERS = [line for line in SHELL if line.startswith("docker compose ")]
+COMMANDS = [
+    line.partition(" > ")[0]
+    for line in (*SHELL, *(line.partition(" exec worker ")[2] for line in IN_CONTAINERS))
+    if line.startswith("sandbox ")
+]
+OTHERS = (". .venv/bin/activate", f"systemctl enable --now {UNIT.name}")
 
 
 def test_every_line_of_shell_is_a_command_that_is_tested() -> None:
-    others = [line for line in SHELL if not line.startswith(("sandbox ", "make "))]
+    known = ("sandbox ", "make ", "docker compose ")
+    others = [line for line in SHELL if not line.startswith(known)]
     settings = [line for line in others if line.startswith("export ")]
     assert {line.split()[1].partition("=")[0] for line in settings} <= set(VARIABLES)
-    assert sorted(set(others) - set(settings)) == [". .venv/bin/activate"]
+    assert set(others) - set(settings) == set(OTHERS)
+    # What they start is run by tests/contract/test_compose.py.
+    assert [line.split()[2] for line in IN_CONTAINERS] == ["up", "exec", "exec"]
     assert len(COMMANDS) >= 7
 
 
@@ -50,7 +60,13 @@ def test_a_command_of_the_readme_is_understood(line: str) -> None:
     command.make_context(command.name, words, parent=context.parent)
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "clean-demo", "xen-lab", "test-xen", "bench"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("demo", "test", "clean-demo", "xen-lab", "test-xen", "bench"),
+        *("up", "secrets", "image"),
+    ],
+)
 def test_a_make_target_of_the_readme_exists(name: str) -> None:
     assert re.search(rf"make {name}\b", README)
     made = subprocess.run(

@@ -12,13 +12,16 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     MetaData,
     Table,
     Text,
+    literal_column,
     text,
 )
 
@@ -36,6 +39,13 @@ metadata = MetaData(
 
 def _among(column: str, states: tuple[State, ...]) -> str:
     return f"{column} IN ({', '.join(repr(state.value) for state in states)})"
+
+
+def state_in(table: FromClause, *states: State) -> ColumnElement[bool]:
+    """The states are written out: with parameters in their place no partial index is used."""
+    written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
+    state: ColumnElement[str] = table.c.state
+    return state == written[0] if len(written) == 1 else state.in_(written)
 
 
 runs = Table(
@@ -105,6 +115,12 @@ Index(
     sqlite_where=text("night IS NOT NULL"),
     postgresql_where=text("night IS NOT NULL"),
 )
+Index(
+    "runs_by_verdict",
+    runs.c.verdict,
+    sqlite_where=text("verdict IS NOT NULL"),
+    postgresql_where=text("verdict IS NOT NULL"),
+)
 
 # The verdict and what it rests on; kept when artifacts expire.
 verdicts = Table(
@@ -129,7 +145,17 @@ attempts = Table(
     Column("ended", Float),
     Column("outcome", Text, nullable=False, server_default=""),  # a verdict or a Change
     Column("reason", Text, nullable=False, server_default=""),
+    # In the place for artifacts: "" (not yet, or nowhere), "stored", "expired".
+    Column("artifacts", Text, nullable=False, server_default=""),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),  # of them
 )
+Index(
+    "stored_artifacts",
+    attempts.c.ended,
+    sqlite_where=text("artifacts = 'stored'"),
+    postgresql_where=text("artifacts = 'stored'"),
+)
+
 
 events = Table(
     "events",
@@ -227,4 +253,15 @@ counters = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", Float, nullable=False),
+)
+
+# How full the hosts' thin pools were when a worker last looked, for metrics.
+pools = Table(
+    "pools",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("pool", Text, primary_key=True),  # group/name
+    Column("data", Float, nullable=False),  # percent
+    Column("metadata", Float, nullable=False),  # percent
+    Column("looked", Float, nullable=False),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import ColumnElement, Connection, Float, Insert, insert, literal, select
 
 from workers.database.clock import now
 from workers.database.schema import events
@@ -18,4 +18,14 @@ def say(
         insert(events).values(
             run_id=run_id, at=now(), kind=kind, text=text[:_LONGEST], percent=percent
         )
+    )
+
+
+def saying(
+    run_id: ColumnElement[str], kind: str, text: str, percent: float | None = None
+) -> Insert:
+    """The statement that adds an event for every row that the run's id is selected from."""
+    values = (literal(kind), literal(text[:_LONGEST]), literal(percent, Float))
+    return insert(events).from_select(
+        ["run_id", "at", "kind", "text", "percent"], select(run_id, now(), *values)
     )

@@ -6,21 +6,36 @@ is written and :class:`LeaseLost` is raised: what this holder knows is not the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, and_, exists, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    UpdateBase,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from sandbox.errors import HostError
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
-from workers.database.schema import attempts, runs, verdicts
-from workers.ledger.events import say
+from workers.database.schema import attempts, runs, state_in, verdicts
+from workers.ledger.counting import count_phases
+from workers.ledger.due import is_due
+from workers.ledger.events import say, saying
 from workers.ledger.values import Claim, Outcome, Renewal
-from workers.states import HELD, Change, State, after, sources
+from workers.states import HELD, Change, State, after
 
+# Made once: the copy of a table costs more than a statement with it.
+_NEXT, _OTHER = runs.alias("next_one"), runs.alias("other")
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 1800.0  # seconds between attempts, doubled each time
 
 
@@ -48,49 +63,46 @@ def claim(
     """
     try:
         with database.write() as connection:
-            for column, value, most in (
-                (runs.c.host, host, parallel),
-                (runs.c.owner, owner, slots),
-            ):
-                if most is not None and _held_by(connection, column, value) >= most:
-                    return None
-            return _claim(connection, host, owner, lease)
+            limits = ((runs.c.host, host, parallel), (runs.c.owner, owner, slots))
+            given = [(column, value, most) for column, value, most in limits if most is not None]
+            _count_alone(connection, *((column.name, value) for column, value, _most in given))
+            room = [_held_by(column, value) < most for column, value, most in given]
+            return _claim(connection, host, owner, lease, room)
     except IntegrityError:  # another worker took one of the same guest in this moment
         return None
 
 
-def _held_by(connection: Connection, column: Column[str], value: str) -> int:
-    """How many runs a host or a worker has; until the transaction's end nobody else counts."""
-    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
-        key = func.hashtext(f"{column.name} {value}")
-        connection.execute(select(func.pg_advisory_xact_lock(7265626, key)))
-    held = select(func.count()).where(column == value, runs.c.state.in_(HELD))
-    return int(connection.execute(held).scalar_one())
+def _count_alone(connection: Connection, *what: tuple[str, str]) -> None:
+    """Until the transaction's end nobody else counts what this host or this worker holds."""
+    if connection.dialect.name == "postgresql" and what:  # SQLite has one writer anyway
+        keys = (func.hashtext(f"{name} {value}") for name, value in what)
+        connection.execute(select(*(func.pg_advisory_xact_lock(7265626, key) for key in keys)))
 
 
-def _claim(connection: Connection, host: str, owner: str, lease: float) -> Claim | None:
-    other = runs.alias("other")
-    busy = exists().where(
-        other.c.host == runs.c.host, other.c.guest == runs.c.guest, other.c.state.in_(HELD)
-    )
+def _held_by(column: Column[str], value: str) -> ScalarSelect[int]:
+    """How many runs a host or a worker has."""
+    count = select(func.count()).where(_OTHER.c[column.name] == value, state_in(_OTHER, *HELD))
+    return count.scalar_subquery()
+
+
+def _claim(
+    connection: Connection,
+    host: str,
+    owner: str,
+    lease: float,
+    room: Sequence[ColumnElement[bool]],
+) -> Claim | None:
     following = (
-        select(runs.c.id)
-        .where(
-            runs.c.host == host,
-            runs.c.state.in_(sources(Change.CLAIM)),
-            runs.c.not_before <= now(),
-            ~busy,
-        )
-        .order_by(runs.c.priority, runs.c.submitted, runs.c.id)
+        select(_NEXT.c.id)
+        .where(_NEXT.c.host == host, *is_due(_NEXT), *room)
+        .order_by(_NEXT.c.priority, _NEXT.c.submitted, _NEXT.c.id)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=_NEXT)
+        .scalar_subquery()
     )
-    run_id = connection.execute(following).scalar()
-    if run_id is None:
-        return None
     row = connection.execute(
         update(runs)
-        .where(runs.c.id == run_id, runs.c.state == State.QUEUED)
+        .where(runs.c.id == following, state_in(runs, State.QUEUED))
         .values(
             state=after(State.QUEUED, Change.CLAIM),
             owner=owner,
@@ -102,6 +114,7 @@ def _claim(connection: Connection, host: str, owner: str, lease: float) -> Claim
             waiting="",
         )
         .returning(
+            runs.c.id,
             runs.c.fence,
             runs.c.attempts,
             runs.c.most_attempts,
@@ -113,11 +126,11 @@ def _claim(connection: Connection, host: str, owner: str, lease: float) -> Claim
     if row is None:
         return None
     connection.execute(
-        insert(attempts).values(run_id=run_id, fence=row.fence, owner=owner, started=now())
+        insert(attempts).values(run_id=row.id, fence=row.fence, owner=owner, started=now())
     )
-    say(connection, run_id, "state", f"attempt {row.attempts} on {host}, by {owner}")
+    say(connection, row.id, "state", f"attempt {row.attempts} on {host}, by {owner}")
     return Claim(
-        run_id=run_id,
+        run_id=row.id,
         fence=row.fence,
         owner=owner,
         attempt=row.attempts,
@@ -131,7 +144,7 @@ def _claim(connection: Connection, host: str, owner: str, lease: float) -> Claim
 
 def renew(database: Database, claim: Claim, lease: float) -> Renewal:
     """Keep the run for so long from now."""
-    with database.write() as connection:
+    with database.single() as connection:
         state = connection.execute(
             _held(claim).values(lease_until=now() + lease).returning(runs.c.state)
         ).scalar()
@@ -144,19 +157,22 @@ def tell(
     database: Database, claim: Claim, kind: str, text: str, percent: float | None = None
 ) -> None:
     """An event of the run; a ``phase`` is what `status` shows."""
-    with database.write() as connection:
-        if kind == "phase":
+    if kind != "phase":
+        held = select(runs.c.id).where(*_mine(claim)).subquery()
+        _alone(database, claim, saying(held.c.id, kind, text, percent))
+    elif database.engine.dialect.name == "postgresql":  # can do both in one statement
+        changed = _held(claim).values(phase=text).returning(runs.c.id).cte("changed")
+        _alone(database, claim, saying(changed.c.id, kind, text, percent).add_cte(changed))
+    else:
+        with database.write() as connection:
             _must_hold(connection, claim, {"phase": text})
-        else:
-            _must_hold(connection, claim, {"owner": claim.owner})
-        say(connection, claim.run_id, kind, text, percent)
+            say(connection, claim.run_id, kind, text, percent)
 
 
 def note_folder(database: Database, claim: Claim, folder: str) -> None:
     """Where the worker keeps the attempt's record and artifacts."""
-    with database.write() as connection:
-        _must_hold(connection, claim, {"owner": claim.owner})
-        connection.execute(_attempt(claim).values(folder=folder))
+    noted = _attempt(claim).where(exists().where(*_mine(claim))).values(folder=folder)
+    _alone(database, claim, noted)
 
 
 def finish(database: Database, claim: Claim, outcome: Outcome) -> State:
@@ -178,6 +194,7 @@ def finish(database: Database, claim: Claim, outcome: Outcome) -> State:
         else:
             _leave(connection, claim, to)
         _end_attempt(connection, claim, outcome.verdict, outcome.reason)
+        count_phases(connection, outcome.evidence)
         word = outcome.verdict.value if to is State.FINISHED else f"{to.value}: attempt failed"
         say(connection, claim.run_id, "state", f"{word}: {outcome.reason}")
     return to
@@ -221,9 +238,19 @@ def decide(connection: Connection, run_id: str, fence: int, outcome: Outcome) ->
 
 
 def _held(claim: Claim) -> Any:
-    return update(runs).where(
-        and_(runs.c.id == claim.run_id, runs.c.fence == claim.fence, runs.c.state.in_(HELD))
-    )
+    return update(runs).where(*_mine(claim))
+
+
+def _mine(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return (runs.c.id == claim.run_id, runs.c.fence == claim.fence, state_in(runs, *HELD))
+
+
+def _alone(database: Database, claim: Claim, statement: UpdateBase) -> None:
+    """A fenced statement that is a transaction of its own."""
+    with database.single() as connection:
+        done = connection.execute(statement, execution_options={"preserve_rowcount": True})
+        if done.rowcount != 1:
+            raise LeaseLost(claim)
 
 
 def _must_hold(connection: Connection, claim: Claim, values: Mapping[str, Any]) -> None:
@@ -233,9 +260,11 @@ def _must_hold(connection: Connection, claim: Claim, values: Mapping[str, Any]) 
 
 def _state_held(connection: Connection, claim: Claim) -> State:
     """The run's state, locked for the rest of the transaction."""
-    _must_hold(connection, claim, {"owner": claim.owner})
-    found = connection.execute(select(runs.c.state).where(runs.c.id == claim.run_id))
-    return State(found.scalar_one())
+    mine = select(runs.c.state).where(*_mine(claim)).with_for_update()
+    state = connection.execute(mine).scalar()
+    if state is None:
+        raise LeaseLost(claim)
+    return State(state)
 
 
 def _leave(connection: Connection, claim: Claim, to: State, **values: Any) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, or_, select
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, func, literal, or_, select
 
 from sandbox.errors import RequestError
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
-from workers.database.schema import events, runs
+from workers.database.schema import events, runs, state_in
+from workers.ledger.due import is_due
 from workers.ledger.values import Event, RunRow
-from workers.states import State
+from workers.states import HELD, State
 
 _COLUMNS = (
     runs.c.id,
@@ -109,11 +111,58 @@ def due_hosts(database: Database) -> dict[str, int]:
     """Hosts with runs that could start now, with how many."""
     query = (
         select(runs.c.host, func.count().label("due"))
-        .where(runs.c.state == State.QUEUED, runs.c.not_before <= now())
+        .where(state_in(runs, State.QUEUED), runs.c.not_before <= now())
         .group_by(runs.c.host)
     )
     with database.read() as connection:
         return {row.host: int(row.due) for row in connection.execute(query)}
+
+
+@dataclass(frozen=True)
+class DueHost:
+    """A host with a run that could start now: its next one's urgency, and how many it has."""
+
+    host: str
+    priority: int
+    submitted: float
+    held: int
+
+
+def heads(database: Database, owner: str, slots: int) -> tuple[DueHost, ...]:
+    """The next run of every host that has one; none when the owner has its ``slots`` already."""
+    query = _HEADS.where(_held(_OTHER.c.owner, literal(owner)) < slots)
+    with database.read() as connection:
+        return tuple(DueHost(*row) for row in connection.execute(query))
+
+
+def _held(column: ColumnElement[str], value: ColumnElement[str]) -> ScalarSelect[int]:
+    count = select(func.count()).where(column == value, state_in(_OTHER, *HELD))
+    return count.scalar_subquery()
+
+
+def _heads() -> Select[*tuple[Any, ...]]:
+    """A step for each host that has runs waiting, however many: not one for each run."""
+    first = select(func.min(runs.c.host).label("host")).where(state_in(runs, State.QUEUED))
+    hosts = first.cte("hosts", recursive=True)
+    following = select(func.min(_NEXT.c.host)).where(
+        state_in(_NEXT, State.QUEUED), _NEXT.c.host > hosts.c.host
+    )
+    hosts = hosts.union_all(select(following.scalar_subquery()).where(hosts.c.host.is_not(None)))
+    head = (
+        select(_NEXT.c.id)
+        .where(_NEXT.c.host == hosts.c.host, *is_due(_NEXT))
+        .order_by(_NEXT.c.priority, _NEXT.c.submitted, _NEXT.c.id)
+        .limit(1)
+        .correlate(hosts)
+        .scalar_subquery()
+    )
+    return select(
+        hosts.c.host, runs.c.priority, runs.c.submitted, _held(_OTHER.c.host, hosts.c.host)
+    ).join_from(hosts, runs, runs.c.id == head)
+
+
+_NEXT, _OTHER = runs.alias("next_one"), runs.alias("another")
+_HEADS = _heads()
 
 
 def _row(row: Row[*tuple[Any, ...]]) -> RunRow:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sandbox.errors import HostError, RequestError
 from workers.database import Database
 from workers.database.clock import now
-from workers.database.schema import runs
+from workers.database.schema import runs, state_in
 from workers.ledger.events import say
 from workers.ledger.values import Order, Submitted
 from workers.states import OPEN, Change, State, after
@@ -41,13 +41,13 @@ def submit_in(connection: Connection, order: Order) -> Submitted:
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
     wish = order.wish(run_id)
     open_one = connection.execute(
-        select(runs.c.id, runs.c.priority).where(runs.c.wish == wish, runs.c.state.in_(OPEN))
+        select(runs.c.id, runs.c.priority).where(runs.c.wish == wish, state_in(runs, *OPEN))
     ).first()
     if open_one is not None:
         if order.priority < open_one.priority:  # somebody waits now for what could wait before
             connection.execute(
                 update(runs)
-                .where(runs.c.id == open_one.id, runs.c.state == State.QUEUED)
+                .where(runs.c.id == open_one.id, state_in(runs, State.QUEUED))
                 .values(priority=order.priority, not_before=now())
             )
         say(connection, open_one.id, "state", f"joined by {order.origin}")

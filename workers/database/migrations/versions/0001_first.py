@@ -56,6 +56,15 @@ def upgrade() -> None:
         postgresql_where=sa.text("sent IS NULL"),
     )
     op.create_table(
+        "pools",
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("pool", sa.Text(), nullable=False),
+        sa.Column("data", sa.Float(), nullable=False),
+        sa.Column("metadata", sa.Float(), nullable=False),
+        sa.Column("looked", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("host", "pool", name=op.f("pk_pools")),
+    )
+    op.create_table(
         "runs",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("scenario", sa.Text(), nullable=False),
@@ -126,6 +135,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("state IN ('running', 'cancelling')"),
     )
     op.create_index("runs_by_time", "runs", ["submitted"], unique=False)
+    op.create_index(
+        "runs_by_verdict",
+        "runs",
+        ["verdict"],
+        unique=False,
+        sqlite_where=sa.text("verdict IS NOT NULL"),
+        postgresql_where=sa.text("verdict IS NOT NULL"),
+    )
     op.create_index("runs_of_a_guest", "runs", ["host", "guest", "submitted"], unique=False)
     op.create_index(
         "runs_of_a_night",
@@ -163,8 +180,18 @@ def upgrade() -> None:
         sa.Column("ended", sa.Float(), nullable=True),
         sa.Column("outcome", sa.Text(), server_default="", nullable=False),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("artifacts", sa.Text(), server_default="", nullable=False),
+        sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_attempts_run_id")),
         sa.PrimaryKeyConstraint("run_id", "fence", name=op.f("pk_attempts")),
+    )
+    op.create_index(
+        "stored_artifacts",
+        "attempts",
+        ["ended"],
+        unique=False,
+        sqlite_where=sa.text("artifacts = 'stored'"),
+        postgresql_where=sa.text("artifacts = 'stored'"),
     )
     op.create_table(
         "events",
@@ -207,6 +234,12 @@ def downgrade() -> None:
     op.drop_table("night_guests")
     op.drop_index("events_of_a_run", table_name="events")
     op.drop_table("events")
+    op.drop_index(
+        "stored_artifacts",
+        table_name="attempts",
+        sqlite_where=sa.text("artifacts = 'stored'"),
+        postgresql_where=sa.text("artifacts = 'stored'"),
+    )
     op.drop_table("attempts")
     op.drop_table("workers")
     op.drop_table("schedules")
@@ -217,6 +250,12 @@ def downgrade() -> None:
         postgresql_where=sa.text("night IS NOT NULL"),
     )
     op.drop_index("runs_of_a_guest", table_name="runs")
+    op.drop_index(
+        "runs_by_verdict",
+        table_name="runs",
+        sqlite_where=sa.text("verdict IS NOT NULL"),
+        postgresql_where=sa.text("verdict IS NOT NULL"),
+    )
     op.drop_index("runs_by_time", table_name="runs")
     op.drop_index(
         "one_rehearsal_a_guest",
@@ -243,6 +282,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("state IN ('running', 'cancelling')"),
     )
     op.drop_table("runs")
+    op.drop_table("pools")
     op.drop_index(
         "notices_to_send",
         table_name="notices",
