@@ -15,7 +15,8 @@ def send(url: str, title: str, text: str) -> str:
 
     # What it logs has parts of URLs in it.
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-    target = apprise.Apprise()
+    us = apprise.AppriseAsset(app_id="Upgrade Sandbox", app_desc="Upgrade Sandbox", app_url="")
+    target = apprise.Apprise(asset=us)
     try:
         if not target.add(url):
             return "its URL is none that apprise knows"

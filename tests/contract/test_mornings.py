@@ -185,6 +185,7 @@ def test_ticks_at_once_send_one_summary_to_every_target(
     (mail,) = [got for got in mailbox.got if "2026-03-03 01:30" in str(got["Subject"])]
     assert str(mail["Subject"]) == headline(night)
     assert "ops@example.org" in str(mail["To"])
+    assert mail["X-Application"] == "Upgrade Sandbox"
     body = mail.get_body(("plain", "html"))
     assert body is not None
     for line in ("2 of 3 guests may be upgraded", "db01 on xen2: fail: nginx does not start"):
