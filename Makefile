@@ -1,6 +1,6 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
-.PHONY: help setup demo clean-demo xen-lab lint test test-unit test-xen test-vm test-faults
-.PHONY: test-xen-apart test-faults-apart bench picture
+.PHONY: help setup demo clean-demo xen-lab up secrets image lint
+.PHONY: test test-unit test-xen test-vm test-faults test-xen-apart test-faults-apart bench picture
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -18,6 +18,15 @@ clean-demo: setup ## remove web01 and its network; the cached image stays
 
 xen-lab: setup ## build and start a Xen host inside QEMU, to try rehearsals on Xen
 	@$(BIN)/sandbox lab up
+
+up: setup ## run the whole service on this machine, without containers; Ctrl-C ends it
+	@$(BIN)/sandbox up
+
+secrets: ## passwords and a key for compose.yaml, in .secrets
+	@.ci/secrets
+
+image: ## build the service's image without Docker and try it, from this machine's Debian mirror
+	@.ci/image
 
 lint: setup ## style, format and types
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 import click
@@ -31,6 +31,15 @@ def print_checks(settings: Settings, host: str | None = None, *, as_json: bool) 
     known = find_host(host, settings)
     settings = replace(settings, uri=known.uri)
     chosen = xen_checks(settings, known) if known.kind == "xen" else all_checks(settings)
+    states = print_findings(chosen, as_json=as_json)
+    if not as_json:
+        start = "sandbox run security --guest NAME" + (f" --host {host}" if host else "")
+        Console(highlight=False).print(_conclusion(states, start), soft_wrap=True)
+    return NOT_FIT if State.BAD in states else 0
+
+
+def print_findings(chosen: Generator[Check, None, None], *, as_json: bool) -> list[State]:
+    """Print what each check finds as it ends."""
     console = Console(highlight=False)
     states, group = [], ""
     with contextlib.closing(chosen) as checks:
@@ -49,10 +58,7 @@ def print_checks(settings: Settings, host: str | None = None, *, as_json: bool) 
                 _print_pretty(console, check, found)
             else:
                 _print_plain(check, found)
-    if not as_json:
-        start = "sandbox run security --guest NAME" + (f" --host {host}" if host else "")
-        console.print(_conclusion(states, start), soft_wrap=True)
-    return NOT_FIT if State.BAD in states else 0
+    return states
 
 
 def examine(run: Callable[[], Finding], seconds: float = 40.0) -> Finding:

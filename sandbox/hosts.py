@@ -24,8 +24,9 @@ from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
 from sandbox.limits import NO_LIMITS, Limits, VolumeStore
 from sandbox.scenario import values
-from sandbox.scenario.model import Section, Size, existing_file
+from sandbox.scenario.model import Size, existing_file
 from sandbox.scenario.problems import Problem, problem_lines, shape_problems
+from sandbox.scenario.section import Section
 from sandbox.settings import Settings
 from sandbox.volumes.lvm import POOL_LIMIT
 
@@ -249,7 +250,8 @@ def at(uri: str, known: tuple[KnownHost, ...] = ()) -> KnownHost:
 
 
 def find_host(name: str | None, settings: Settings) -> KnownHost:
-    """The host that `--host` names: one of the inventory, or a libvirt URI."""
+    """The host that `--host` names: one of the inventory, a libvirt URI, or as the default host
+    calls itself where no inventory names it."""
     if name is None:
         return default_host(settings)
     known = inventory(settings)
@@ -261,6 +263,9 @@ def find_host(name: str | None, settings: Settings) -> KnownHost:
     for host in known:
         if host.name == name:
             return host
+    default = at(settings.uri, known)
+    if default.name == name:
+        return default
     if settings.hosts is None:
         hint = "there is no inventory: write /etc/upgrade-sandbox/hosts.yaml, or give a libvirt URI"
         raise RequestError(f"no host {name!r}", hint)

@@ -16,7 +16,6 @@ from sandbox.errors import RequestError
 from workers.settings import ServiceSettings
 
 SERVICE_QUEUE = "service"
-TICK_SECONDS = 10.0
 # No rehearsal's deadlines add up to this. A message that is not acknowledged by then comes again.
 SOFT_LIMIT, HARD_LIMIT, VISIBILITY = 12 * 3600, 12 * 3600 + 900, 14 * 3600
 
@@ -35,6 +34,12 @@ def make_app(settings: ServiceSettings) -> Celery:
     app = Celery("sandbox", broker=broker)
     app.conf.update(**_CONFIGURATION)
     return app
+
+
+def backlog(app: Celery, queue: str) -> int:
+    """How many messages wait in a queue, because nobody takes them or all are busy."""
+    with app.pool.acquire(block=True) as connection:
+        return int(connection.default_channel.client.llen(queue))
 
 
 _TRANSPORT: dict[str, Any] = {

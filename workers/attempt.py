@@ -58,6 +58,7 @@ class Keeper:
         lease: float,
         drained: Callable[[], bool] = lambda: False,
         interrupt: Callable[[], None] | None = None,
+        claimed: float | None = None,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -65,21 +66,35 @@ class Keeper:
         self._drained = drained
         self._interrupt = interrupt or _interrupt_main_thread
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="lease", daemon=True)
+        # The lease runs since the claim was asked for, by this machine's clock.
+        self._renewed = time.monotonic() if claimed is None else claimed
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("lease", self._work), ("lease-watch", self._watch))
+        ]
         self._lock = threading.Lock()
         self._quiet = False
         self.why: Why | None = None
 
     def __enter__(self) -> Keeper:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_details: object) -> None:
         self._end.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def _watch(self) -> None:
+        """A database that does not answer may hold the other thread longer than the lease lasts."""
+        while not self._end.wait(self._lease / 20):
+            if time.monotonic() - self._renewed > self._lease * SAFE:
+                self._stop(Why.LOST)
+                return
 
     def _work(self) -> None:
-        renewed, pause = time.monotonic(), self._lease / 4
+        pause = self._lease / 4
         while not self._end.wait(pause):
             asked = time.monotonic()
             pause = self._lease / 4
@@ -88,11 +103,8 @@ class Keeper:
             except SandboxError as problem:
                 log.warning("lease not renewed", run=self._claim.run_id, problem=str(problem))
                 pause = min(1.0, self._lease / 10)  # it may come back
-                if time.monotonic() - renewed > self._lease * SAFE:
-                    self._stop(Why.LOST)
-                    return
                 continue
-            renewed = asked
+            self._renewed = asked
             if state is Renewal.LOST:
                 self._stop(Why.LOST)
                 return
@@ -124,14 +136,15 @@ def work_off(
     executor: Executor,
     lease: float,
     drained: Callable[[], bool] = lambda: False,
+    claimed: float | None = None,
 ) -> State | None:
     """Do a claimed run; the state it is in then, None when it is somebody else's by now.
 
-    Runs in the main thread of its process.
+    Runs in the main thread of its process. ``claimed``: the monotonic time before the claim.
     """
     logger = log.bind(run=claim.run_id, attempt=claim.attempt, guest=claim.guest, host=claim.host)
     logger.info("attempt begins", scenario=claim.scenario)
-    with Keeper(database, claim, lease, drained) as keeper:
+    with Keeper(database, claim, lease, drained, claimed=claimed) as keeper:
         end = _run(database, claim, executor, keeper)
         try:
             state = end()

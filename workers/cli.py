@@ -6,9 +6,10 @@ The library's own commands know nothing of these. Heavy imports wait until a com
 from __future__ import annotations
 
 from sandbox.cli import main
-from workers import commands
+from workers import commands, operations
+from workers.embedded import commands as embedded
 
-for command in commands.COMMANDS:
+for command in (*commands.COMMANDS, *embedded.COMMANDS, *operations.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def submit(
 
     if guest is not None and image is not None:
         raise RequestError("--guest and --image exclude each other", "give one of them")
-    settings, database = _service()
+    settings, database = open_service()
     request = Request(scenario, guest, image, image_format, upgrade, user, key, host)
     told = asking.submit(database, settings, request, priority, fresh=fresh)
     asking.tell_submitted(told, as_json=as_json)
@@ -88,7 +88,7 @@ def status(run_id: str | None, guest: str | None, limit: int, as_json: bool) -> 
     """
     from workers import asking
 
-    _settings, database = _service()
+    _settings, database = open_service()
     if run_id is None:
         asking.print_queue(database, guest=guest, limit=limit, as_json=as_json)
     else:
@@ -107,7 +107,7 @@ def watch(run_id: str, as_json: bool) -> None:
     """
     from workers import asking
 
-    _settings, database = _service()
+    _settings, database = open_service()
     with interruptible():
         sys.exit(asking.watch(database, run_id, as_json=as_json))
 
@@ -123,7 +123,7 @@ def cancel(run_id: str) -> None:
     """
     from workers import asking
 
-    _settings, database = _service()
+    _settings, database = open_service()
     asking.cancel(database, run_id)
 
 
@@ -138,7 +138,7 @@ def retry(run_id: str) -> None:
     """
     from workers import asking
 
-    settings, database = _service()
+    settings, database = open_service()
     asking.tell_submitted(asking.retry(database, settings, run_id), as_json=False)
 
 
@@ -149,17 +149,23 @@ def retry(run_id: str) -> None:
 @click.option(
     "--slots", type=click.IntRange(1, 64), default=2, show_default=True, help="Rehearsals at once."
 )
-def worker(hosts: tuple[str, ...], slots: int) -> None:
+@click.option("--systemd-unit", is_flag=True, help="Print a unit that runs it, and end.")
+def worker(hosts: tuple[str, ...], slots: int, systemd_unit: bool) -> None:
     """Work for the hosts that this machine reaches. SIGTERM drains it.
 
     \b
     Examples:
       sandbox worker --host xen1 --slots 2
+      sandbox worker --systemd-unit > /etc/systemd/system/upgrade-sandbox-worker.service
     """
     from workers import asking, logs
     from workers.processes import run_worker
+    from workers.units import worker_unit
 
-    settings, _database = _service()
+    if systemd_unit:
+        click.echo(worker_unit(), nl=False)
+        return
+    settings, _database = open_service()
     logs.configure()
     sys.exit(run_worker(settings, asking.known_hosts(settings, hosts), slots))
 
@@ -170,9 +176,43 @@ def beat() -> None:
     from workers import logs
     from workers.processes import run_beat
 
-    settings, _database = _service()
+    settings, _database = open_service()
     logs.configure()
     run_beat(settings)
+
+
+@click.command()
+@click.option("--json", "json_lines", is_flag=True, help="One JSON object a line.")
+def schedule(json_lines: bool) -> None:
+    """The scenarios that run by themselves: when they are due, how their last night went.
+
+    \b
+    Examples:
+      sandbox schedule
+    """
+    from workers import nightly
+
+    settings, database = open_service()
+    nightly.print_schedules(database, settings, json_lines=json_lines)
+
+
+@click.command()
+@click.argument("night", required=False)
+@click.option("--json", "json_text", is_flag=True, help="Print JSON.")
+def summary(night: str | None, json_text: bool) -> None:
+    """Which guests may be upgraded after NIGHT, which not and why, what is new.
+
+    NIGHT is a schedule's name (its last night), or one night's id; default: the last of all.
+
+    \b
+    Examples:
+      sandbox summary
+      sandbox summary web01-nightly@2026-11-25T01:30Z
+    """
+    from workers import nightly
+
+    _settings, database = open_service()
+    nightly.print_summary(database, night, json_text=json_text)
 
 
 @click.command()
@@ -181,13 +221,13 @@ def migrate() -> None:
     from workers.database import migrate as bring
     from workers.database import schema_versions
 
-    _settings, database = _service()
+    _settings, database = open_service()
     before, newest = schema_versions(database)
     bring(database)
     click.echo(f"{database.url}: {'already at' if before == newest else 'now at'} {newest}")
 
 
-def _service() -> tuple[ServiceSettings, Database]:
+def open_service() -> tuple[ServiceSettings, Database]:
     from workers.database import open_database
     from workers.settings import read_service_settings
 
@@ -205,5 +245,7 @@ COMMANDS: tuple[click.Command, ...] = (
     retry,
     worker,
     beat,
+    schedule,
+    summary,
     migrate,
 )

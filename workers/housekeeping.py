@@ -10,16 +10,18 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import select
 
-from sandbox.errors import SandboxError
+from workers import mornings, nights, retention
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import workers
 from workers.ledger import reading
-from workers.ledger.sweeping import count, sweep
+from workers.ledger.counting import TICKED, count, note_now
+from workers.ledger.sweeping import reaping_wanted, sweep
 from workers.presence import present
 from workers.settings import ServiceSettings
 
 REAP_EVERY = 600.0  # seconds
+TELL_EVERY = 3600.0  # seconds: of a schedule that is wrong
 SILENT = 90.0  # seconds after which a worker counts as gone
 log = structlog.get_logger("sandbox.housekeeping")
 
@@ -32,23 +34,41 @@ def tick(
 ) -> None:
     """All of it. One step that fails does not keep the others from being taken."""
     steps: tuple[Callable[[], None], ...] = (
-        lambda: _sweep(database, reap),
+        lambda: _sweep(database),
+        lambda: _reap_after_losses(database, reap),
+        lambda: _begin_nights(database, settings),
+        lambda: mornings.close(database, settings),
+        lambda: mornings.send(database, settings),
         lambda: _announce(database, announce),
         lambda: _reap_now_and_then(database, reap),
+        lambda: _expire_now_and_then(database, settings),
+        lambda: _note_tick(database),
     )
     for step in steps:
         try:
             step()
-        except SandboxError as problem:
+        except Exception as problem:  # the database's, and the many kinds of the broker
             log.warning("a step of the housekeeping failed", problem=str(problem))
 
 
-def _sweep(database: Database, reap: Callable[[str], None]) -> None:
+def _sweep(database: Database) -> None:
     swept = sweep(database)
     for run_id in (*swept.queued, *swept.given_up, *swept.cancelled):
         run = reading.get(database, run_id)
         log.warning("lease lost", run=run_id, host=run.host, state=run.state.value)
-        reap(run.host)
+
+
+def _reap_after_losses(database: Database, reap: Callable[[str], None]) -> None:
+    """Until a worker of the host has done it: a message can be lost."""
+    for host in reaping_wanted(database):
+        reap(host)
+
+
+def _begin_nights(database: Database, settings: ServiceSettings) -> None:
+    problems = nights.begin(database, settings)
+    if problems and _is_turn(database, "told_of_schedules", TELL_EVERY):
+        for name, problem in problems.items():
+            log.error("schedule cannot be followed", schedule=name, problem=problem)
 
 
 def _announce(database: Database, announce: Callable[[str, int], None]) -> None:
@@ -74,6 +94,17 @@ def _reap_now_and_then(database: Database, reap: Callable[[str], None]) -> None:
     for host in hosts:
         if _is_turn(database, f"reaped_at {host}", REAP_EVERY):
             reap(host)
+
+
+def _expire_now_and_then(database: Database, settings: ServiceSettings) -> None:
+    if _is_turn(database, "expired_at", retention.EVERY):
+        retention.expire(database, settings)
+
+
+def _note_tick(database: Database) -> None:
+    """For `sandbox doctor` and metrics."""
+    with database.write() as connection:
+        note_now(connection, TICKED)
 
 
 def _is_turn(database: Database, name: str, seconds: float) -> bool:

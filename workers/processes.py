@@ -11,18 +11,23 @@ import multiprocessing
 import os
 import socket
 import time
+import warnings
 from collections.abc import MutableSequence, Sequence
 from typing import Any, cast
 
 import structlog
 from celery import Celery, signals
 from celery.beat import Scheduler
+from celery.exceptions import SecurityWarning
 
 from sandbox.errors import SandboxError
 from workers import logs
-from workers.app import SERVICE_QUEUE, TICK_SECONDS, make_app, queue_of
+from workers.app import SERVICE_QUEUE, make_app, queue_of
+from workers.artifacts import place_for
 from workers.database import open_database, require_schema
+from workers.keeping import Keeping
 from workers.ledger import reading
+from workers.metrics import serve_if_asked
 from workers.presence import Presence
 from workers.settings import ServiceSettings
 from workers.tasks import Surroundings, announce, register, send_reap
@@ -38,10 +43,14 @@ def worker_name() -> str:
 def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> int:
     """Work until SIGTERM; the exit status. Raises :class:`HostError` where the database is not
     ready."""
+    logs.hide_secrets_of(settings)
     database = open_database(settings.database)
     require_schema(database)
     database.close()
+    place_for(settings)  # one that is wrong is said now
     name = worker_name()
+    # Rehearsals on this machine need root, and messages are JSON: nothing in them is run.
+    warnings.simplefilter("ignore", SecurityWarning)
     # Shared with the children, which are forked: when what still runs has to be given back.
     drain_at = multiprocessing.Value("d", 0.0)
     around = Surroundings(
@@ -56,9 +65,12 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
     app = make_app(settings)
     register(app, around)
     presence = Presence(settings.database, name, hosts, slots)
+    keeping = Keeping(settings)
+    served = serve_if_asked(settings)
 
     def ready(**_details: Any) -> None:
         presence.start()
+        keeping.start()
         log.info("worker ready", worker=name, hosts=list(hosts), slots=slots)
         for host in hosts:
             send_reap(app, host)
@@ -70,9 +82,14 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
             drain_at.value = time.time() + settings.drain
             log.info("draining", worker=name, seconds=settings.drain)
             presence.drain()
+        elif drain_at.value > time.time():  # a second SIGTERM: no more patience
+            drain_at.value = time.time()
+            log.info("handing back what still runs", worker=name)
 
     def child_begins(**_details: Any) -> None:
         around.forget_connections()
+        if served is not None:
+            served.forget()
 
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(stop, weak=False)
@@ -90,6 +107,9 @@ def run_worker(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> i
         quiet=True,
     )
     worker.start()
+    keeping.stop()
+    if served is not None:
+        served.stop()
     presence.stop()
     return int(worker.exitcode or 0)
 
@@ -108,18 +128,19 @@ def _due(settings: ServiceSettings, hosts: Sequence[str]) -> list[str]:
 
 def run_beat(settings: ServiceSettings) -> None:
     """Send a tick every few seconds, until SIGTERM. Any number of beats does no harm."""
+    logs.hide_secrets_of(settings)
     app = make_app(settings)
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     app.conf.beat_schedule = {
         "tick": {
             "task": "sandbox.tick",
-            "schedule": TICK_SECONDS,
-            "options": {"queue": SERVICE_QUEUE, "expires": 3 * TICK_SECONDS},
+            "schedule": settings.tick,
+            "options": {"queue": SERVICE_QUEUE, "expires": 3 * settings.tick},
         }
     }
-    log.info("beat begins", every=TICK_SECONDS)
+    log.info("beat begins", every=settings.tick)
     # In memory: what was done when is in the database.
-    app.Beat(scheduler_cls=_Ticker, max_interval=TICK_SECONDS, quiet=True).run()
+    app.Beat(scheduler_cls=_Ticker, max_interval=settings.tick, quiet=True).run()
 
 
 class _Ticker(Scheduler):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from sandbox.request import Request, prepare
 from sandbox.store import Store
 from workers.executors import NotNow, Teller
 from workers.ledger.values import Claim, Outcome
+from workers.retention import require_room
 from workers.settings import ServiceSettings
 
 
@@ -25,10 +26,12 @@ class RehearsalExecutor:
     """Implements :class:`workers.executors.Executor`."""
 
     def __init__(self, settings: ServiceSettings) -> None:
+        self._service = settings
         self._settings = settings.sandbox
 
     def run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
         settings = self._settings
+        require_room(self._service)
         scenario = prepare(request_of(claim.request), settings)
         host = find_host(claim.host, settings)
         with connected(host) as hypervisor:

@@ -21,9 +21,11 @@ VARIABLES = {
     "S3_ENDPOINT": "of an S3-compatible server that is not Amazon's",
     "LEASE": "seconds that a worker may be silent before its run is another's (default 60)",
     "DRAIN": "seconds that SIGTERM gives running rehearsals to finish (default 600)",
+    "TICK": "seconds between two looks for runs that were lost or not heard of (default 10)",
     "ATTEMPTS": "how often a run that ends in `error` is tried in all (default 3)",
     "KEEP_DAYS": "how long artifacts are kept (default 30)",
-    "KEEP_BYTES": "how much of them, oldest go first: 20GiB (default: no limit)",
+    "KEEP_BYTES": "how much of them in each place, oldest go first: 20GiB (default: no limit)",
+    "KEEP_FREE": "how much of a worker's disk a run must find free to begin (default 1GiB)",
     "NOTIFY": "where summaries go: apprise URLs, blank-separated (mailto://…, slack://…)",
     "METRICS": "HOST:PORT for Prometheus (default: not served)",
     "EXECUTOR": "what does the work (default rehearsal; simulated is for tests)",
@@ -42,9 +44,11 @@ class ServiceSettings:
     s3_endpoint: str = ""
     lease: float = 60.0
     drain: float = 600.0
+    tick: float = 10.0
     attempts: int = 3
     keep_days: float = 30.0
     keep_bytes: int = 0  # 0: no limit
+    keep_free: int = 1 << 30  # bytes
     notify: tuple[str, ...] = field(default=(), repr=False)
     metrics: str = ""
     executor: str = "rehearsal"
@@ -71,9 +75,11 @@ def read_service_settings(
         s3_endpoint=given.get("S3_ENDPOINT", ""),
         lease=_number(given, "LEASE", 60.0, least=1.0),
         drain=_number(given, "DRAIN", 600.0),
+        tick=_number(given, "TICK", 10.0, least=0.1),
         attempts=int(_number(given, "ATTEMPTS", 3, least=1)),
         keep_days=_number(given, "KEEP_DAYS", 30.0),
-        keep_bytes=_bytes(given),
+        keep_bytes=_bytes(given, "KEEP_BYTES", 0),
+        keep_free=_bytes(given, "KEEP_FREE", ServiceSettings.keep_free),
         notify=tuple(given.get("NOTIFY", "").split()),
         metrics=given.get("METRICS", ""),
         executor=given.get("EXECUTOR") or "rehearsal",
@@ -124,13 +130,13 @@ def _number(given: Mapping[str, str], name: str, default: float, least: float = 
     return number
 
 
-def _bytes(given: Mapping[str, str]) -> int:
+def _bytes(given: Mapping[str, str], name: str, default: int) -> int:
     from sandbox.scenario import values
 
-    text = given.get("KEEP_BYTES")
+    text = given.get(name)
     if not text:
-        return 0
+        return default
     try:
-        return values.size(text)
+        return values.size(int(text) if text.isdigit() else text)
     except ValueError as problem:
-        raise RequestError(f"{SERVICE_PREFIX}KEEP_BYTES: {problem}", "20GiB, for example") from None
+        raise RequestError(f"{SERVICE_PREFIX}{name}: {problem}", "20GiB, for example") from None

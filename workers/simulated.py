@@ -4,25 +4,31 @@ Its "clones" are files that name their owner, so that a test can count what is l
 rehearsals of one guest at once. The guest's name says how its rehearsal ends: ``…-fail``,
 ``…-error`` (each attempt), ``…-flaky`` (an error at first), ``…-full`` (no room at first); all
 others pass.
+
+For tests that kill there is a pause ``around`` it all, before the clone is made and after it is
+gone; ``at/RUN-FENCE`` then names the attempt's process and the stage that it is in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from sandbox.errors import RequestError
+from sandbox.errors import HostError, RequestError
 from sandbox.records import Phase, Verdict
 from sandbox.store import is_alive, this_process
 from workers.executors import NotNow, Teller
 from workers.ledger.values import Claim, Outcome
 
 STEP = 0.02  # seconds; the longest time that an interruption waits
+BEFORE, AFTER = "before", "after"  # the stages around the phases
+STAGES = (BEFORE, *(phase.value for phase in Phase), AFTER)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class SimulatedExecutor:
     folder: Path
     seconds: float = 0.05
     undo_seconds: float = 0.0  # that the clean-up takes
+    around: float = 0.0  # seconds before the clone is made, and after it is gone
 
     @classmethod
     def from_text(cls, text: str) -> SimulatedExecutor:
@@ -40,26 +47,42 @@ class SimulatedExecutor:
         given = {name: values[-1] for name, values in parse_qs(options).items()}
         if not place.startswith("/"):
             raise RequestError(f"{text!r} names no folder", "simulated:/FOLDER?seconds=0.1")
-        return cls(Path(place), float(given.get("seconds", 0.05)), float(given.get("undo", 0)))
+        return cls(
+            Path(place),
+            seconds=float(given.get("seconds", 0.05)),
+            undo_seconds=float(given.get("undo", 0)),
+            around=float(given.get("around", 0)),
+        )
 
     def run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
+        try:
+            return self._run(claim, tell, folder)
+        except OSError as problem:
+            raise HostError(
+                f"the pretended host's disk: {problem.strerror}", "make room on it"
+            ) from problem
+
+    def _run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
         (self.folder / "clones").mkdir(parents=True, exist_ok=True)
         if claim.guest.endswith("-full") and self._first(claim):
             raise NotNow("the pretended host has no room")
         clone = self.folder / "clones" / f"{claim.run_id}-{claim.fence}"
         folder(clone.name)
+        self._enter(claim, BEFORE, self.around)
         self._see_neighbours(claim)
-        mark = {"owner": this_process(), "guest": claim.guest, "host": claim.host}
-        clone.write_text(json.dumps(mark))
         try:
+            self._make(clone, claim)
             for phase in Phase:
                 tell("phase", phase.value)
-                end = time.monotonic() + self.seconds
-                while (left := end - time.monotonic()) > 0:
-                    time.sleep(min(STEP, left))
+                self._enter(claim, phase.value, self.seconds)
+            if not clone.exists():
+                self._violated(f"{clone.name} was removed beneath its owner")
         finally:
-            time.sleep(self.undo_seconds)
-            clone.unlink(missing_ok=True)
+            try:
+                time.sleep(self.undo_seconds)
+            finally:
+                clone.unlink(missing_ok=True)
+        self._enter(claim, AFTER, self.around)
         if claim.guest.endswith("-error") or (
             claim.guest.endswith("-flaky") and self._first(claim)
         ):
@@ -67,6 +90,30 @@ class SimulatedExecutor:
         if claim.guest.endswith("-fail"):
             return Outcome(Verdict.FAIL, "the pretended service does not start")
         return Outcome(Verdict.PASS, "all pretended checks hold", {"fence": claim.fence})
+
+    def _make(self, clone: Path, claim: Claim) -> None:
+        """As a whole or not at all: nobody could tell whose half a clone is."""
+        mark = {"owner": this_process(), "guest": claim.guest, "host": claim.host}
+        half = self.folder / f"{clone.name}.new"
+        try:
+            half.write_text(json.dumps(mark))
+            half.rename(clone)
+        finally:
+            half.unlink(missing_ok=True)
+
+    def _enter(self, claim: Claim, stage: str, seconds: float) -> None:
+        """Be in a stage for so long."""
+        if self.around:
+            (self.folder / "at").mkdir(exist_ok=True)
+            at = self.folder / "at" / f"{claim.run_id}-{claim.fence}"
+            at.write_text(f"{os.getpid()} {stage}")
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(STEP, left))
+
+    def _violated(self, what: str) -> None:
+        with (self.folder / "violations").open("a") as file:
+            file.write(f"{what}\n")
 
     def reap(self, host: str) -> tuple[str, ...]:
         return tuple(path.name for path in self.clones(host) if self._take_if_dead(path))
@@ -84,8 +131,7 @@ class SimulatedExecutor:
         for path in self.clones(claim.host):
             mark = self._mark(path)
             if mark.get("guest") == claim.guest and not self._take_if_dead(path):
-                with (self.folder / "violations").open("a") as file:
-                    file.write(f"{claim.run_id}-{claim.fence} beside {path.name}\n")
+                self._violated(f"{claim.run_id}-{claim.fence} beside {path.name}")
 
     def _take_if_dead(self, path: Path) -> bool:
         owner = self._mark(path).get("owner")

@@ -12,16 +12,21 @@ from celery import Celery
 
 from sandbox.errors import SandboxError
 from sandbox.hosts import find_host
-from workers import canary, housekeeping
-from workers.app import queue_of
+from workers import canary, housekeeping, logs
+from workers.app import backlog, queue_of
 from workers.attempt import work_off
 from workers.database import Database, open_database
 from workers.executors import Executor, executor_for
+from workers.keeping import keep_attempt
 from workers.ledger.leases import claim
+from workers.ledger.sweeping import was_reaped
+from workers.ledger.values import Claim
+from workers.pools import look_at_pools
 from workers.settings import ServiceSettings
 from workers.turns import Round, Turns
 
 ENOUGH = 8  # messages in a host's queue: more would wake nobody
+MANY = 3 * ENOUGH
 MISSES = 20  # claims in a row that others were quicker at: they do the rest
 GO_ON = 60.0  # seconds; then a wake ends, and its child may be replaced
 log = structlog.get_logger("sandbox.tasks")
@@ -83,14 +88,8 @@ def announce(app: Celery, host: str, count: int = 1) -> None:
     What is said is in the database by now, so a message that still waits will do as well.
     """
     queue = queue_of(host)
-    for _ in range(min(count, ENOUGH - waiting_in(app, queue))):
+    for _ in range(min(count, ENOUGH - backlog(app, queue))):
         app.send_task("sandbox.wake", (host,), queue=queue, ignore_result=True)
-
-
-def waiting_in(app: Celery, queue: str) -> int:
-    """How many messages nobody has taken yet."""
-    with app.pool.acquire(block=True) as connection:
-        return int(connection.default_channel.client.llen(queue))
 
 
 def wake(app: Celery, around: Surroundings, host: str) -> None:
@@ -108,6 +107,7 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
         if time.monotonic() > end:
             _announce_all_the_same(app, due)
             return
+        asked = time.monotonic()
         held = claim(
             around.database,
             due,
@@ -120,7 +120,14 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
             misses += 1
         else:
             misses = 0
-            work_off(around.database, held, around.executor, around.settings.lease, around.drained)
+            _work_off(around, held, asked)
+
+
+def _work_off(around: Surroundings, held: Claim, asked: float) -> None:
+    with logs.about(run=held.run_id, attempt=held.attempt):
+        lease = around.settings.lease
+        work_off(around.database, held, around.executor, lease, around.drained, asked)
+        keep_attempt(around.database, around.settings, held)
 
 
 def _announce_all_the_same(app: Celery, host: str) -> None:
@@ -141,19 +148,25 @@ def parallel_of(host: str, around: Surroundings) -> int:
 
 def reap(around: Surroundings, host: str) -> None:
     """Remove what dead attempts left on a host."""
+    asked = around.database.now()
     removed = around.executor.reap(host)
+    was_reaped(around.database, host, asked)
     if removed:
         log.info("reaped", host=host, removed=removed)
         housekeeping.count_reaped(around.database, len(removed))
+    look_at_pools(around.database, around.settings, host)
 
 
 def tick(app: Celery, around: Surroundings) -> None:
     """What has to be done regularly, by whoever gets the message."""
-    housekeeping.tick(
-        around.database, around.settings, partial(announce, app), partial(send_reap, app)
-    )
+    wake_up, clean = partial(announce, app), partial(send_reap, app)
+    housekeeping.tick(around.database, around.settings, wake_up, clean)
 
 
 def send_reap(app: Celery, host: str) -> None:
-    """Let a worker of the host look for what dead attempts left."""
-    app.send_task("sandbox.reap", (host,), queue=queue_of(host), ignore_result=True)
+    """Let a worker of the host look for what dead attempts left.
+
+    A host whose workers are away for a week does not find a message of every tick.
+    """
+    if backlog(app, queue_of(host)) < MANY:
+        app.send_task("sandbox.reap", (host,), queue=queue_of(host), ignore_result=True)

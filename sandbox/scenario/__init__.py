@@ -28,6 +28,7 @@ from sandbox.scenario.model import (
     Upgrade,
 )
 from sandbox.scenario.problems import ScenarioError
+from sandbox.scenario.schedule import Schedule, ScheduledGuest
 from sandbox.scenario.template import render_template
 from sandbox.scenario.values import Repository, valid_guest_name
 
@@ -44,6 +45,8 @@ __all__ = [
     "Repository",
     "Scenario",
     "ScenarioError",
+    "Schedule",
+    "ScheduledGuest",
     "Source",
     "Upgrade",
     "load_scenario",

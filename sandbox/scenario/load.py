@@ -32,6 +32,7 @@ from sandbox.scenario.model import (
     validate,
 )
 from sandbox.scenario.problems import Problem, rule_problems, scenario_error, shape_problems
+from sandbox.scenario.schedule import Schedule
 from sandbox.upgraders import What
 
 FILE_NAME = "scenario.yaml"
@@ -56,6 +57,7 @@ class Scenario:
     memory: int | None  # bytes; None: as much as the source has
     own_checks: tuple[Path, ...]
     shared_checks: tuple[Path, ...]
+    schedule: Schedule | None = None  # for the service: when it runs by itself
 
     @property
     def reboot(self) -> RebootPolicy:
@@ -114,6 +116,7 @@ def load_scenario(path: Path, *, shared: Path, require_source: bool = False) -> 
         memory=parsed.memory,
         own_checks=tuple(_own_checks(folder)),
         shared_checks=tuple(dict.fromkeys(roots.shared[name] for name in names)),
+        schedule=parsed.schedule,
     )
 
 

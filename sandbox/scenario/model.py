@@ -7,17 +7,26 @@ Validated from JSON text, so that strictness means YAML's own types: a list stay
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
 
 from sandbox.checks import CheckSettings
 from sandbox.errors import RequestError
 from sandbox.records import Expectations
 from sandbox.scenario import values
+from sandbox.scenario.schedule import Schedule
+from sandbox.scenario.section import (
+    NUMBER_OR_TEXT,
+    Duration,
+    GuestName,
+    HostName,
+    Section,
+    schema,
+)
 from sandbox.upgraders import UpgradeRequest, What
 
 # What ships in scenarios/shared, for the schema where no folder is at hand.
@@ -114,60 +123,35 @@ def _repository(value: object) -> values.Repository:
     return value if isinstance(value, values.Repository) else values.repository(value)
 
 
-def _schema(pattern: str | None = None, **extra: Any) -> WithJsonSchema:
-    text: dict[str, Any] = {"type": "string", "minLength": 1}
-    if pattern is not None:
-        text["pattern"] = f"^(?:{pattern})$"
-    return WithJsonSchema({**text, **extra})
-
-
-def _text(parse: Callable[[object], str], pattern: str | None = None) -> Any:
-    return PlainValidator(parse), _schema(pattern)
-
-
-_NUMBER_OR_TEXT = {"type": ["integer", "string"], "minimum": 1}
-HostName = Annotated[str, PlainValidator(values.host_name), _schema(maxLength=63)]
-GuestName = Annotated[str, PlainValidator(values.guest_name), _schema(maxLength=64)]
-UserName = Annotated[str, PlainValidator(values.user_name), _schema(values.USER)]
-MachineFile = Annotated[Path, PlainValidator(_own_machine_file), _schema()]
-KeyFile = Annotated[Path, PlainValidator(_private_key), _schema(examples=["~/.ssh/id_ed25519"])]
-ScenarioFilePath = Annotated[Path, PlainValidator(_beneath), _schema()]
-PackageFile = Annotated[Path, PlainValidator(_package_file), _schema(r".*\.(deb|rpm)")]
+UserName = Annotated[str, PlainValidator(values.user_name), schema(values.USER)]
+MachineFile = Annotated[Path, PlainValidator(_own_machine_file), schema()]
+KeyFile = Annotated[Path, PlainValidator(_private_key), schema(examples=["~/.ssh/id_ed25519"])]
+ScenarioFilePath = Annotated[Path, PlainValidator(_beneath), schema()]
+PackageFile = Annotated[Path, PlainValidator(_package_file), schema(r".*\.(deb|rpm)")]
 PackageSpec = Annotated[
-    str, PlainValidator(values.package_spec), _schema(values.PACKAGE_SPEC, examples=["nginx"])
+    str, PlainValidator(values.package_spec), schema(values.PACKAGE_SPEC, examples=["nginx"])
 ]
-PackageGlob = Annotated[str, PlainValidator(values.package_glob), _schema(values.PACKAGE_GLOB)]
+PackageGlob = Annotated[str, PlainValidator(values.package_glob), schema(values.PACKAGE_GLOB)]
 RepositoryLine = Annotated[
-    values.Repository, PlainValidator(_repository), _schema(r"\s*deb\s+.*https?://\S+\s+.+")
+    values.Repository, PlainValidator(_repository), schema(r"\s*deb\s+.*https?://\S+\s+.+")
 ]
 SharedCheck = Annotated[
     str, PlainValidator(_shared_check), WithJsonSchema({"enum": list(SHARED_CHECKS)})
 ]
-Url = Annotated[str, PlainValidator(values.http_url), _schema("https?://.+")]
-UnitGlob = Annotated[str, PlainValidator(values.text), _schema()]
+Url = Annotated[str, PlainValidator(values.http_url), schema("https?://.+")]
+UnitGlob = Annotated[str, PlainValidator(values.text), schema()]
 PortName = Annotated[
     str,
     PlainValidator(values.port),
-    WithJsonSchema({**_NUMBER_OR_TEXT, "maximum": 65535, "pattern": "^((tcp|udp)/)?[0-9]{1,5}$"}),
+    WithJsonSchema({**NUMBER_OR_TEXT, "maximum": 65535, "pattern": "^((tcp|udp)/)?[0-9]{1,5}$"}),
 ]
-Regex = Annotated[str, PlainValidator(values.regular_expression), _schema(format="regex")]
+Regex = Annotated[str, PlainValidator(values.regular_expression), schema(format="regex")]
 Size = Annotated[
     int,
     PlainValidator(values.size),
-    WithJsonSchema({**_NUMBER_OR_TEXT, "pattern": f"^{values.SIZE}$", "examples": ["2GiB"]}),
+    WithJsonSchema({**NUMBER_OR_TEXT, "pattern": f"^{values.SIZE}$", "examples": ["2GiB"]}),
 ]
-Duration = Annotated[
-    int,
-    PlainValidator(values.duration),
-    WithJsonSchema({**_NUMBER_OR_TEXT, "pattern": f"^{values.DURATION}$", "examples": ["10m"]}),
-]
-Kernel = Annotated[str, PlainValidator(values.kernel), _schema(values.KERNEL)]
-
-
-class Section(BaseModel):
-    """A mapping of the file; unknown keys and converted types are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+Kernel = Annotated[str, PlainValidator(values.kernel), schema(values.KERNEL)]
 
 
 class ImageDisk(Section):
@@ -385,6 +369,9 @@ class ScenarioFile(Section):
     expect: Expect = Field(default=Expect(), description="what the upgrade must achieve")
     memory: Size | None = Field(
         default=None, description="memory of the clone; default: as much as the source has"
+    )
+    schedule: Schedule | None = Field(
+        default=None, description="when the service runs it by itself, and for which guests"
     )
 
 

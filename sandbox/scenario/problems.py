@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from sandbox.errors import RequestError
 from sandbox.scenario.model import ScenarioFile
+from sandbox.scenario.schedule import schedule_problems
 from sandbox.scenario.values import did_you_mean, nearest, shown
 from sandbox.strict_yaml import Document, KeyPath, dotted
 
@@ -149,6 +150,7 @@ def rule_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _upgrade_rules(upgrade, what)
     if isinstance(expect := data.get("expect"), dict):
         yield from _expect_rules(expect, what, data.get("reboot"))
+    yield from (Problem(key, wrong) for key, wrong in schedule_problems(data))
 
 
 def _source_rules(source: Mapping[str, Any]) -> Iterator[Problem]:

@@ -45,6 +45,14 @@ expect:
   keep: [postgresql-15]
   nothing_to_upgrade: inconclusive
 memory: 512MiB
+schedule:
+  cron: 30 1 * * mon-fri
+  timezone: Europe/Berlin
+  window: 3h
+  missed: report
+  tolerance: 30m
+  host: xen1
+  guests: [web01, {guest: db01, host: xen2}]
 """
 
 

@@ -47,13 +47,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The same for the service, which stands on all of it.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("commands",),
-    ("asking", "processes"),
+    ("operations",),
+    ("commands", "embedded"),
+    ("asking", "processes", "health", "units", "service_checks", "fetching", "nightly"),
     ("tasks",),
     ("turns",),
-    ("housekeeping", "canary", "presence", "attempt"),
-    ("executors", "rehearsing", "simulated"),
-    ("ledger",),
+    ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
+    ("nights", "mornings"),
+    ("executors", "rehearsing", "simulated", "retention"),
+    ("orders", "notify", "summary"),
+    ("schedule",),
+    ("ledger", "artifacts"),
     ("app", "database"),
     ("settings", "states", "logs"),
 )

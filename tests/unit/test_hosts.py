@@ -240,6 +240,14 @@ def test_a_host_is_named_or_given_as_uri(file: Path) -> None:
     assert find_host("xen:///system", settings) == KnownHost("this machine", "xen:///system")
 
 
+@pytest.mark.parametrize("uri", ["qemu:///system", "xen+ssh://root@xen1.example.org/system"])
+def test_the_default_host_is_found_by_its_own_name(uri: str) -> None:
+    """A queued run notes the host's name, with an inventory or without."""
+    settings = Settings(uri=uri)
+    default = default_host(settings)
+    assert find_host(default.name, settings) == default
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import pytest
 
-from sandbox.cli import main
 from sandbox.hosts import HostEntry, read_hosts
 from sandbox.records import Verdict
-from sandbox.scenario import load_scenario, shared_checks
+from sandbox.scenario import Schedule, load_scenario, shared_checks
 from sandbox.settings import VARIABLES, shipped_scenarios
+from workers.cli import main
+from workers.summary import GuestNight, Night, text
+from workers.units import UNIT
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,14 +27,23 @@ SHELL = [
     for line in block.splitlines()
     if line.strip()
 ]
-COMMANDS = [line for line in SHELL if line.startswith("sandbox ")]
+IN_CONTAINERS = [line for line in SHELL if line.startswith("docker compose ")]
+COMMANDS = [
+    line.partition(" > ")[0]
+    for line in (*SHELL, *(line.partition(" exec worker ")[2] for line in IN_CONTAINERS))
+    if line.startswith("sandbox ")
+]
+OTHERS = (". .venv/bin/activate", f"systemctl enable --now {UNIT.name}")
 
 
 def test_every_line_of_shell_is_a_command_that_is_tested() -> None:
-    others = [line for line in SHELL if not line.startswith(("sandbox ", "make "))]
+    known = ("sandbox ", "make ", "docker compose ")
+    others = [line for line in SHELL if not line.startswith(known)]
     settings = [line for line in others if line.startswith("export ")]
     assert {line.split()[1].partition("=")[0] for line in settings} <= set(VARIABLES)
-    assert sorted(set(others) - set(settings)) == [". .venv/bin/activate"]
+    assert set(others) - set(settings) == set(OTHERS)
+    # What they start is run by tests/contract/test_compose.py.
+    assert [line.split()[2] for line in IN_CONTAINERS] == ["up", "exec", "exec"]
     assert len(COMMANDS) >= 7
 
 
@@ -48,7 +60,13 @@ def test_a_command_of_the_readme_is_understood(line: str) -> None:
     command.make_context(command.name, words, parent=context.parent)
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "clean-demo", "xen-lab", "test-xen", "bench"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("demo", "test", "clean-demo", "xen-lab", "test-xen", "bench"),
+        *("up", "secrets", "image"),
+    ],
+)
 def test_a_make_target_of_the_readme_exists(name: str) -> None:
     assert re.search(rf"make {name}\b", README)
     made = subprocess.run(
@@ -82,6 +100,28 @@ def test_the_example_inventory_is_valid_and_names_every_key(tmp_path: Path) -> N
     (tmp_path / "hosts.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
     assert [host.name for host in read_hosts(tmp_path / "hosts.yaml")] == ["xen1", "here"]
     assert all(re.search(rf"\b{name}: ", example) for name in HostEntry.model_fields)
+
+
+def test_the_example_schedule_is_valid_and_names_every_key(tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (example,) = [text for text in examples if "schedule:" in text]
+    (tmp_path / "scenario.yaml").write_text(example)
+    plan = load_scenario(tmp_path, shared=shipped_scenarios() / "shared").schedule
+    assert plan is not None
+    assert [one.host for one in plan.guests] == [None, None, "xen2"]
+    assert all(re.search(rf"^  {name}: ", example, re.M) for name in Schedule.model_fields)
+
+
+def test_the_example_summary_is_what_the_code_says() -> None:
+    (example,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    good, bad = Verdict.PASS, Verdict.FAIL
+    guests = (
+        GuestNight("xen2", "db01", "1", "finished", bad, "postgresql does not start", "pass"),
+        GuestNight("xen1", "web01", "2", "finished", good, "", "pass"),
+        GuestNight("xen1", "web02", "3", "finished", good, "", "pass"),
+    )
+    due = datetime(2026, 11, 25, 0, 30, tzinfo=UTC).timestamp()
+    assert text(Night("shop", due, "Europe/Berlin", "run", due, guests)) == example
 
 
 def test_the_ready_scenarios_are_named() -> None:

@@ -94,6 +94,7 @@ _POSTGRESQL = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    "tcp_user_timeout": 25000,  # ms; keepalives do not see what was sent and never acknowledged
     "options": "-c statement_timeout=30000 -c lock_timeout=20000",
 }
 

@@ -115,6 +115,12 @@ Index(
     sqlite_where=text("night IS NOT NULL"),
     postgresql_where=text("night IS NOT NULL"),
 )
+Index(
+    "runs_by_verdict",
+    runs.c.verdict,
+    sqlite_where=text("verdict IS NOT NULL"),
+    postgresql_where=text("verdict IS NOT NULL"),
+)
 
 # The verdict and what it rests on; kept when artifacts expire.
 verdicts = Table(
@@ -139,7 +145,17 @@ attempts = Table(
     Column("ended", Float),
     Column("outcome", Text, nullable=False, server_default=""),  # a verdict or a Change
     Column("reason", Text, nullable=False, server_default=""),
+    # In the place for artifacts: "" (not yet, or nowhere), "stored", "expired".
+    Column("artifacts", Text, nullable=False, server_default=""),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),  # of them
 )
+Index(
+    "stored_artifacts",
+    attempts.c.ended,
+    sqlite_where=text("artifacts = 'stored'"),
+    postgresql_where=text("artifacts = 'stored'"),
+)
+
 
 events = Table(
     "events",
@@ -153,11 +169,13 @@ events = Table(
 )
 Index("events_of_a_run", events.c.run_id, events.c.id)
 
-# When a schedule was first seen: a due time before that was not missed.
+# When a schedule was first seen as it is: what was due before that was not missed. One row for each
+# cron expression and time zone that it ever had.
 schedules = Table(
     "schedules",
     metadata,
     Column("name", Text, primary_key=True),
+    Column("spec", Text, primary_key=True),
     Column("first_seen", Float, nullable=False),
 )
 
@@ -169,7 +187,40 @@ nights = Table(
     Column("due", Float, primary_key=True),
     Column("outcome", Text, nullable=False),  # "run" | "missed"
     Column("noticed", Float, nullable=False),
+    Column("deadline", Float, nullable=False),  # of the summary: who has not ended is in it as such
+    Column("zone", Text, nullable=False),  # for people
     Column("summarised", Float),
+    CheckConstraint("outcome IN ('run', 'missed')", name="outcome"),
+)
+
+# The guests of a night. Their runs may be others' that were open: `runs.night` does not say it.
+night_guests = Table(
+    "night_guests",
+    metadata,
+    Column("schedule", Text, primary_key=True),
+    Column("due", Float, primary_key=True),
+    Column("host", Text, primary_key=True),
+    Column("guest", Text, primary_key=True),
+    Column("run_id", Text, ForeignKey(runs.c.id)),
+    Column("problem", Text, nullable=False, server_default=""),  # why there is no run
+)
+
+# A night's summary to one target. The target is a digest: its URL holds secrets.
+notices = Table(
+    "notices",
+    metadata,
+    Column("schedule", Text, primary_key=True),
+    Column("due", Float, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("try_at", Float, nullable=False),
+    Column("sent", Float),
+)
+Index(
+    "notices_to_send",
+    notices.c.try_at,
+    sqlite_where=text("sent IS NULL"),
+    postgresql_where=text("sent IS NULL"),
 )
 
 workers = Table(
@@ -202,4 +253,15 @@ counters = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", Float, nullable=False),
+)
+
+# How full the hosts' thin pools were when a worker last looked, for metrics.
+pools = Table(
+    "pools",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("pool", Text, primary_key=True),  # group/name
+    Column("data", Float, nullable=False),  # percent
+    Column("metadata", Float, nullable=False),  # percent
+    Column("looked", Float, nullable=False),
 )

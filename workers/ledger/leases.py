@@ -29,6 +29,7 @@ from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, runs, state_in, verdicts
+from workers.ledger.counting import count_phases
 from workers.ledger.due import is_due
 from workers.ledger.events import said, say, saying
 from workers.ledger.values import Claim, Outcome, Renewal
@@ -192,6 +193,7 @@ def finish(database: Database, claim: Claim, outcome: Outcome) -> State:
         else:
             _leave(connection, claim, to)
         _end_attempt(connection, claim, outcome.verdict, outcome.reason)
+        count_phases(connection, outcome.evidence)
         word = outcome.verdict.value if to is State.FINISHED else f"{to.value}: attempt failed"
         say(connection, claim.run_id, "state", f"{word}: {outcome.reason}")
     return to

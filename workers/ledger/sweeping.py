@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, counters, runs, state_in
+from workers.ledger.counting import count, note_now
 from workers.ledger.events import say
 from workers.ledger.leases import decide
 from workers.ledger.values import Outcome, Swept
 from workers.states import HELD, Change, State, after
+
+_REAP = "reap "  # and a host: when it was last asked for; 0 when it was done
 
 
 def sweep(database: Database, grace: float = 0.0) -> Swept:
@@ -25,7 +27,7 @@ def sweep(database: Database, grace: float = 0.0) -> Swept:
     swept: dict[State, list[str]] = {state: [] for state in State}
     with database.read() as connection:
         late = connection.execute(
-            select(runs.c.id, runs.c.fence).where(
+            select(runs.c.id, runs.c.fence, runs.c.host).where(
                 state_in(runs, *HELD), runs.c.lease_until < now() - grace
             )
         ).all()
@@ -35,6 +37,7 @@ def sweep(database: Database, grace: float = 0.0) -> Swept:
             if to is not None:
                 swept[to].append(row.id)
                 count(connection, "leases_lost")
+                want_reaped(connection, row.host)
     return Swept(*(tuple(swept[s]) for s in (State.QUEUED, State.FINISHED, State.CANCELLED)))
 
 
@@ -83,12 +86,25 @@ def _reason(row: Row[*tuple[Any, ...]]) -> str:
     return f"the worker {row.owner} was lost{where} (attempt {row.attempts})"
 
 
-def count(connection: Connection, name: str, by: float = 1.0) -> None:
-    """Add to a counter that outlives processes."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    added = dialect.insert(counters).values(name=name, value=by)
-    connection.execute(
-        added.on_conflict_do_update(
-            index_elements=[counters.c.name], set_={"value": counters.c.value + by}
-        )
+def want_reaped(connection: Connection, host: str) -> None:
+    """Note that something may be left on a host: no message, which could be lost, says so."""
+    note_now(connection, f"{_REAP}{host}")
+
+
+def reaping_wanted(database: Database) -> dict[str, float]:
+    """The hosts to look for leftovers on, with when that was last asked for."""
+    query = select(counters.c.name, counters.c.value).where(
+        counters.c.name.startswith(_REAP, autoescape=True), counters.c.value > 0
     )
+    with database.read() as connection:
+        return {name.removeprefix(_REAP): value for name, value in connection.execute(query)}
+
+
+def was_reaped(database: Database, host: str, asked: float) -> None:
+    """It was looked for; what was asked for since ``asked`` stands."""
+    with database.write() as connection:
+        connection.execute(
+            update(counters)
+            .where(counters.c.name == f"{_REAP}{host}", counters.c.value <= asked)
+            .values(value=0.0)
+        )

@@ -31,8 +31,38 @@ def upgrade() -> None:
         sa.Column("due", sa.Float(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("noticed", sa.Float(), nullable=False),
+        sa.Column("deadline", sa.Float(), nullable=False),
+        sa.Column("zone", sa.Text(), nullable=False),
         sa.Column("summarised", sa.Float(), nullable=True),
+        sa.CheckConstraint("outcome IN ('run', 'missed')", name=op.f("ck_nights_outcome")),
         sa.PrimaryKeyConstraint("schedule", "due", name=op.f("pk_nights")),
+    )
+    op.create_table(
+        "notices",
+        sa.Column("schedule", sa.Text(), nullable=False),
+        sa.Column("due", sa.Float(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("try_at", sa.Float(), nullable=False),
+        sa.Column("sent", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("schedule", "due", "target", name=op.f("pk_notices")),
+    )
+    op.create_index(
+        "notices_to_send",
+        "notices",
+        ["try_at"],
+        unique=False,
+        sqlite_where=sa.text("sent IS NULL"),
+        postgresql_where=sa.text("sent IS NULL"),
+    )
+    op.create_table(
+        "pools",
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("pool", sa.Text(), nullable=False),
+        sa.Column("data", sa.Float(), nullable=False),
+        sa.Column("metadata", sa.Float(), nullable=False),
+        sa.Column("looked", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("host", "pool", name=op.f("pk_pools")),
     )
     op.create_table(
         "runs",
@@ -105,6 +135,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("state IN ('running', 'cancelling')"),
     )
     op.create_index("runs_by_time", "runs", ["submitted"], unique=False)
+    op.create_index(
+        "runs_by_verdict",
+        "runs",
+        ["verdict"],
+        unique=False,
+        sqlite_where=sa.text("verdict IS NOT NULL"),
+        postgresql_where=sa.text("verdict IS NOT NULL"),
+    )
     op.create_index("runs_of_a_guest", "runs", ["host", "guest", "submitted"], unique=False)
     op.create_index(
         "runs_of_a_night",
@@ -117,8 +155,9 @@ def upgrade() -> None:
     op.create_table(
         "schedules",
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("first_seen", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_schedules")),
+        sa.PrimaryKeyConstraint("name", "spec", name=op.f("pk_schedules")),
     )
     op.create_table(
         "workers",
@@ -141,8 +180,18 @@ def upgrade() -> None:
         sa.Column("ended", sa.Float(), nullable=True),
         sa.Column("outcome", sa.Text(), server_default="", nullable=False),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("artifacts", sa.Text(), server_default="", nullable=False),
+        sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_attempts_run_id")),
         sa.PrimaryKeyConstraint("run_id", "fence", name=op.f("pk_attempts")),
+    )
+    op.create_index(
+        "stored_artifacts",
+        "attempts",
+        ["ended"],
+        unique=False,
+        sqlite_where=sa.text("artifacts = 'stored'"),
+        postgresql_where=sa.text("artifacts = 'stored'"),
     )
     op.create_table(
         "events",
@@ -156,6 +205,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
     )
     op.create_index("events_of_a_run", "events", ["run_id", "id"], unique=False)
+    op.create_table(
+        "night_guests",
+        sa.Column("schedule", sa.Text(), nullable=False),
+        sa.Column("due", sa.Float(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("guest", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("problem", sa.Text(), server_default="", nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_night_guests_run_id")),
+        sa.PrimaryKeyConstraint("schedule", "due", "host", "guest", name=op.f("pk_night_guests")),
+    )
     op.create_table(
         "verdicts",
         sa.Column("run_id", sa.Text(), nullable=False),
@@ -171,8 +231,15 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("verdicts")
+    op.drop_table("night_guests")
     op.drop_index("events_of_a_run", table_name="events")
     op.drop_table("events")
+    op.drop_index(
+        "stored_artifacts",
+        table_name="attempts",
+        sqlite_where=sa.text("artifacts = 'stored'"),
+        postgresql_where=sa.text("artifacts = 'stored'"),
+    )
     op.drop_table("attempts")
     op.drop_table("workers")
     op.drop_table("schedules")
@@ -183,6 +250,12 @@ def downgrade() -> None:
         postgresql_where=sa.text("night IS NOT NULL"),
     )
     op.drop_index("runs_of_a_guest", table_name="runs")
+    op.drop_index(
+        "runs_by_verdict",
+        table_name="runs",
+        sqlite_where=sa.text("verdict IS NOT NULL"),
+        postgresql_where=sa.text("verdict IS NOT NULL"),
+    )
     op.drop_index("runs_by_time", table_name="runs")
     op.drop_index(
         "one_rehearsal_a_guest",
@@ -209,6 +282,14 @@ def downgrade() -> None:
         postgresql_where=sa.text("state IN ('running', 'cancelling')"),
     )
     op.drop_table("runs")
+    op.drop_table("pools")
+    op.drop_index(
+        "notices_to_send",
+        table_name="notices",
+        sqlite_where=sa.text("sent IS NULL"),
+        postgresql_where=sa.text("sent IS NULL"),
+    )
+    op.drop_table("notices")
     op.drop_table("nights")
     op.drop_table("counters")
     op.drop_table("canaries")

@@ -1,0 +1,60 @@
+"""The commands of the embedded service, and the health check: thin."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from workers.commands import open_service
+
+
+@click.command()
+@click.option(
+    "--host", "hosts", multiple=True, help="Serve this host; again for more. Default: all."
+)
+@click.option(
+    "--slots", type=click.IntRange(1, 64), default=2, show_default=True, help="Rehearsals at once."
+)
+def up(hosts: tuple[str, ...], slots: int) -> None:
+    """Run the whole service on this machine, in the foreground. Ctrl-C drains and ends it.
+
+    It needs no configuration: SQLite, a Redis of its own on a private socket, a worker, a beat.
+
+    \b
+    Examples:
+      sandbox up
+      sandbox up --host xen1 --slots 4
+    """
+    from workers.embedded.service import up as run
+
+    settings, _database = open_service()
+    sys.exit(run(settings, hosts, slots))
+
+
+@click.command()
+def down() -> None:
+    """End the service that `sandbox up` runs on this machine, and wait for that."""
+    from workers.embedded.service import down as end
+
+    settings, _database = open_service()
+    end(settings, click.echo)
+
+
+@click.command()
+@click.option("--worker", "needs_worker", is_flag=True, help="A worker of this machine as well.")
+def health(needs_worker: bool) -> None:
+    """Whether database, schema and broker are fit for work: exit code 0, else 4.
+
+    \b
+    Examples:
+      sandbox health --worker
+    """
+    from workers.health import examine
+
+    settings, database = open_service()
+    for line in examine(settings, database, needs_worker=needs_worker):
+        click.echo(line)
+
+
+COMMANDS: tuple[click.Command, ...] = (up, down, health)
