@@ -7,7 +7,7 @@ from pathlib import Path
 from ledger_world import LEASE, PASS, make_due
 from servers import redis_server
 
-from workers.app import make_app, queue_of
+from workers.app import backlog, make_app, queue_of
 from workers.database import Database, migrate
 from workers.ledger import reading
 from workers.ledger.leases import claim, finish
@@ -15,7 +15,7 @@ from workers.ledger.reading import DueHost
 from workers.ledger.submitting import submit
 from workers.ledger.values import Claim, Order, Priority
 from workers.settings import read_service_settings
-from workers.tasks import ENOUGH, Surroundings, announce, waiting_in, wake
+from workers.tasks import ENOUGH, Surroundings, announce, wake
 from workers.turns import Round, Turns
 
 HOSTS = ("xen1", "xen2", "xen3")
@@ -111,7 +111,7 @@ def test_a_queue_gets_no_more_messages_than_can_wake_somebody() -> None:
             for _ in range(3 * ENOUGH):
                 announce(app, "xen1")
             announce(app, "xen2", 2)
-            waiting = [waiting_in(app, queue_of(host)) for host in HOSTS]
+            waiting = [backlog(app, queue_of(host)) for host in HOSTS]
         assert waiting == [ENOUGH, 2, 0]
 
 
