@@ -1,6 +1,7 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
 .PHONY: test test-unit test-xen test-vm test-faults test-xen-apart test-faults-apart bench picture
+.PHONY: test-chaos
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -56,7 +57,11 @@ test-vm: ## rehearsals on QEMU, benchmarks
 	  --ignore=tests/benchmarks/test_service_fleet.py
 
 test-faults: ## runs that are killed in every phase, the demo
-	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py \
+	  --ignore-glob='*/test_chaos_*.py'
+
+test-chaos: ## the service under kill -9, lost servers, double messages: CHAOS_SEED=N repeats one
+	$(BIN)/pytest tests/faults/test_chaos_*.py
 
 # Two halves' lines would mix: these are shown when they have ended.
 test-xen-apart test-faults-apart: test-%-apart:

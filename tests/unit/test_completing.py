@@ -35,7 +35,7 @@ def complete(world: World, *words: str) -> list[str]:
 
 
 def test_completion_of_commands_and_runs(world: World) -> None:
-    assert complete(world, "re") == ["reap", "report"]
+    assert complete(world, "re") == ["reap", "report", "retry"]
     assert complete(world, "show", "") == [], "there is no run yet"
     folder = world.run(passed(), clone=False)
     for command in ("report", "show", "rm"):
