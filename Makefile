@@ -43,7 +43,7 @@ test-vm: ## rehearsals on QEMU, benchmarks
 	$(BIN)/pytest tests/vm tests/benchmarks \
 	  --ignore=tests/vm/test_demo_run.py --ignore=tests/vm/test_bad_input.py \
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
-	  --ignore=tests/benchmarks/test_xen_clone.py
+	  '--ignore-glob=tests/benchmarks/test_xen_*.py'
 
 test-faults: ## runs that are killed in every phase, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py

@@ -119,7 +119,7 @@ class Administrator:
     host: Host
     guest: str
 
-    def inside(self, script: str, *, check: bool = True) -> Completed:
+    def inside(self, script: str, *, check: bool = True, input: bytes = b"") -> Completed:
         mac = macs(self.host.shell.lookup(self.guest).xml)[0]
         argv = [
             *("ssh", "-i", self.host.key, "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
@@ -128,7 +128,7 @@ class Administrator:
             f"root@{link_local(mac)}%{self.host.bridge(self.guest)}",
             script,
         ]
-        return run(argv, Deadline(300, "in the source"), check=check)
+        return run(argv, Deadline(300, "in the source"), check=check, input=input)
 
 
 @pytest.fixture(scope="session")
