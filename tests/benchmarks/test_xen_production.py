@@ -105,16 +105,16 @@ def writer(administrator: Administrator, tmp_path: Path) -> Iterator[Writer]:
 
 def bring(hand: Administrator, package: str, folder: Path) -> list[str]:
     """Install a package with what it needs, fetched by this machine: the source has no uplink."""
-    options = ("-o", "Dir::State::status=/dev/null", "-o", "APT::Sandbox::User=root")
+    status = folder / "status"
+    status.write_text(hand.inside("cat /var/lib/dpkg/status").stdout)
+    options = ("-o", f"Dir::State::status={status}", "-o", "APT::Sandbox::User=root")
     simulated = subprocess.run(
         ["apt-get", *options, "--no-install-recommends", "--simulate", "install", package],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    needed = {line.split()[1] for line in simulated.splitlines() if line.startswith("Inst ")}
-    has = hand.inside("dpkg-query --show --showformat '${Package}\n'").stdout.split()
-    missing = sorted(needed - set(has))
+    missing = [line.split()[1] for line in simulated.splitlines() if line.startswith("Inst ")]
     subprocess.run(
         ["apt-get", *options, "download", *missing], cwd=folder, check=True, capture_output=True
     )
@@ -124,7 +124,8 @@ def bring(hand: Administrator, package: str, folder: Path) -> list[str]:
             tar.add(path, path.name)
     unpack = "mkdir -p /root/sbtest-debs && tar -x -C /root/sbtest-debs"
     hand.inside(unpack, input=packed.getvalue())
-    hand.inside("dpkg --install /root/sbtest-debs/*.deb >/dev/null && rm -r /root/sbtest-debs")
+    install = "dpkg --install /root/sbtest-debs/*.deb >/dev/null && rm -r /root/sbtest-debs"
+    hand.inside(install, seconds=1200)
     return missing
 
 

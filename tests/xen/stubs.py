@@ -74,13 +74,13 @@ def _one(parent: etree._Element, path: str) -> etree._Element:
 @contextlib.contextmanager
 def defined(host: Host, xml: str) -> Iterator[libvirt.virDomain]:
     """A guest of the host's; gone at the end, also when it runs by then."""
-    domain = host.shell._connection.defineXML(xml)  # type: ignore[attr-defined]
+    domain = host.shell._connection.defineXML(xml)
     name = domain.name()
     try:
         yield domain
     finally:
         # By name: libvirt may have been restarted, and this connection may be another one.
-        again = host.shell._connection.lookupByName(name)  # type: ignore[attr-defined]
+        again = host.shell._connection.lookupByName(name)
         if again.isActive():
             again.destroy()
         again.undefine()

@@ -51,7 +51,8 @@ def test_two_at_once_one_is_killed_the_other_crashes_and_a_third_does_not_fit(
     assert refused.finish() == 4
     assert "MiB free" in refused.output
     assert crashing.finish() == 1, crashing.output
-    assert "the clone is not running any more: it is crashed" in crashing.output
+    said = " ".join(crashing.output.split())  # it may be wrapped
+    assert "the clone is not running any more: it is crashed" in said, crashing.output
     assert host.run(DOM0_MEMORY) == dom0, "dom0 ballooned"
 
 
@@ -74,8 +75,9 @@ def test_reap_finds_disks_that_never_had_a_domain(xen: Xen, sandbox: Start, host
     run = sandbox("run", scenario, "--guest", GUEST, program=program)
     assert run.finish() == -signal.SIGKILL, run.output
     (folder,) = xen.settings.runs.iterdir()
-    left = [place for place, mark in host_disks.marked(host.shell.host, soon())]
-    assert len([p for p in left if folder.name[-6:] in p]) == len(host.disks(GUEST)), left
+    marked = host_disks.marked(host.shell.host, soon())
+    left = [place for place, mark in marked if mark.run == folder.name]
+    assert len(left) == len(host.disks(GUEST)), marked
     assert folder.name not in host.run("xl list; virsh list --all")
     reaped = sandbox("reap").succeed()
     assert reaped.count("volume ") == len(host.disks(GUEST)), reaped
@@ -95,12 +97,13 @@ class Filling(Silent):
 
 def test_a_clone_whose_pool_fills_up_is_given_up(xen: Xen, monkeypatch: pytest.MonkeyPatch) -> None:
     xen.progress = Filling(monkeypatch)
-    record = xen.run(xen.scenario(ALL + QUICK, test_up=LOOK))
+    # On a fast host it would be over before anybody looks at the pool.
+    scenario = xen.scenario("upgrade: {what: script, script: upgrade.sh}\n" + QUICK, test_up=LOOK)
+    (scenario / "upgrade.sh").write_text("#!/bin/sh\nsleep 300\n")
+    record = xen.run(scenario)
     assert verdict(record) is Verdict.ERROR, reason(record)
     assert "% full" in reason(record)
     assert "given up so that the running source can go on writing" in reason(record)
-    assert record.facts.trouble is not None
-    assert record.facts.trouble.phase == "boot"
     assert record.facts.upgrade is None
     assert record.left_behind == ()
 

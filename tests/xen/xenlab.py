@@ -4,7 +4,7 @@ A host of one's own needs two Debian guests with one network card on a bridge, w
 the key SANDBOX_XEN_KEY:
 
 - SANDBOX_XEN_GUEST (web01): a running PV guest with nginx and two disks on LVM thin, the smaller
-  one of 64 MiB or so, in a group with 1.5 GiB free outside of the pool. Its administrator points
+  one of 64 MiB or so, in a group with 100 MiB free outside of the pool. Its administrator points
   it to the tests' own archive while they last.
 - SANDBOX_XEN_STOPPED (db01): a PV guest that is off, its disk a qcow2 file on a file system with
   reflinks, booted by pygrub.
@@ -119,7 +119,9 @@ class Administrator:
     host: Host
     guest: str
 
-    def inside(self, script: str, *, check: bool = True, input: bytes = b"") -> Completed:
+    def inside(
+        self, script: str, *, check: bool = True, input: bytes = b"", seconds: float = 300
+    ) -> Completed:
         mac = macs(self.host.shell.lookup(self.guest).xml)[0]
         argv = [
             *("ssh", "-i", self.host.key, "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
@@ -128,7 +130,7 @@ class Administrator:
             f"root@{link_local(mac)}%{self.host.bridge(self.guest)}",
             script,
         ]
-        return run(argv, Deadline(300, "in the source"), check=check, input=input)
+        return run(argv, Deadline(seconds, "in the source"), check=check, input=input)
 
 
 @pytest.fixture(scope="session")
