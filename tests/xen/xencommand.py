@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import PROGRAM, Command
-from xenlab import Xen
+from xenlab import PATIENCE, Xen
 
 Start = Callable[..., Command]
 
@@ -27,7 +27,7 @@ def sandbox(xen: Xen, tmp_path: Path) -> Iterator[Start]:
 
     def start(*arguments: object, program: Sequence[object] = (PROGRAM,), **more: str) -> Command:
         output = tmp_path / f"output{len(started)}"
-        started.append(Command(arguments, environment | more, output, program))
+        started.append(Command(arguments, environment | more, output, program, PATIENCE))
         return started[-1]
 
     yield start

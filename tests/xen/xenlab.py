@@ -49,7 +49,7 @@ from sandbox.volumes import host_disks, lvm
 GUEST = os.environ.get("SANDBOX_XEN_GUEST", "web01")
 STOPPED = os.environ.get("SANDBOX_XEN_STOPPED", "db01")
 GRUB = os.environ.get("SANDBOX_XEN_GRUB", "/usr/lib/grub-xen")
-PATIENCE = 1800.0
+PATIENCE = 1800.0  # seconds for a command; two clones at once, on a machine with much else to do
 # Everything takes its time where Xen itself is emulated.
 SLOW = "deadlines: {clone: 10m, boot: 15m, baseline: 10m, upgrade: 40m, reboot: 15m, verify: 10m}\n"
 LOOK = "def test_is_up(host):\n    assert host.file('/etc/hostname').exists\n"
