@@ -27,6 +27,8 @@ _DEAD_ENDS = (
     ("Kernel panic - not syncing", "the kernel panicked"),
     ("(initramfs)", "it stopped in the initramfs shell: the root disk was not found"),
     ("grub rescue>", "it stopped in GRUB's rescue shell"),
+    # pvgrub, of a kernel that is packed or built in a way that it does not know.
+    ("not xen image", "its boot loader cannot load its kernel"),
     ("You are in emergency mode", "it stopped in emergency mode"),
     ("No bootable device", "the firmware found nothing to boot"),
     ("not a bootable disk", "the firmware found nothing to boot"),

@@ -30,8 +30,10 @@ class Command:
         environment: Mapping[str, str],
         output: Path,
         program: Sequence[object] = (PROGRAM,),
+        patience: float = PATIENCE,
     ) -> None:
         self._output = output
+        self._patience = patience
         with output.open("wb") as file:
             self._process = subprocess.Popen(
                 [str(word) for word in (*program, *arguments)],
@@ -48,7 +50,7 @@ class Command:
 
     def wait_for(self, words: str) -> None:
         """Until it has said this; fails when it ends before."""
-        deadline = Deadline(PATIENCE, f"waiting for {words!r}")
+        deadline = Deadline(self._patience, f"waiting for {words!r}")
         while words not in self.output:
             assert self._process.poll() is None, f"it ended before {words!r}:\n{self.output}"
             deadline.check(self.output)
@@ -68,7 +70,7 @@ class Command:
 
     def finish(self) -> int:
         """Wait; its exit status."""
-        return self._process.wait(PATIENCE)
+        return self._process.wait(self._patience)
 
     def succeed(self) -> str:
         """Wait; its output. Fails with it where it failed."""

@@ -114,6 +114,7 @@ def test_a_clone_that_does_not_run_is_not_waited_for(
         ("[    1.2] Kernel panic - not syncing: VFS: Unable to mount root fs", "panicked"),
         ("ALERT! UUID=… does not exist.  Dropping to a shell!\n(initramfs) ", "initramfs"),
         ("error: no such device\ngrub rescue> ", "GRUB"),
+        ("error: not xen image.\n\nPress any key to continue...", "cannot load its kernel"),
         ("You are in emergency mode. After logging in", "emergency"),
         ("Boot failed: not a bootable disk\n", "nothing to boot"),
     ],

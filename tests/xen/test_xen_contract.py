@@ -12,11 +12,11 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from lxml import etree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
 
 from labs import DISK_SIZE, LibvirtLab, ThisRun, deadline, this_run
+from stubs import pv_xml
 from test_hypervisors import (
     test_a_clone_of_ours_is_no_guest,
     test_a_domain_lives_from_start_to_destroy,
@@ -36,8 +36,8 @@ from test_hypervisors import (
 )
 from xenlab import Host
 
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.marks import mark_element
+from sandbox.deadline import Deadline
+from sandbox.records import Disk
 
 __all__ = [
     "deadline",
@@ -61,9 +61,6 @@ __all__ = [
 
 pytestmark = pytest.mark.xen
 
-# It finds no disk to boot from, says so on its console, and waits.
-PVGRUB = "/usr/lib/grub-xen/grub-x86_64-xen.bin"
-
 
 @dataclass
 class XenLab(LibvirtLab):
@@ -73,39 +70,23 @@ class XenLab(LibvirtLab):
 
     def guest(self, *, running: bool, disks: tuple[Path, ...] = ()) -> str:
         assert self.host is not None
-        for disk in disks:
+        made = []
+        for letter, path in zip("abcd", disks, strict=False):
             self.host.run(
-                f"mkdir -p {shlex.quote(str(disk.parent))}; "
-                f"qemu-img create -q -f qcow2 {shlex.quote(str(disk))} {DISK_SIZE}"
+                f"mkdir -p {shlex.quote(str(path.parent))}; "
+                f"qemu-img create -q -f qcow2 {shlex.quote(str(path))} {DISK_SIZE}"
             )
+            target = f"xvd{letter}"
+            made.append(Disk(target=target, format="qcow2", path=str(path), size=DISK_SIZE))
         name = f"sbtest-guest-{secrets.token_hex(3)}"
         self.made.append(name)
-        domain = self.connection.defineXML(pv_xml(name, disks))
+        domain = self.connection.defineXML(pv_xml(name, made))
         if running:
             self._start(domain)
         return name
 
     def clone_xml(self, run: ThisRun) -> str:
         return pv_xml(run.domain, (), run.mark)
-
-
-def pv_xml(name: str, disks: tuple[Path, ...] = (), mark: Mark | None = None) -> str:
-    root = etree.Element("domain", type="xen")
-    etree.SubElement(root, "name").text = name
-    if mark is not None:
-        etree.SubElement(root, "metadata").append(mark_element(mark))
-    etree.SubElement(root, "memory", unit="MiB").text = "64"
-    etree.SubElement(root, "vcpu").text = "1"
-    os = etree.SubElement(root, "os")
-    etree.SubElement(os, "type", arch="x86_64", machine="xenpv").text = "linux"
-    etree.SubElement(os, "kernel").text = PVGRUB
-    devices = etree.SubElement(root, "devices")
-    for number, path in enumerate(disks):
-        disk = etree.SubElement(devices, "disk", type="file", device="disk")
-        etree.SubElement(disk, "driver", name="qemu", type="qcow2")
-        etree.SubElement(disk, "source", file=str(path))
-        etree.SubElement(disk, "target", dev=f"xvd{chr(ord('a') + number)}", bus="xen")
-    return etree.tostring(root).decode()
 
 
 @pytest.fixture
@@ -118,3 +99,24 @@ def lab(host: Host, tmp_path: Path) -> Iterator[XenLab]:
         with contextlib.suppress(libvirt.libvirtError):
             made.remove_everything()
         host.run(f"rm -rf {shlex.quote(str(tmp_path))}")
+
+
+def test_a_domain_that_libvirt_cannot_end_is_ended_by_xl(
+    lab: XenLab, this_run: ThisRun, host: Host, deadline: Deadline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.hypervisor.start(lab.clone_xml(this_run), deadline)
+    refused = []
+
+    def refuse(domain: libvirt.virDomain) -> None:
+        refused.append(domain.name())
+        raise libvirt.libvirtError("libxenlight failed to destroy the domain")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(libvirt.virDomain, "destroy", refuse)
+        assert lab.hypervisor.destroy(this_run.domain, this_run.id) is True
+    assert refused == [this_run.domain]
+    assert this_run.domain not in host.run("xl list")
+    while lab.exists(this_run.domain):  # it learns of that by an event
+        deadline.sleep(0.5)
+    assert lab.hypervisor.state(this_run.domain) == "off"
+    assert lab.hypervisor.destroy(this_run.domain, this_run.id) is False

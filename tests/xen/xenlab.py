@@ -1,8 +1,16 @@
 """A real Xen host: the lab's, or the one that SANDBOX_XEN_URI names.
 
-A host of one's own needs a running guest SANDBOX_XEN_GUEST (default web01), built like the
-lab's: Debian, disks on LVM thin, root's key in SANDBOX_XEN_KEY. Its administrator points it to
-the tests' own archive for the time of the tests, by the same SSH that he would use.
+A host of one's own needs two Debian guests with one network card on a bridge, whose root lets in
+the key SANDBOX_XEN_KEY:
+
+- SANDBOX_XEN_GUEST (web01): a running PV guest with nginx and two disks on LVM thin, the smaller
+  one of 64 MiB or so, in a group with 100 MiB free outside of the pool. Its administrator points
+  it to the tests' own archive while they last.
+- SANDBOX_XEN_STOPPED (db01): a PV guest that is off, its disk a qcow2 file on a file system with
+  reflinks, booted by pygrub.
+
+SANDBOX_XEN_GRUB (/usr/lib/grub-xen) is where the host has grub-xen-host's images. All else
+(disks, volume group, pool, bridge) is found by looking.
 """
 
 from __future__ import annotations
@@ -13,10 +21,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import archive as archives
 import pytest
+from lxml import etree
 
 from sandbox.deadline import Deadline
 from sandbox.demo.image import ensure_key
@@ -28,17 +38,22 @@ from sandbox.pipeline import rehearse
 from sandbox.process import Completed, run
 from sandbox.progress import Silent
 from sandbox.reach import link_local
-from sandbox.records import RunRecord, Verdict
+from sandbox.records import Disk, RunRecord, Verdict
 from sandbox.request import Request, prepare
 from sandbox.scenario import Scenario
 from sandbox.settings import Settings, shipped_scenarios
+from sandbox.source import guest_source
 from sandbox.store import Store
+from sandbox.volumes import host_disks, lvm
 
 GUEST = os.environ.get("SANDBOX_XEN_GUEST", "web01")
-STOPPED = "db01"
-PATIENCE = 1800.0
+STOPPED = os.environ.get("SANDBOX_XEN_STOPPED", "db01")
+GRUB = os.environ.get("SANDBOX_XEN_GRUB", "/usr/lib/grub-xen")
+PATIENCE = 1800.0  # seconds for a command; two clones at once, on a machine with much else to do
 # Everything takes its time where Xen itself is emulated.
 SLOW = "deadlines: {clone: 10m, boot: 15m, baseline: 10m, upgrade: 40m, reboot: 15m, verify: 10m}\n"
+LOOK = "def test_is_up(host):\n    assert host.file('/etc/hostname').exists\n"
+QUICK = "reboot: never\nchecks: {shared: []}\n"
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,25 @@ class Host:
 
     def domid(self, name: str) -> str:
         return self.run(f"xl domid {shlex.quote(name)}").strip()
+
+    def disks(self, guest: str) -> tuple[Disk, ...]:
+        return guest_source(self.shell, guest, Deadline(300, "looking at disks")).disks
+
+    def smallest_disk(self, guest: str) -> Disk:
+        """Small enough to be read whole."""
+        return min(self.disks(guest), key=lambda disk: disk.size)
+
+    def volume(self, disk: Disk) -> lvm.Volume:
+        """What a disk of a guest is to LVM: its group and its pool."""
+        return lvm.survey(self.shell.host, Deadline(60, "looking at volumes")).by_path[disk.path]
+
+    def bridge(self, guest: str) -> str:
+        """Production's bridge, which the guest is plugged into."""
+        source = etree.fromstring(self.shell.lookup(guest).xml.encode()).find(
+            "./devices/interface/source[@bridge]"
+        )
+        assert source is not None, f"{guest} has no network card on a bridge"
+        return str(source.get("bridge"))
 
 
 @pytest.fixture(scope="session")
@@ -85,17 +119,18 @@ class Administrator:
     host: Host
     guest: str
 
-    def inside(self, script: str, *, check: bool = True) -> Completed:
+    def inside(
+        self, script: str, *, check: bool = True, input: bytes = b"", seconds: float = 300
+    ) -> Completed:
         mac = macs(self.host.shell.lookup(self.guest).xml)[0]
-        bridge = self.host.run("brctl show | grep -o 'xenbr[0-9]*' | head -n 1").strip()
         argv = [
             *("ssh", "-i", self.host.key, "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
             *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
             *("-o", f"ProxyCommand={self.host.shell.host.proxy_command}"),
-            f"root@{link_local(mac)}%{bridge}",
+            f"root@{link_local(mac)}%{self.host.bridge(self.guest)}",
             script,
         ]
-        return run(argv, Deadline(300, "in the source"), check=check)
+        return run(argv, Deadline(seconds, "in the source"), check=check, input=input)
 
 
 @pytest.fixture(scope="session")
@@ -144,11 +179,11 @@ class Xen:
     folder: Path
     progress: Silent
 
-    def scenario(self, text: str, **files: str) -> Path:
+    def scenario(self, text: str, *, deadlines: str = SLOW, **files: str) -> Path:
         folder = self.folder / f"scenario{len(list(self.folder.iterdir()))}"
         folder.mkdir()
         login = f"login: {{user: root, key: {self.host.key}}}\n"
-        (folder / "scenario.yaml").write_text(login + SLOW + text)
+        (folder / "scenario.yaml").write_text(login + deadlines + text)
         for name, content in files.items():
             (folder / f"{name}.py").write_text(content)
         return folder
@@ -200,13 +235,20 @@ def left(state: Path, host: Host) -> Iterator[None]:
     assert leftovers(state, host) == {}
 
 
+@cache
+def images_folder(host: Host) -> Path:
+    """Where the stopped guest's image lies: a file system with reflinks."""
+    return Path(host.disks(STOPPED)[0].path).parent
+
+
 def leftovers(state: Path, host: Host) -> dict[str, str]:
     """What exists of the runs of a state folder, on the Xen host and here."""
     ids = {path.name for kind in ("runs", "clones") for path in (state / kind).glob("*")}
     there = host.run(
         "xl list; virsh list --all --name; virsh net-list --all --name; ip -br link; "
-        "nft list tables; lvs -o lv_name,lv_tags; ls /var/lib/upgrade-sandbox/host-clones "
-        "/srv/images/.upgrade-sandbox 2>/dev/null; ps -eo args | grep -F qemu-nbd",
+        f"nft list tables; lvs -o lv_name,lv_tags; ls {host_disks.FOLDER} "
+        f"{shlex.quote(f'{images_folder(host)}/{host_disks.PLACE}')} 2>/dev/null; "
+        "ps -eo args | grep -F qemu-nbd",
         check=False,
     )
     found = {}
