@@ -34,8 +34,9 @@ def rehearsed(xen: Xen, host: Host, name: str, xml: str, chain: BootChain) -> tu
         record = xen.run(scenario, name)
     console = xen.artifact(record, "console.log")
     print(f"{chain.type} by {chain.loader}: {verdict(record)}: {reason(record)}")
-    print("console:", *console.splitlines()[-8:], sep="\n")
-    print("Xen:", host.run("xl dmesg | tail -n 8"), sep="\n")
+    said = [line for line in console.splitlines() if line.strip()]
+    print("console:", *said[-10:], sep="\n")
+    print("Xen:", host.run("xl dmesg | grep -E '\\(d[1-9]|d[1-9]+v' | tail -n 8; :"), sep="\n")
     assert boot_chain(xen.artifact(record, "clone.xml")) == chain
     assert any(phase.phase is Phase.CLONE and phase.ok for phase in record.phases)
     return record, console
