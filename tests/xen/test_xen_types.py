@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xen
 
 SCENARIO = "upgrade: {what: script, script: upgrade.sh}\nreboot: never\nchecks: {shared: []}\n"
 EMULATED = "SANDBOX_XEN_HARDWARE" not in os.environ
-MINUTES = 8 if EMULATED else 15  # where they come up at all, under emulation, they do in five
+MINUTES = 6 if EMULATED else 15  # what comes up at all under emulation does so in less
 DEADLINES = f"deadlines: {{clone: 10m, boot: {MINUTES}m, baseline: 10m, upgrade: 10m}}\n"
 
 
