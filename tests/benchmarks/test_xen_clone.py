@@ -4,6 +4,7 @@ full copy of them, and those of a large volume against those of a small one."""
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -206,7 +207,9 @@ def ours(host: Host, source: Source) -> float:
     try:
         return enter(host, order, run, started)
     finally:
-        assert not remove_run(host.shell, run).failed
+        reaped = remove_run(host.shell, run)
+        shutil.rmtree(run.artifacts.parent.parent)
+        assert not reaped.failed
 
 
 def enter(host: Host, order: CloneOrder, run: RunFolder, started: float) -> float:

@@ -54,6 +54,8 @@ def stopped_as(
     _one(root, "./name").text = name
     os = _one(root, "./os")
     if type:
+        for device in root.findall("./devices/input"):  # libvirt's own, on a bus that only PV has
+            device.getparent().remove(device)
         machine = _one(os, "./type")
         machine.text = type
         machine.set("machine", "xenfv" if type == "hvm" else type)
