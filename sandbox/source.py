@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -156,17 +156,20 @@ def image_source(hypervisor: Hypervisor, spec: ImageSpec, deadline: Deadline) ->
     prefix = {"virtio": "vd", "ide": "hd"}.get(spec.disk_bus, "sd")
     stated = [(path.resolve(), format) for path, format in spec.disks]
     paths = {path for path, _format in stated} | {path.resolve() for path in spec.bases}
+    # First what is stated: a running guest's disk may well stand on a file elsewhere.
+    _require_not_running(hypervisor, {str(path) for path, _format in stated})
     disks = tuple(
         read_image(f"{prefix}{chr(ord('a') + number)}", path, format, deadline, paths)
         for number, (path, format) in enumerate(stated)
     )
-    _require_not_running(hypervisor, disks)
+    _require_not_running(hypervisor, {path for disk in disks for path in disk.chain})
     return Source(str(spec.disks[0][0]), "image", image_xml(spec, disks), disks)
 
 
-def _require_not_running(hypervisor: Hypervisor, disks: Sequence[Disk]) -> None:
+def _require_not_running(hypervisor: Hypervisor, paths: Set[str]) -> None:
     """An image that a running guest writes cannot be read consistently past that guest."""
-    paths = {path for disk in disks for path in (disk.path, *disk.chain)}
+    if not paths:
+        return
     for name in hypervisor.guests():
         try:
             guest = hypervisor.lookup(name)

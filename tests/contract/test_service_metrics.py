@@ -128,6 +128,10 @@ LVS = {
     "segtype": "thin-pool",
     "data_percent": "42.50",
     "metadata_percent": "7.00",
+    "lv_health_status": "",
+    "lv_check_needed": "",
+    "lv_permissions": "writeable",
+    "lv_snapshot_invalid": "",
     "vg_free": "0",
     "lv_tags": "",
 }

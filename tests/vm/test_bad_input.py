@@ -169,7 +169,7 @@ def test_a_second_run_of_a_running_guest_is_an_error_while_the_first_one_lasts(
     lab.progress = Second()
     first = lab.run(folder, guest=PRODUCTION)
     assert second[0].returncode == 4
-    assert "in progress" in second[0].stdout
+    assert "is rehearsing it" in second[0].stdout
     assert first.decision is not None
     assert first.decision.verdict is Verdict.PASS, "the first run was not disturbed"
 
