@@ -117,7 +117,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_for(condition: object, seconds: float = 10.0) -> bool:
+def wait_for(condition: object, seconds: float = 60.0) -> bool:
     """Poll a callable until it is true; false when it never is."""
     assert callable(condition)
     limit = time.monotonic() + seconds
