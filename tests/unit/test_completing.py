@@ -109,11 +109,11 @@ def test_guests_of_the_host_that_is_named_on_the_line(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("world")
 def test_a_host_that_hangs_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     def driver_for(*_: Any) -> None:
-        time.sleep(3)
+        time.sleep(10)
         raise HostError("too late")
 
     monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
     monkeypatch.setattr(completing, "SECONDS", 0.2)
     started = time.monotonic()
     assert completing.guests("", None) == []
-    assert time.monotonic() - started < 20  # and not for ever
+    assert time.monotonic() - started < 8
