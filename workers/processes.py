@@ -17,7 +17,7 @@ from collections.abc import MutableSequence, Sequence
 from typing import Any, cast
 
 import structlog
-from celery import Celery, signals
+from celery import signals
 from celery.beat import Scheduler
 from celery.exceptions import SecurityWarning
 
@@ -163,8 +163,3 @@ class _Ticker(Scheduler):  # type: ignore[misc]
 
 def _keep_our_logging(**_details: Any) -> None:
     logs.configure()
-
-
-def client(settings: ServiceSettings) -> Celery:
-    """For those who only send."""
-    return make_app(settings)
