@@ -36,6 +36,8 @@ _DEAD_ENDS = (
 # initramfs-tools says so once a second while the root disk is missing; slow disks need a few.
 _WAITING, _WAITING_LINES = "/scripts/local-block", 8
 _PATIENCE = 15.0  # seconds between a dead end on the console and giving up
+_HOST_PATIENCE = 30.0  # seconds for a round of looking for the guest; a host needs less
+_NO_ANSWER = "nothing answers on its SSH port"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
 
 
@@ -86,15 +88,7 @@ class Guest:
         refusal = ""  # what the last attempt to log in ended with
         while True:
             self._require_running()
-            address = reach.find(
-                self._hypervisor.host,
-                self._entrance.macs,
-                self._entrance.bridge,
-                self._login.port,
-                lambda: self._hypervisor.leases(self._entrance.network),
-                deadline,
-                rounds,
-            )
+            address = self._find(deadline, rounds, refusal)
             rounds += 1
             if address is not None:
                 try:
@@ -113,11 +107,30 @@ class Guest:
                 raise GuestUnreachable(f"the guest did not boot: {reason}", "see its console")
             self._wait_or_give_up(deadline, refusal)
 
+    def _find(self, deadline: Deadline, round: int, refusal: str) -> str | None:
+        """One round of looking for it. Time that runs out meanwhile was the guest's, unless it
+        is the host that did not answer for long."""
+        began = time.monotonic()
+        try:
+            return reach.find(
+                self._hypervisor.host,
+                self._entrance.macs,
+                self._entrance.bridge,
+                self._login.port,
+                lambda: self._hypervisor.leases(self._entrance.network),
+                deadline,
+                round,
+            )
+        except DeadlineExceeded as late:
+            if time.monotonic() - began > _HOST_PATIENCE:
+                raise
+            self._give_up(deadline, refusal or _NO_ANSWER, late)
+
     def _wait_or_give_up(self, deadline: Deadline, refusal: str) -> None:
         try:
             deadline.sleep(0.5)
         except DeadlineExceeded as late:
-            self._give_up(deadline, refusal or "nothing answers on its SSH port", late)
+            self._give_up(deadline, refusal or _NO_ANSWER, late)
 
     def _give_up(self, deadline: Deadline, what: str, cause: DeadlineExceeded) -> NoReturn:
         said = self.console_tail(1)
