@@ -97,6 +97,21 @@ def test_an_attempt_that_stalls_is_followed_by_another(
     assert len(attempts) == 2
 
 
+@pytest.mark.parametrize(("patience", "blamed"), [(30, GuestUnreachable), (0, DeadlineExceeded)])
+def test_time_that_ends_while_the_host_looks_was_the_guests_unless_the_host_hangs(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, patience: float, blamed: type[Exception]
+) -> None:
+    def look(*args: object) -> str | None:
+        deadline = next(arg for arg in args if isinstance(arg, Deadline))
+        while True:
+            deadline.sleep(0.1)
+
+    monkeypatch.setattr(guest_module.reach, "find", look)
+    monkeypatch.setattr(guest_module, "_HOST_PATIENCE", patience)
+    with pytest.raises(blamed):
+        guest.enter(Deadline(0.5, "boot"))
+
+
 @pytest.mark.parametrize("state", ["off", "crashed", "paused"])
 def test_a_clone_that_does_not_run_is_not_waited_for(
     sshd: Sshd, hypervisor: FakeHypervisor, tmp_path: Path, state: str
