@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -49,11 +50,19 @@ def submit(
     values = asdict(order) | {
         "priority": Priority[priority.upper()],
         "fresh": fresh,
-        "origin": origin or f"cli {getpass.getuser()}",
+        "origin": origin or f"cli {who()}",
     }
     told = submitting.submit(database, Order(**values))
     wake(settings, order.host)
     return told
+
+
+def who() -> str:
+    """The user who asks; a container's may have a number only."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return f"uid {os.getuid()}"
 
 
 def wake(settings: ServiceSettings, host: str) -> None:
@@ -88,7 +97,7 @@ def retry(database: Database, settings: ServiceSettings, run_id: str) -> Submitt
 
 def cancel(database: Database, run_id: str) -> None:
     run = reading.find(database, run_id)
-    state = submitting.cancel(database, run.id, getpass.getuser())
+    state = submitting.cancel(database, run.id, who())
     word = "cancelled" if state is State.CANCELLED else "its worker removes the clone"
     click.echo(f"{run.id}: {word}")
 

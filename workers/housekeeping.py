@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy import select
 
 from workers import mornings, nights, retention
 from workers.database import Database
 from workers.database.clock import now
-from workers.database.schema import workers
 from workers.ledger import reading
 from workers.ledger.counting import TICKED, count, note_now
 from workers.ledger.sweeping import reaping_wanted, sweep
@@ -22,7 +20,6 @@ from workers.settings import ServiceSettings
 
 REAP_EVERY = 600.0  # seconds
 TELL_EVERY = 3600.0  # seconds: of a schedule that is wrong
-SILENT = 90.0  # seconds after which a worker counts as gone
 log = structlog.get_logger("sandbox.housekeeping")
 
 
@@ -88,10 +85,7 @@ def _announce(database: Database, announce: Callable[[str, int], None]) -> None:
 
 def _reap_now_and_then(database: Database, reap: Callable[[str], None]) -> None:
     """Hosts of living workers, each every ten minutes, whoever ticks."""
-    with database.read() as connection:
-        rows = connection.execute(select(workers.c.hosts).where(workers.c.seen > now() - SILENT))
-        hosts = sorted({host for row in rows for host in row.hosts})
-    for host in hosts:
+    for host in sorted({host for one in present(database) if not one.gone for host in one.hosts}):
         if _is_turn(database, f"reaped_at {host}", REAP_EVERY):
             reap(host)
 
