@@ -9,6 +9,7 @@ from chaos_service import Service
 from sqlalchemy import select
 
 from sandbox.errors import DeadlineExceeded
+from sandbox.records import Verdict
 from workers.database.schema import attempts, counters, runs, verdicts
 from workers.states import ENDED, State
 
@@ -64,8 +65,10 @@ def _wrong_with_attempts(service: Service) -> Iterator[str]:
         verdict = deciding.pop((row.run_id, row.fence), None)
         if verdict is not None and row.outcome != verdict:
             yield f"{row.run_id}-{row.fence} was {row.outcome}, and its verdict is {verdict}"
+    given_up = {(row.run_id, row.fence + 1) for row in all_attempts if row.outcome == "give-up"}
     for (run_id, fence), verdict in deciding.items():
-        yield f"{run_id}-{fence}: a verdict of no attempt: {verdict}"
+        if verdict != Verdict.ERROR or (run_id, fence) not in given_up:  # then it is the sweeper's
+            yield f"{run_id}-{fence}: a verdict of no attempt: {verdict}"
     lost = sum(row.outcome in ("lose", "give-up") for row in all_attempts)
     if lost != (counted or 0):
         yield f"{lost} attempts were lost, {counted} were counted"
