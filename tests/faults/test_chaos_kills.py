@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from chaos_cells import LEAST, Cells, dice
 from chaos_judge import judge
-from chaos_service import AROUND, PHASE, Process, Service, service
+from chaos_service import PHASE, Process, Service, service
 from servers import Postgres, Redis
 from sqlalchemy import select
 
@@ -61,12 +61,15 @@ def test_the_child_is_killed(running: Service, cells: Cells) -> None:
 
 def test_the_worker_is_killed_with_its_children(running: Service, cells: Cells) -> None:
     names = {stage: f"kill -9 of worker and children: {stage}" for stage in STAGES}
-    while any(cells.hits[name] < LEAST for name in names.values()):
+    while needed := [stage for stage, name in names.items() if cells.hits[name] < LEAST]:
         running.feed(40, *HOSTS)
+        running.tend()
         victim = running.rnd.choice(running.workers)
-        if not _is_busy(running, victim, SLOTS // 2):
+        stages = [stage for _pid, stage in running.stages(victim.members()).values()]
+        if sum(stage in needed for stage in stages) < SLOTS // 4:
+            time.sleep(running.rnd.uniform(0, PHASE))
             continue
-        time.sleep(running.rnd.uniform(0, 2 * AROUND))
+        time.sleep(running.rnd.uniform(0, PHASE))
         victim.send_all(signal.SIGSTOP)
         there = running.stages(victim.members())
         hit = [stage for at, (pid, _) in there.items() if (stage := _held_in(running, at, pid))]
