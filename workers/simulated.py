@@ -61,6 +61,8 @@ class SimulatedExecutor:
             raise HostError(
                 f"the pretended host's disk: {problem.strerror}", "make room on it"
             ) from problem
+        finally:
+            self._at(claim).unlink(missing_ok=True)
 
     def _run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
         (self.folder / "clones").mkdir(parents=True, exist_ok=True)
@@ -106,11 +108,13 @@ class SimulatedExecutor:
         """Be in a stage for so long."""
         if self.around:
             (self.folder / "at").mkdir(exist_ok=True)
-            at = self.folder / "at" / f"{claim.run_id}-{claim.fence}"
-            at.write_text(f"{os.getpid()} {stage}")
+            self._at(claim).write_text(f"{os.getpid()} {stage}")
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(STEP, left))
+
+    def _at(self, claim: Claim) -> Path:
+        return self.folder / "at" / f"{claim.run_id}-{claim.fence}"
 
     def _violated(self, what: str) -> None:
         with (self.folder / "violations").open("a") as file:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-LEAST = 20  # hits of a cell: fewer would prove nothing
+LEAST = 20  # tries of a cell, each of which hit something: fewer would prove nothing
 SEED = int(os.environ.get("CHAOS_SEED") or time.time_ns() % 1_000_000)
 
 
@@ -32,7 +32,10 @@ class Cells:
         self._lock = threading.Lock()
 
     def tried(self, cell: str, hits: int = 1) -> None:
-        """A fault was injected, and met so many attempts or runs in the state that it is about."""
+        """A fault was injected, and met so many attempts or runs in the state that it is about;
+        one that met none proves nothing and is no try."""
+        if not hits:
+            return
         with self._lock:
             self.tries[cell] += 1
             self.hits[cell] += hits
@@ -45,12 +48,12 @@ class Cells:
                 self.violations.setdefault(name, []).extend(found)
 
     def prove(self, names: Iterable[str]) -> None:
-        """Fails where something was violated, or where too little was hit."""
+        """Fails where something was violated, or where too little was tried."""
         named = list(names)
         wrong = sorted({text for name in named for text in self.violations.get(name, ["unjudged"])})
         assert not wrong, f"seed {SEED}: {len(wrong)} violations:\n" + "\n".join(wrong[:40])
-        few = {name: self.hits[name] for name in named if self.hits[name] < LEAST}
-        assert not few, f"fewer than {LEAST} hits would prove nothing: {few}"
+        few = {name: self.tries[name] for name in named if self.tries[name] < LEAST}
+        assert not few, f"fewer than {LEAST} tries would prove nothing: {few}"
 
     def table(self) -> str:
         table = Table(title=f"chaos: seed {SEED} (again: CHAOS_SEED={SEED})", title_justify="left")

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 from chaos_cells import LEAST, Cells, dice
 from chaos_judge import judge
-from chaos_service import PHASE, Process, Service, service
+from chaos_plague import a_busy_worker, plague
+from chaos_service import PHASE, Service, service
 from servers import Postgres, Redis
 from sqlalchemy import select
 
@@ -38,7 +39,7 @@ def running(
 
 def test_the_child_is_killed(running: Service, cells: Cells) -> None:
     names = {stage: f"kill -9 of the child: {stage}" for stage in STAGES}
-    while needed := [stage for stage, name in names.items() if cells.hits[name] < LEAST]:
+    while needed := [stage for stage, name in names.items() if cells.tries[name] < LEAST]:
         running.feed(30, *HOSTS)
         running.tend()
         there = running.stages(_everyone(running))
@@ -61,7 +62,7 @@ def test_the_child_is_killed(running: Service, cells: Cells) -> None:
 
 def test_the_worker_is_killed_with_its_children(running: Service, cells: Cells) -> None:
     names = {stage: f"kill -9 of worker and children: {stage}" for stage in STAGES}
-    while needed := [stage for stage, name in names.items() if cells.hits[name] < LEAST]:
+    while needed := [stage for stage, name in names.items() if cells.tries[name] < LEAST]:
         running.feed(40, *HOSTS)
         running.tend()
         victim = running.rnd.choice(running.workers)
@@ -80,24 +81,19 @@ def test_the_worker_is_killed_with_its_children(running: Service, cells: Cells) 
     _judge(running, cells, names.values())
 
 
-def test_the_parent_alone_is_killed(running: Service, cells: Cells) -> None:
+def test_the_parent_alone_is_killed(postgres_server: Postgres, cells: Cells) -> None:
     """Its children know nothing of it: what they do may be done to its end, and then they go."""
-    name = "kill -9 of the worker's parent"
-    while cells.hits[name] < LEAST:
-        running.feed(40, *HOSTS)
-        victim = running.rnd.choice(running.workers)
-        if not _is_busy(running, victim, SLOTS // 2):
-            continue
-        time.sleep(running.rnd.uniform(0, PHASE))
+
+    def strike(running: Service) -> int:
+        victim = a_busy_worker(running)
         victim.send(signal.SIGKILL)
         victim.wait()
-        cells.tried(name, len(running.stages(victim.members())))
+        met = len(running.stages(victim.members()))
         running.replace(victim)
-    running.wait_until(
-        lambda: not any(process.members() for process in running.gone),
-        "waiting for orphans to end",
-    )
-    _judge(running, cells, [name])
+        running.wait_until(lambda: not victim.members(), "waiting for orphans to end")
+        return met
+
+    plague(postgres_server, cells, {"kill -9 of the worker's parent": strike})
 
 
 def _judge(running: Service, cells: Cells, names: object) -> None:
@@ -108,14 +104,6 @@ def _judge(running: Service, cells: Cells, names: object) -> None:
 
 def _everyone(running: Service) -> set[int]:
     return {pid for worker in running.workers for pid in worker.members()}
-
-
-def _is_busy(running: Service, worker: Process, least: int) -> bool:
-    running.tend()
-    if len(running.stages(worker.members())) >= least:
-        return True
-    time.sleep(0.1)
-    return False
 
 
 def _hold(pid: int) -> bool:
