@@ -75,10 +75,17 @@ class Postgres:
         self.process.send_signal(signal.SIGQUIT)  # immediate shutdown: all its processes end
         self.process.wait()
 
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)  # fast: ends the connections
-            self.process.wait()
+    def hang(self, seconds: float) -> None:
+        """Its processes stand still: connections stay open, and nobody answers."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        everyone = [self.process.pid, *map(int, children.split())]
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in everyone:
+                with contextlib.suppress(ProcessLookupError):  # a connection that has ended
+                    os.kill(pid, number)
+            if number == signal.SIGSTOP:
+                time.sleep(seconds)
 
     def new_database(self) -> str:
         """The URL of a new, empty database."""
@@ -169,11 +176,25 @@ class Redis:
 
 
 @contextlib.contextmanager
-def redis_server(*, durable: bool = True) -> Iterator[Redis]:
-    with short_folder("sbredis-") as folder:
+def redis_server(*, durable: bool = True, size: str = "") -> Iterator[Redis]:
+    """``size``: of its own file system, so that it can be filled up (``4m``)."""
+    with short_folder("sbredis-") as folder, _file_system(folder, size):
         server = Redis(folder, durable)
         try:
             server.start()
             yield server
         finally:
             server.stop()
+
+
+@contextlib.contextmanager
+def _file_system(folder: Path, size: str) -> Iterator[None]:
+    if not size:
+        yield
+        return
+    argv = ["mount", "-t", "tmpfs", "-o", f"size={size}", "sbtest", str(folder)]
+    subprocess.run(argv, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -3,9 +3,11 @@ leases and reconnects."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from chaos_cells import LEAST, Cells, dice
 from chaos_judge import judge
@@ -26,12 +28,16 @@ def plague(
     *,
     workers: int = 2,
     drain: float = 60.0,
+    redis_size: str = "",
 ) -> None:
     """Every fault again and again in every service; then all of them are judged."""
 
     def one(number: int) -> list[str]:
         rnd = dice(f"{next(iter(strikes))} {number}")
-        with redis_server() as redis, service(postgres, redis, rnd, drain=drain) as running:
+        with (
+            redis_server(size=redis_size) as redis,
+            service(postgres, redis, rnd, drain=drain) as running,
+        ):
             for _ in range(workers):
                 running.start_worker(*HOSTS, slots=SLOTS)
             running.start_beat()
@@ -64,3 +70,10 @@ def a_busy_worker(running: Service, least: int = SLOTS // 2) -> Process:
     running.wait_until(holds, "waiting for a worker to be busy")
     time.sleep(running.rnd.uniform(0, 5 * PHASE))  # slow guests' phases are so long
     return victim
+
+
+def fill(path: Path) -> None:
+    """Take all the room that there is on a file system."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)

@@ -8,12 +8,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from chaos_cells import LEAST, Cells, dice
 from chaos_judge import judge
-from chaos_plague import HOSTS, a_busy_worker, plague
+from chaos_plague import HOSTS, a_busy_worker, fill, plague
 from chaos_service import LEASE, PHASE, Service, service
 from servers import Postgres, redis_server
 from sqlalchemy import func, select
@@ -168,19 +167,13 @@ def test_the_disk_is_full(running: Service, cells: Cells) -> None:
             running.feed(SLOTS, *HOSTS, slow=False)
             running.tend()
             before = _failed(running)
-            _fill(place / "ballast")
+            fill(place / "ballast")
             running.wait_until(lambda n=before: _failed(running) > n, "for failed attempts")
             (place / "ballast").unlink()
             cells.tried(FULL, _failed(running) - before)
         _judge(running, cells, FULL)
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def _fill(path: Path) -> None:
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 4096)
 
 
 def _failed(running: Service) -> int:

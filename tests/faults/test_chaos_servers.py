@@ -9,17 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
 from chaos_cells import LEAST, Cells, dice
 from chaos_judge import judge
-from chaos_plague import HOSTS, SLOTS, Strike, plague
-from chaos_service import Service, service
+from chaos_plague import HOSTS, SLOTS, Strike, fill, plague
+from chaos_service import LEASE, Service, service
+from redis.exceptions import ResponseError
 from servers import Postgres, postgres, redis_server
 
 AOF = "Redis restarted, with AOF"
 NO_AOF = "Redis restarted, without AOF"
 FLUSHED = "Redis flushed"
 AWAY = "Redis away for seconds"
+FULL = "Redis with a full disk"
 DATABASE = "PostgreSQL shut down at once"
+HANGS = "PostgreSQL hangs, some times beyond a lease"
 
 
 def test_redis_goes_away_and_comes_back(postgres_server: Postgres, cells: Cells) -> None:
@@ -42,6 +46,28 @@ def test_redis_goes_away_and_comes_back(postgres_server: Postgres, cells: Cells)
     plague(postgres_server, cells, strikes, workers=1)
 
 
+def test_redis_has_no_room_for_its_log(postgres_server: Postgres, cells: Cells) -> None:
+    """It answers, and refuses to be told anything."""
+
+    def strike(running: Service) -> None:
+        ballast = running.redis.folder / "ballast"
+        fill(ballast)
+        running.wait_until(lambda: _refuses(running), "waiting for Redis to refuse")
+        time.sleep(running.rnd.uniform(0, 3.0))
+        ballast.unlink()
+
+    strikes = {FULL: _while_busy(strike)}
+    plague(postgres_server, cells, strikes, workers=1, redis_size="4m")
+
+
+def _refuses(running: Service) -> bool:
+    try:
+        running.redis.client().set("chaos", "0123456789" * 100)
+    except ResponseError as problem:
+        return "MISCONF" in str(problem)
+    return False
+
+
 def _while_busy(strike: Callable[[Service], None]) -> Strike:
     """Something runs, and something waits; afterwards the worker is not deaf."""
 
@@ -61,9 +87,11 @@ def _while_busy(strike: Callable[[Service], None]) -> Strike:
     return struck
 
 
-def test_the_database_is_shut_down_at_once(cells: Cells) -> None:
-    """As in a power cut: what was committed is there, what was not is not."""
-    rnd = dice(DATABASE)
+@pytest.mark.parametrize("cell", [DATABASE, HANGS])
+def test_the_database_is_away(cell: str, cells: Cells) -> None:
+    """Shut down as in a power cut: what was committed is there, what was not is not. Or it hangs:
+    its connections are open, and nobody answers."""
+    rnd = dice(cell)
     with (
         postgres() as server,
         redis_server() as redis,
@@ -72,17 +100,20 @@ def test_the_database_is_shut_down_at_once(cells: Cells) -> None:
         for _ in range(2):
             running.start_worker("one", slots=SLOTS * 2)
             running.start_beat()
-        while cells.tries[DATABASE] < LEAST:
+        while cells.tries[cell] < LEAST:
             running.wait_until(lambda: _fed(running), "waiting for runs to begin")
             time.sleep(rnd.uniform(0, 1.5))
             met = running.held()
-            server.kill()
-            time.sleep(rnd.choice((0.0, 0.0, rnd.uniform(0, 3.0))))
-            server.start()
-            cells.tried(DATABASE, met)
+            if cell == HANGS:
+                server.hang(rnd.choice((0.5, rnd.uniform(0, 4.0), LEASE * 1.2)))
+            else:
+                server.kill()
+                time.sleep(rnd.choice((0.0, 0.0, rnd.uniform(0, 3.0))))
+                server.start()
+            cells.tried(cell, met)
         running.prove_alive("one")
-        cells.judged([DATABASE], judge(running))
-    cells.prove([DATABASE])
+        cells.judged([cell], judge(running))
+    cells.prove([cell])
 
 
 def _fed(running: Service) -> bool:
