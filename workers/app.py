@@ -74,6 +74,9 @@ _CONFIGURATION: dict[str, Any] = {
     "broker_transport_options": _TRANSPORT,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # A Redis that is full, of memory or of disk, refuses to be told anything (a channel's error to
+    # Celery, of which a worker would die with all that it is doing): as good as away.
+    "broker_channel_error_retry": True,
     "broker_pool_limit": 4,
     "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.2, "interval_max": 1.0},
     "timezone": "UTC",

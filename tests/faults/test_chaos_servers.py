@@ -69,7 +69,7 @@ def _refuses(running: Service) -> bool:
 
 
 def _while_busy(strike: Callable[[Service], None]) -> Strike:
-    """Something runs, and something waits; afterwards the worker is not deaf."""
+    """Something runs, and something waits; afterwards the worker lives, and is not deaf."""
 
     def struck(running: Service) -> int:
         def busy() -> bool:
@@ -82,6 +82,7 @@ def _while_busy(strike: Callable[[Service], None]) -> Strike:
         strike(running)
         for host in HOSTS:
             running.prove_alive(host)
+        assert not running.died, running.died
         return met
 
     return struck
@@ -112,6 +113,7 @@ def test_the_database_is_away(cell: str, cells: Cells) -> None:
                 server.start()
             cells.tried(cell, met)
         running.prove_alive("one")
+        assert not running.died, running.died
         cells.judged([cell], judge(running))
     cells.prove([cell])
 
