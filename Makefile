@@ -35,11 +35,13 @@ lint: setup ## style, format and types
 	$(BIN)/mypy
 
 # The lab alone keeps two cores busy once its guests run: beside it what needs few guests. Then
-# the guests on QEMU in two halves, since each keeps one core busy.
+# the guests on QEMU in two halves, since each keeps one core busy. Last the service: most of what
+# is done to it is waited out.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
-	@status=0; for pair in "test-unit test-xen-apart" "test-vm test-faults-apart"; do \
+	@status=0; for pair in \
+	    "test-unit test-xen-apart" "test-vm test-faults-apart" "test-chaos"; do \
 	  $(MAKE) --no-print-directory --jobs=2 --keep-going $$pair || status=2; \
 	done; exit "$$status"
 
