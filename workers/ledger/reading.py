@@ -14,7 +14,7 @@ from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import events, runs, state_in
 from workers.ledger.due import is_due
-from workers.ledger.values import Event, RunRow
+from workers.ledger.values import Event, NoSuchRun, RunRow
 from workers.states import HELD, State
 
 _COLUMNS = (
@@ -44,11 +44,11 @@ _COLUMNS = (
 
 
 def get(database: Database, run_id: str) -> RunRow:
-    """One run; raises :class:`RequestError` when there is none of that id."""
+    """One run; raises :class:`NoSuchRun` when there is none of that id."""
     with database.read() as connection:
         row = connection.execute(select(*_COLUMNS).where(runs.c.id == run_id)).first()
     if row is None:
-        raise RequestError(f"no run {run_id!r}", "`sandbox status` lists those there are")
+        raise NoSuchRun(run_id)
     return _row(row)
 
 
@@ -69,7 +69,7 @@ def find(database: Database, text: str) -> RunRow:
         return get(database, found[0])
     if found:
         raise RequestError(f"{text!r} fits several runs", f"say more of it: {', '.join(found[:3])}")
-    raise RequestError(f"no run {text!r}", "`sandbox status` lists those there are")
+    raise NoSuchRun(text)
 
 
 def recent(
