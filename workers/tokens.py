@@ -77,7 +77,7 @@ def create(database: Database, name: str, scope: Scope, seconds: float | None) -
                 id=token_id,
                 name=name,
                 scope=scope,
-                digest=_digest(text),
+                digest=digest(text),
                 created=now(),
                 expires=None if seconds is None else now() + seconds,
             )
@@ -138,7 +138,7 @@ def find(database: Database, text: str) -> Token | None:
         return None
     with database.read() as connection:
         row = connection.execute(_TOKENS.where(tokens.c.id == form[1])).first()
-    if row is None or not hmac.compare_digest(row.digest, _digest(text)):
+    if row is None or not hmac.compare_digest(row.digest, digest(text)):
         return None
     return _token(row)
 
@@ -156,9 +156,7 @@ def note_use(database: Database, token: Token) -> None:
         return
     stale = or_(tokens.c.used.is_(None), tokens.c.used < now() - USE_EVERY)
     with database.write() as connection:
-        connection.execute(
-            update(tokens).where(tokens.c.id == token.id, stale).values(used=now())
-        )
+        connection.execute(update(tokens).where(tokens.c.id == token.id, stale).values(used=now()))
 
 
 _TOKENS = select(tokens, now().label("moment"))
@@ -188,5 +186,5 @@ def _token(row: Row[Any]) -> Token:
     )
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

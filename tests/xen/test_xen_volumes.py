@@ -82,7 +82,9 @@ def test_a_clone_in_every_store(images: Images) -> None:
         assert (disk.size, disk.format, disk.store) == (SIZE, images.format, store)
     if images.method == EXPORT:
         with pytest.raises(RequestError, match="file system without reflinks"):
-            host_disks.HostDisks(images.host, room=0).make("web01", True, images.disks, MARK, soon())
+            host_disks.HostDisks(images.host, room=0).make(
+                "web01", True, images.disks, MARK, soon()
+            )
     made = expect_faithful_clones(images)
     expect_a_source_that_may_write(images, made)
     expect_to_leave_nothing(images, before)
