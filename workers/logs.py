@@ -106,7 +106,13 @@ def configure() -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)  # they are lines like all others
-    for noisy in ("celery.beat", "celery.worker.strategy", "celery.app.trace", "alembic"):
+    for noisy in (
+        "celery.beat",
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "alembic",
+        "uvicorn",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

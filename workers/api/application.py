@@ -12,6 +12,7 @@ from typing import Any
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from sandbox import __version__
 from sandbox.errors import HostError
@@ -31,6 +32,10 @@ _FRESH = 2.0  # seconds for which the service's health is not looked at again
 _ALWAYS = (400, 405, 408, 413, 422, 500)
 _WITH_TOKEN = (401, 403, 404, 409, 429, 503)
 everybody = APIRouter(tags=["health"])
+ROUTERS = (
+    *(runs.submitters, runs.readers, events.readers, files.readers),
+    *(looking.readers, tokens.admins, everybody),
+)
 
 
 def make(settings: ServiceSettings, database: Database, stopping: Callable[[], bool]) -> FastAPI:
@@ -50,11 +55,9 @@ def make(settings: ServiceSettings, database: Database, stopping: Callable[[], b
     )
     app.state.health = _Health(settings, database)
     problems.handle(app)
-    for router in (
-        *(runs.submitters, runs.readers, events.readers, files.readers),
-        *(looking.readers, tokens.admins, everybody),
-    ):
+    for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
+    app.state.allowed = _allowed
     app.add_middleware(Guards)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]
     return app
@@ -64,6 +67,13 @@ def make(settings: ServiceSettings, database: Database, stopping: Callable[[], b
 async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = THREADS
     yield
+
+
+def _allowed(path: str) -> set[str]:
+    """The methods of a path: they may be on several routes, each with a scope of its own."""
+    bare = path.removeprefix(PREFIX)
+    routes = [one for router in ROUTERS for one in router.routes if isinstance(one, APIRoute)]
+    return {method for one in routes if one.path_regex.match(bare) for method in one.methods or ()}
 
 
 @everybody.get("/health")

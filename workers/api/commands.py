@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 
 import click
 
-from sandbox.interruption import interruptible
 from workers.commands import open_service
 
 SCOPES = ("read", "submit", "admin")
@@ -37,8 +36,7 @@ def api(listen: str | None, tls_cert: str | None, tls_key: str | None) -> None:
         api_tls_key=tls_key or settings.api_tls_key,
     )
     logs.configure()
-    with interruptible():
-        serve(settings)
+    serve(settings)
 
 
 @click.group()

@@ -119,5 +119,9 @@ def _answer_invalid(_request: Request, problem: Exception) -> Response:
 def _answer_http(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     detail = f"{request.method} {request.url.path}: {problem.detail}"
+    headers = dict(problem.headers or {})
+    if problem.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = sorted(request.app.state.allowed(request.url.path))
+        headers = {"Allow": ", ".join(allowed)} if allowed else headers
     hint = _HINTS.get(problem.status_code, "")
-    return Problem(problem.status_code, detail, hint, problem.headers).response()
+    return Problem(problem.status_code, detail, hint, headers).response()

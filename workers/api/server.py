@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
+import sys
 
 import structlog
 import uvicorn
@@ -23,6 +25,8 @@ log = structlog.get_logger("sandbox.api")
 def serve(settings: ServiceSettings) -> None:
     """Answer until SIGTERM. Raises :class:`HostError` where the database is not ready, and
     :class:`RequestError` for an address or certificate that will not do."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn has its own, and sends them on after
+        signal.signal(number, lambda _number, _frame: sys.exit(0))
     logs.hide_secrets_of(settings)
     database = open_database(settings.database)
     try:
