@@ -24,7 +24,7 @@ from workers.states import ENDED
 from workers.tokens import Scope, Token
 
 LOOK_EVERY = 0.5  # seconds
-HEARTBEAT = 10.0  # seconds; proxies end what is silent for longer
+HEARTBEAT = 5.0  # seconds; proxies end what is silent for longer
 END = "-end"  # of the last event's id: who has it has all
 MEDIA_TYPE = "text/event-stream"
 readers = APIRouter(
