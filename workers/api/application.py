@@ -127,8 +127,18 @@ def _description(app: FastAPI) -> dict[str, Any]:
             for operation in operations.values():
                 codes = (*_ALWAYS, *(_WITH_TOKEN if "security" in operation else (503,)))
                 operation["responses"].update({str(code): _problem(code) for code in codes})
+                for parameter in operation.get("parameters", ()):
+                    parameter["schema"] = _never_null(parameter["schema"])
         app.openapi_schema = made
     return app.openapi_schema
+
+
+def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that may be left out is not one that says "null"."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {**kinds[0], **{name: value for name, value in schema.items() if name != "anyOf"}}
 
 
 def _problem(code: int) -> dict[str, Any]:
