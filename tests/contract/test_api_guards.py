@@ -74,6 +74,16 @@ def test_a_body_of_a_length_nobody_stated_is_cut_off(served: Api) -> None:
     assert served.ask("/v1/runs").status == 200
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(served: Api) -> None:
+    with contextlib.closing(served.connection()) as connection:
+        connection.putrequest("POST", "/v1/runs")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"{")
+        answer = connection.getresponse()
+        assert answer.status == 408
+        assert answer.getheader("content-type") == "application/problem+json"
+
+
 def test_a_lie_about_the_length_and_half_a_request_do_no_harm(served: Api) -> None:
     for sent in (
         b"POST /v1/runs HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{",

@@ -91,15 +91,18 @@ class _Health:
         self._database = database
         self._lock = threading.Lock()
         self._until = 0.0
-        self._problem = ""
+        self._problem = ""  # the process began with a look at the database
 
     def look(self) -> None:
-        with self._lock:
-            if time.monotonic() > self._until:
+        """One looks; the others, who may be many, are told what was seen last."""
+        if time.monotonic() > self._until and self._lock.acquire(blocking=False):
+            try:
                 self._problem = self._looked()
                 self._until = time.monotonic() + _FRESH
-            if self._problem:
-                raise Problem(503, self._problem, "its log says more", {"Retry-After": "5"})
+            finally:
+                self._lock.release()
+        if self._problem:
+            raise Problem(503, self._problem, "its log says more", {"Retry-After": "5"})
 
     def _looked(self) -> str:
         try:

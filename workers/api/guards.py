@@ -13,7 +13,8 @@ import structlog
 from workers.api.problems import Problem
 
 MOST_BYTES = 64 * 1024  # of a body; what is asked for is a handful of words
-BODY_SECONDS = 20.0
+BODY_SECONDS = 10.0
+_LONGEST_PATH = 300  # in the log
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -85,7 +86,7 @@ class _Answer:
         log.info(
             "request",
             method=self._scope["method"],
-            path=self._scope["path"],
+            path=self._scope["path"][:_LONGEST_PATH],
             status=self._status,
             seconds=round(time.monotonic() - self._start, 3),
             peer=client[0] if client else "",

@@ -108,7 +108,7 @@ def _answer_invalid(_request: Request, problem: Exception) -> Response:
     assert isinstance(problem, RequestValidationError)
     mistakes: Sequence[Any] = problem.errors()
     told = [
-        {"where": ".".join(str(part) for part in one["loc"]), "what": str(one["msg"])[:200]}
+        {"where": _clean(".".join(map(str, one["loc"])))[:200], "what": _clean(str(one["msg"]))}
         for one in mistakes[:_SHOWN]
     ]
     said = "; ".join(f"{one['where']}: {one['what']}" for one in told)
