@@ -22,6 +22,14 @@ from workers.settings import ServiceSettings
 
 RECORD = "run.json"
 _PROBE = "probe"
+_PORTION = 1 << 16  # bytes
+
+
+class NoSuchFile(RequestError):
+    """A record has no such file among its artifacts."""
+
+    def __init__(self, name: str, file: str) -> None:
+        super().__init__(f"{name} has no file {file!r}", "`sandbox artifacts RUN` lists them")
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,9 @@ class Place(Protocol):
 
     def fetch(self, name: str, to: Path) -> None:
         """Copy them into a folder, which is made."""
+
+    def stream(self, name: str, file: str) -> Iterator[bytes]:
+        """One of its files in portions; raises :class:`NoSuchFile` at once for none of them."""
 
     def remove(self, name: str) -> None:
         """Remove them; nothing there is fine."""
@@ -123,6 +134,18 @@ class Folder:
             for one in self.files(name):
                 _copy(self._place(name) / one.name, _inside(to, one.name))
 
+    def stream(self, name: str, file: str) -> Iterator[bytes]:
+        _require(self, name, file)
+        path = _inside(self._place(name), file)
+        with self._explained("read from"):
+            opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        return self._portions(opened)
+
+    def _portions(self, opened: int) -> Iterator[bytes]:
+        with self._explained("read from"), os.fdopen(opened, "rb") as content:
+            while portion := content.read(_PORTION):
+                yield portion
+
     def remove(self, name: str) -> None:
         with self._explained("removed from"):
             _remove_tree(self._place(name))
@@ -196,6 +219,16 @@ class S3:
                 client.download_file(self.bucket, self._key(name, one.name), str(path))
                 path.chmod(0o600)
 
+    def stream(self, name: str, file: str) -> Iterator[bytes]:
+        _require(self, name, file)
+        with self._client("read from") as client:
+            found = client.get_object(Bucket=self.bucket, Key=self._key(name, file))
+        return self._portions(found["Body"])
+
+    def _portions(self, body: Any) -> Iterator[bytes]:
+        with self._client("read from"), contextlib.closing(body):
+            yield from body.iter_chunks(_PORTION)
+
     def remove(self, name: str) -> None:
         with self._client("removed from") as client:
             for one in self.files(name):
@@ -240,6 +273,12 @@ def _s3_client(endpoint: str) -> Any:
         response_checksum_validation="when_required",
     )
     return Session().client("s3", endpoint_url=endpoint or None, config=config)
+
+
+def _require(place: Place, name: str, file: str) -> None:
+    """What is not listed is not there, however it is written."""
+    if file not in {one.name for one in place.files(name)}:
+        raise NoSuchFile(name, file)
 
 
 def _bare(name: str) -> str:

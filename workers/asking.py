@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import click
 from rich.console import Console
@@ -20,15 +19,13 @@ from sandbox.listing import STYLES, aligned
 from sandbox.records import Verdict
 from sandbox.report.clean import one_line
 from sandbox.report.view import instant
-from sandbox.request import Request, prepare
-from workers.app import make_app
-from workers.database import Database, require_schema
+from sandbox.request import Request
+from workers import intake
+from workers.database import Database
 from workers.ledger import reading, submitting
-from workers.ledger.values import Event, Order, Priority, RunRow, Submitted
-from workers.orders import order_of
+from workers.ledger.values import Event, RunRow, Submitted
 from workers.settings import ServiceSettings
 from workers.states import ENDED, State
-from workers.tasks import announce
 
 NO_VERDICT = 130  # cancelled: as after Ctrl-C
 _LOOK_EVERY = 0.5  # seconds
@@ -41,20 +38,9 @@ def submit(
     priority: str = "normal",
     *,
     fresh: bool = False,
-    origin: str = "",
 ) -> Submitted:
-    """Queue a rehearsal; what is wrong with the scenario is said now, not by a worker later."""
-    require_schema(database)
-    scenario = prepare(request, settings.sandbox)
-    order = order_of(scenario, request, settings)
-    values = asdict(order) | {
-        "priority": Priority[priority.upper()],
-        "fresh": fresh,
-        "origin": origin or f"cli {who()}",
-    }
-    told = submitting.submit(database, Order(**values))
-    wake(settings, order.host)
-    return told
+    origin = f"cli {who()}"
+    return intake.submit(database, settings, request, priority, _warn, origin=origin, fresh=fresh)
 
 
 def who() -> str:
@@ -65,13 +51,8 @@ def who() -> str:
         return f"uid {os.getuid()}"
 
 
-def wake(settings: ServiceSettings, host: str) -> None:
-    """Tell the host's workers; when the broker is away the next tick does."""
-    try:
-        with make_app(settings) as app:
-            announce(app, host)
-    except Exception as problem:  # kombu's own kinds are many
-        click.echo(f"queued; the broker does not answer, it starts later: {problem}", err=True)
+def _warn(problem: str) -> None:
+    click.echo(problem, err=True)
 
 
 def tell_submitted(told: Submitted, *, as_json: bool) -> None:
@@ -83,16 +64,7 @@ def tell_submitted(told: Submitted, *, as_json: bool) -> None:
 
 
 def retry(database: Database, settings: ServiceSettings, run_id: str) -> Submitted:
-    """The same request again, as a new run."""
-    run = reading.find(database, run_id)
-    if run.state not in ENDED:
-        raise RequestError(f"run {run.id} is {run.state.value}", "wait for its end, or cancel it")
-    said: dict[str, Any] = dict(run.request)
-    said |= {"origin": f"retry of {run.id}", "most_attempts": settings.attempts}
-    order = Order(**said, priority=run.priority)
-    told = submitting.submit(database, order)
-    wake(settings, order.host)
-    return told
+    return intake.retry(database, settings, reading.find(database, run_id).id, _warn)
 
 
 def cancel(database: Database, run_id: str) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from sandbox.cli import main
 from workers import commands, operations
+from workers.api import commands as api
 from workers.embedded import commands as embedded
 
-for command in (*commands.COMMANDS, *embedded.COMMANDS, *operations.COMMANDS):
+ALL = (*commands.COMMANDS, *embedded.COMMANDS, *operations.COMMANDS, *api.COMMANDS)
+for command in ALL:
     main.add_command(command)
 
 if __name__ == "__main__":

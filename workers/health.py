@@ -5,16 +5,21 @@ Proof that the whole way works is the canary; this is cheap enough for every few
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import socket
+import ssl
 
 from sandbox.errors import HostError
 from workers.app import make_app
 from workers.database import Database, require_schema
+from workers.listening import address
 from workers.presence import SILENT, WorkerRow, present
 from workers.settings import ServiceSettings
 
 _BROKER_SECONDS = 5.0
+_API_SECONDS = 20.0
 
 
 def examine(
@@ -51,6 +56,34 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def ask_api(settings: ServiceSettings) -> str:
+    """That the HTTP API of this machine answers, in one line."""
+    host, port = address(settings.api_listen, ServiceSettings.api_listen)
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    try:
+        with contextlib.closing(_connection(settings, here, port)) as connection:
+            connection.request("GET", "/v1/health")
+            status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as problem:
+        raise HostError(
+            f"the HTTP API does not answer at {settings.api_listen}: {problem}",
+            "does `sandbox api` run?",
+        ) from problem
+    if status != 200:
+        raise HostError(f"the HTTP API answers with {status}", "its log says why")
+    return f"api: answers at {settings.api_listen}"
+
+
+def _connection(settings: ServiceSettings, host: str, port: int) -> http.client.HTTPConnection:
+    """Its certificate is the one that it was given, whatever name that is of."""
+    if not settings.api_tls_cert:
+        return http.client.HTTPConnection(host, port, timeout=_API_SECONDS)
+    trust = ssl.create_default_context(cafile=settings.api_tls_cert)
+    trust.check_hostname = False
+    trust.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return http.client.HTTPSConnection(host, port, timeout=_API_SECONDS, context=trust)
 
 
 def _ask_broker(settings: ServiceSettings) -> None:

@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line, or readable lines on a terminal.
 
 Every line that is logged while a run is in hand names it, whoever logs and in whatever thread.
-Nothing secret is in one: what a URL has for a password, and what the settings have as secrets, is
-taken out of the finished line.
+Nothing secret is in one: what a URL has for a password, the HTTP API's tokens, and what the
+settings have as secrets, is taken out of the finished line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ HIDDEN = "***"
 _SHORTEST = 4  # characters of a password; shorter words are in every line
 _TOKEN = 8  # characters, of what may also be a name
 _PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^\s/:@\"']*:)[^\s/@\"']+(?=@)", re.IGNORECASE)
+_API_TOKEN = re.compile(r"(\bsbx_[0-9a-f]{12}_)[A-Za-z0-9_-]+")
 _secrets: set[str] = set()
 _in_hand: dict[str, Any] = {}  # a process has one run at a time
 
@@ -65,6 +66,7 @@ def _hide_all(secrets: Iterable[str]) -> None:
 
 def without_secrets(line: str) -> str:
     line = _PASSWORD.sub(rf"\g<1>{HIDDEN}", line)
+    line = _API_TOKEN.sub(rf"\g<1>{HIDDEN}", line)
     for secret in sorted(_secrets, key=len, reverse=True):
         line = line.replace(secret, HIDDEN)
     return line
@@ -104,7 +106,13 @@ def configure() -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)  # they are lines like all others
-    for noisy in ("celery.beat", "celery.worker.strategy", "celery.app.trace", "alembic"):
+    for noisy in (
+        "celery.beat",
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "alembic",
+        "uvicorn",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -23,6 +23,7 @@ from workers.database import Database, open_database
 from workers.database.clock import now
 from workers.database.schema import counters, pools, runs, state_in
 from workers.ledger.counting import PHASE_COUNT, PHASE_SECONDS, TICKED
+from workers.listening import address
 from workers.presence import present
 from workers.settings import ServiceSettings
 from workers.states import HELD, State
@@ -162,7 +163,7 @@ def text(database: Database) -> str:
 
 def serve(settings: ServiceSettings, listen: str) -> Served:
     """Serve them at HOST:PORT from a thread; raises :class:`RequestError` when that is taken."""
-    host, port = address(listen)
+    host, port = address(listen, "127.0.0.1:9171")
     database = open_database(settings.database)
     try:
         server, thread = start_http_server(port, host, _registry(database))
@@ -208,13 +209,6 @@ def serve_if_asked(settings: ServiceSettings) -> Served | None:
     except RequestError as problem:
         log.warning("metrics not served", problem=str(problem))
         return None
-
-
-def address(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise RequestError(f"{listen!r} is no HOST:PORT", "127.0.0.1:9171, for example")
-    return host.strip("[]"), int(port)
 
 
 def _registry(database: Database) -> CollectorRegistry:

@@ -34,9 +34,7 @@ class ScheduleRow:
 def print_schedules(database: Database, settings: ServiceSettings, *, json_lines: bool) -> None:
     """All schedules, with when they are due and how their last night went."""
     require_schema(database)
-    found, problems = read_schedules(settings)
-    last, moment = last_nights(database), database.now()
-    rows = [_row(scheduled, last.get(scheduled.name), moment) for scheduled in found]
+    rows, problems = schedule_rows(database, settings)
     if json_lines:
         for row in rows:
             click.echo(json.dumps(asdict(row)))
@@ -47,6 +45,15 @@ def print_schedules(database: Database, settings: ServiceSettings, *, json_lines
         click.echo("no schedules; give a scenario one:  schedule: {cron: 30 1 * * *}")
     for name, problem in problems.items():
         click.echo(f"{name}: cannot be followed: {problem}", err=True)
+
+
+def schedule_rows(
+    database: Database, settings: ServiceSettings
+) -> tuple[list[ScheduleRow], dict[str, str]]:
+    """(all schedules; what is wrong with scenarios that may have one, by their names)."""
+    found, problems = read_schedules(settings)
+    last, moment = last_nights(database), database.now()
+    return [_row(scheduled, last.get(scheduled.name), moment) for scheduled in found], problems
 
 
 def _row(scheduled: Scheduled, last: Night | None, moment: float) -> ScheduleRow:

@@ -1,4 +1,5 @@
-"""What expires: artifacts by age and size, events by age. Verdicts and their evidence never do.
+"""What expires: artifacts by age and size, events and keys of requests by age. Verdicts and their
+evidence never do.
 
 Here is what all share, the place for artifacts and the database; a worker's own folders are in
 ``keeping``. Everything is done in bounded portions: what is left is the next turn's.
@@ -18,6 +19,7 @@ from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, events, runs
 from workers.executors import NotNow
+from workers.ledger import once
 from workers.ledger.counting import count
 from workers.settings import ServiceSettings
 
@@ -30,7 +32,7 @@ log = structlog.get_logger("sandbox.retention")
 
 
 def expire(database: Database, settings: ServiceSettings) -> None:
-    """One turn, by whoever ticks: the place for artifacts, then the events."""
+    """One turn, by whoever ticks: the place for artifacts, the events, the keys of requests."""
     place = place_for(settings)
     if place is not None:
         removed = expire_stored(database, place, settings)
@@ -39,6 +41,7 @@ def expire(database: Database, settings: ServiceSettings) -> None:
     pruned = prune_events(database, settings.keep_days)
     if pruned:
         log.info("events pruned", events=pruned)
+    once.forget(database)
 
 
 def expire_stored(database: Database, place: Place, settings: ServiceSettings) -> tuple[str, ...]:

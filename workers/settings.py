@@ -28,6 +28,13 @@ VARIABLES = {
     "KEEP_FREE": "how much of a worker's disk a run must find free to begin (default 1GiB)",
     "NOTIFY": "where summaries go: apprise URLs, blank-separated (mailto://…, slack://…)",
     "METRICS": "HOST:PORT for Prometheus (default: not served)",
+    "API_LISTEN": "HOST:PORT of the HTTP API (default 127.0.0.1:8480)",
+    "API_TLS_CERT": "file with its certificate, and those up to the root (default: plain HTTP)",
+    "API_TLS_KEY": "file with the certificate's private key",
+    "API_PROXIES": "addresses of reverse proxies whose X-Forwarded-For is believed",
+    "API_RATE": "requests a minute that a token has (default 600)",
+    "API_FAILURES": "refused tokens a minute that an address has (default 10)",
+    "API_KEYS": "folder of private keys that requests may name (default: scenarios say theirs)",
     "EXECUTOR": "what does the work (default rehearsal; simulated is for tests)",
 }
 SECRETS = ("DATABASE", "BROKER", "NOTIFY")
@@ -52,6 +59,13 @@ class ServiceSettings:
     notify: tuple[str, ...] = field(default=(), repr=False)
     metrics: str = ""
     executor: str = "rehearsal"
+    api_listen: str = "127.0.0.1:8480"
+    api_tls_cert: str = ""
+    api_tls_key: str = ""
+    api_proxies: tuple[str, ...] = ()
+    api_rate: int = 600  # a minute
+    api_failures: int = 10  # a minute
+    api_keys: str = ""
 
     @property
     def embedded(self) -> Path:
@@ -83,6 +97,13 @@ def read_service_settings(
         notify=tuple(given.get("NOTIFY", "").split()),
         metrics=given.get("METRICS", ""),
         executor=given.get("EXECUTOR") or "rehearsal",
+        api_listen=given.get("API_LISTEN") or ServiceSettings.api_listen,
+        api_tls_cert=given.get("API_TLS_CERT", ""),
+        api_tls_key=given.get("API_TLS_KEY", ""),
+        api_proxies=tuple(given.get("API_PROXIES", "").split()),
+        api_rate=int(_number(given, "API_RATE", ServiceSettings.api_rate, least=1)),
+        api_failures=int(_number(given, "API_FAILURES", ServiceSettings.api_failures, least=1)),
+        api_keys=given.get("API_KEYS", ""),
     )
 
 

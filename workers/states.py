@@ -21,6 +21,10 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
+class WrongState(RequestError):
+    """What is asked for cannot be done to a run that is as it is."""
+
+
 class Change(StrEnum):
     """What happens to a run."""
 
@@ -64,10 +68,10 @@ ENDED = tuple(state for state in State if not TRANSITIONS[state])
 
 
 def after(state: State, change: Change) -> State:
-    """The state that a change leads to; raises :class:`RequestError` when it may not happen."""
+    """The state that a change leads to; raises :class:`WrongState` when it may not happen."""
     to = TRANSITIONS[state].get(change)
     if to is None:
-        raise RequestError(
+        raise WrongState(
             f"a run that is {state.value} cannot {change.value}",
             "`sandbox status RUN` says how it stands",
         )

@@ -121,13 +121,13 @@ class Service:
         return [one for one in self.lines() if one["process"] == process and text in one["event"]]
 
     def programs(self) -> dict[str, int]:
-        """The pids of redis, worker and beat, and of the leashes that they are on."""
+        """The pids of redis, worker, beat and api, and of the leashes that they are on."""
         assert self.process is not None
         above, found = parents(), {}
         for leash in (pid for pid, parent in above.items() if parent == self.process.pid):
             for pid in (pid for pid, parent in above.items() if parent == leash):
                 argv = words(pid)
-                name = next((n for n in ("worker", "beat") if n in argv), "")
+                name = next((n for n in ("worker", "beat", "api") if n in argv), "")
                 if not name and argv and "redis-server" in argv[0]:
                     name = "redis"
                 if name:
@@ -159,6 +159,7 @@ def service(**settings: str) -> Iterator[Service]:
     with short_folder("sbup-") as folder:
         environment = {
             "PATH": os.environ["PATH"],
+            "SANDBOX_SERVICE_API_LISTEN": "127.0.0.1:0",
             "SANDBOX_CACHE": str(folder / "cache"),
             **{f"SANDBOX_SERVICE_{name}": value for name, value in settings.items()},
         }

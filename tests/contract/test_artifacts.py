@@ -15,7 +15,7 @@ import pytest
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from sandbox.errors import HostError, RequestError
-from workers.artifacts import S3, Folder, Place, files_of, place_for
+from workers.artifacts import S3, Folder, NoSuchFile, Place, files_of, place_for
 from workers.settings import ServiceSettings, read_service_settings
 
 RECORD = "20261125-031500-abc123"
@@ -227,3 +227,16 @@ def test_the_settings_choose() -> None:
 def test_a_place_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(RequestError):
         place_for(settings(text))
+
+
+def test_one_file_is_read_in_portions_and_no_other(place: Place, record: Path) -> None:
+    place.put(RECORD, record)
+    (record.parent / "secret.txt").write_text("of the host")
+    assert b"".join(place.stream(RECORD, "console.log")) == b"\0\xff" * 5000
+    assert b"".join(place.stream(RECORD, "before/häßlich und lang.txt")) == b"units\n"
+    assert b"".join(place.stream(RECORD, "empty")) == b""
+    for name in ("", "nothing", "before", "../secret.txt", "/etc/passwd", "before/../console.log"):
+        with pytest.raises(NoSuchFile, match="has no file"):
+            place.stream(RECORD, name)
+    with pytest.raises(NoSuchFile):
+        place.stream("another", "console.log")

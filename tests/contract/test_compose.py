@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -19,7 +20,7 @@ from workers.settings import SECRETS, VARIABLES, read_service_settings
 
 SERVICES = definitions()
 README = (ROOT / "README.md").read_text()
-OURS = ("migrate", "worker", "beat")
+OURS = ("migrate", "worker", "beat", "api")
 
 
 def test_the_compose_tool_understands_it() -> None:
@@ -107,24 +108,43 @@ def test_the_services_work_together(services: Composed) -> None:
         services.wait_until_healthy(name)
     assert services.start("migrate").wait(300) == 0, services.log("migrate")
     assert "now at" in services.log("migrate")
-    for name in ("worker", "beat"):
+    for name in ("worker", "beat", "api"):
         services.start(name)
-    for name in ("worker", "beat"):
+    for name in ("worker", "beat", "api"):
         services.wait_until_healthy(name)
     submitted = services.run("worker", *shlex.split(in_readme("sandbox submit")), "--wait")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert "all pretended checks hold" in submitted.stdout
+    _the_api_queues_as_well(services)
     _a_worker_that_is_not_root_reaches_for_its_hosts(services)
     assert services.run("worker", "touch", "/usr/x", "/etc/x").returncode != 0
     assert services.run("worker", "id", "-u").stdout.strip() == str(SANDBOX_UID)
     _tell_what_is_broken(services)
 
 
-def in_readme(command: str) -> str:
-    """What the README says to run in the worker's container."""
-    found = re.search(rf"^docker compose exec worker ({command}.*)$", README, re.MULTILINE)
+def in_readme(command: str, name: str = "worker") -> str:
+    """What the README says to run in a service's container."""
+    found = re.search(rf"^docker compose exec {name} ({command}.*)$", README, re.MULTILINE)
     assert found
     return found[1]
+
+
+def _the_api_queues_as_well(services: Composed) -> None:
+    """With the worker's key, by name; the gate then knows the guest."""
+    made = services.run("api", *shlex.split(in_readme("sandbox token create", "api")))
+    assert made.returncode == 0, made.stderr
+    given = ("--silent", "--fail", "--oauth2-bearer", made.stdout.strip())
+    place = "http://127.0.0.1:8480/v1"
+    wish = {"scenario": "security", "guest": "web02", "host": "xen1", "key": "id_ed25519"}
+    sent = ("--json", json.dumps(wish), f"{place}/runs")
+    told = services.run("api", "curl", *given, *sent)
+    assert told.returncode == 0, told.stdout + services.log("api")
+    run_id = json.loads(told.stdout)["run"]["id"]
+    live = services.run("api", "curl", *given, f"{place}/runs/{run_id}/stream")
+    assert '"verdict": "pass"' in live.stdout, live.stdout
+    gate = f"{place}/gate?scenario=security&guest=web02&host=xen1"
+    assert json.loads(services.run("api", "curl", *given, gate).stdout)["allowed"] is True
+    assert services.stop("api") == 0, services.log("api")
 
 
 def _a_worker_that_is_not_root_reaches_for_its_hosts(services: Composed) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
+import urllib.request
 
 import redis
 from embedded import PATIENCE, Service, alive, eventually, service
@@ -27,7 +29,7 @@ def test_it_works_is_alone_and_heals() -> None:
         again = one.sandbox("up")
         assert again.returncode == 2
         assert f"already runs here: `sandbox up`, pid {one.process.pid}" in again.stderr
-        for name in ("redis", "worker", "beat", "leash of redis", "leash of worker"):
+        for name in ("redis", "worker", "beat", "api", "leash of redis", "leash of worker"):
             _is_started_again(one, name)
         family |= one.family()
         assert one.row(one.submit("web02", "--wait")).verdict is Verdict.PASS
@@ -36,7 +38,7 @@ def test_it_works_is_alone_and_heals() -> None:
         assert "the service has ended" in down.stdout
         assert one.process.wait(PATIENCE) == 0
         eventually(lambda: not alive(family), "the end of all processes")
-        assert ended(one)[:3] == ["worker", "beat", "redis"]
+        assert ended(one)[:4] == ["worker", "api", "beat", "redis"]
         assert not (one.state / "service" / "redis.sock").exists()
         assert "does not run here" in one.sandbox("down").stdout
 
@@ -50,6 +52,21 @@ def _is_private(one: Service) -> None:
         assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
     health = one.sandbox("health", "--worker")
     assert health.returncode == 0, health.stderr
+    _answers_who_has_a_token(one)
+
+
+def _answers_who_has_a_token(one: Service) -> None:
+    """It says where, and how to get one."""
+    (line,) = eventually(lambda: one.said("the HTTP API answers at", "api"), "the HTTP API")
+    assert line["url"].startswith("http://127.0.0.1:")
+    assert "sandbox token create" in line["event"]
+    made = one.sandbox("token", "create", "--name", "me")
+    assert made.returncode == 0, made.stderr
+    asked = urllib.request.Request(
+        f"{line['url']}/runs", headers={"Authorization": f"Bearer {made.stdout.strip()}"}
+    )
+    with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
+        assert [run["guest"] for run in json.load(answer)["items"]] == ["web01"]
 
 
 def _is_started_again(one: Service, name: str) -> None:
@@ -81,7 +98,7 @@ def test_the_end_is_patient_until_it_is_asked_for_again() -> None:
         assert one.row(run_id).state is State.RUNNING
         one.process.send_signal(signal.SIGINT)
         assert one.process.wait(PATIENCE) == 0
-        assert ended(one)[:3] == ["worker", "beat", "redis"]
+        assert ended(one)[:4] == ["worker", "api", "beat", "redis"]
         row = one.row(run_id)
         assert (row.state, row.verdict) == (State.QUEUED, None)
         assert list((one.simulated / "clones").iterdir()) == []

@@ -25,6 +25,7 @@ from workers.database.schema import pools, runs, workers
 from workers.ledger.leases import finish
 from workers.ledger.submitting import submit
 from workers.ledger.sweeping import sweep
+from workers.listening import address
 from workers.pools import look_at_pools, note_pools
 from workers.settings import ServiceSettings
 
@@ -194,9 +195,9 @@ def test_they_are_served(database: Database) -> None:
 @pytest.mark.parametrize("text", ["9171", ":9171", "localhost:", "localhost:http", "h:99999"])
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(RequestError):
-        metrics.address(text)
+        address(text, "127.0.0.1:9171")
 
 
 def test_addresses() -> None:
-    assert metrics.address("127.0.0.1:9171") == ("127.0.0.1", 9171)
-    assert metrics.address("[::1]:80") == ("::1", 80)
+    assert address("127.0.0.1:9171", "") == ("127.0.0.1", 9171)
+    assert address("[::1]:80", "") == ("::1", 80)

@@ -26,9 +26,9 @@ from sandbox.records import Verdict
 from sandbox.settings import Settings
 from workers import canary
 from workers.app import make_app
-from workers.asking import wake
 from workers.database import Database, migrate, open_database
 from workers.database.schema import runs
+from workers.intake import wake
 from workers.ledger import submitting
 from workers.ledger.values import Order
 from workers.settings import ServiceSettings
@@ -213,7 +213,7 @@ class Service:
                 self.wake(host)
 
     def wake(self, host: str) -> None:
-        wake(self.settings, host)
+        wake(self.settings, host, print)
 
     def open_runs(self, host: str | None = None) -> int:
         query = select(func.count()).where(runs.c.state.in_((*OPEN, *HELD)))

@@ -49,8 +49,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("operations",),
-    ("commands", "embedded"),
-    ("asking", "processes", "health", "units", "service_checks", "fetching", "nightly"),
+    ("api", "embedded"),
+    ("commands",),
+    ("asking", "processes", "health", "units", "service_checks", "reporting"),
+    ("intake", "fetching", "nightly", "overview", "gate"),
     ("tasks",),
     ("turns",),
     ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
@@ -58,9 +60,9 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("executors", "rehearsing", "simulated", "retention"),
     ("orders", "notify", "summary"),
     ("schedule",),
-    ("ledger", "artifacts"),
+    ("ledger", "artifacts", "tokens"),
     ("app", "database", "pool"),
-    ("settings", "states", "logs"),
+    ("settings", "states", "logs", "listening"),
 )
 # What everybody may import, and what imports nothing of ours but these.
 SHARED = ("records", "shell", "errors", "deadline", "process")

@@ -29,9 +29,12 @@ HEAVY = {"libvirt", "pydantic", "rich", "pytest", "jinja2", "lxml", "PIL", "yaml
     "apprise",
     "boto3",
     "celery",
+    "fastapi",
+    "limits",
     "redis",
     "sqlalchemy",
     "structlog",
+    "uvicorn",
 }
 SHELLS = ("bash", "zsh", "fish")
 

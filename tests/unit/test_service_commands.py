@@ -46,7 +46,7 @@ class Terminal:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     with tempfile.TemporaryDirectory(prefix="sbsvc-", dir="/tmp") as state:
         monkeypatch.setenv("SANDBOX_STATE", state)
-        monkeypatch.setattr("workers.asking.wake", lambda *_: None)
+        monkeypatch.setattr("workers.intake.wake", lambda *_: None)
         migrated = CliRunner().invoke(cli.main, ["migrate"])
         assert migrated.exit_code == 0, migrated.output
         database = open_database(f"sqlite:///{state}/service/truth.db")

@@ -265,3 +265,32 @@ pools = Table(
     Column("metadata", Float, nullable=False),  # percent
     Column("looked", Float, nullable=False),
 )
+
+# Who may use the HTTP API. The secret is not here, only its SHA-256: 256 random bits need no salt
+# and nothing slow.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),  # a part of the secret that may be seen
+    Column("name", Text, nullable=False),  # for people
+    Column("scope", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("revoked", Float),
+    Column("used", Float),  # to the hour
+    CheckConstraint("scope IN ('read', 'submit', 'admin')", name="scope"),
+)
+
+# What was asked for under a key that the client made up: asked again, it is the same run.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("token_id", Text, ForeignKey(tokens.c.id), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", Text, nullable=False),  # of what was asked for
+    Column("run_id", Text, ForeignKey(runs.c.id), nullable=False),
+    Column("joined", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+)
+Index("idempotency_keys_by_age", idempotency_keys.c.created)

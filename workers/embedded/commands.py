@@ -19,7 +19,8 @@ from workers.commands import open_service
 def up(hosts: tuple[str, ...], slots: int) -> None:
     """Run the whole service on this machine, in the foreground. Ctrl-C drains and ends it.
 
-    It needs no configuration: SQLite, a Redis of its own on a private socket, a worker, a beat.
+    It needs no configuration: SQLite, a Redis of its own on a private socket, a worker,
+    a beat, and the HTTP API on 127.0.0.1:8480.
 
     \b
     Examples:
@@ -43,18 +44,22 @@ def down() -> None:
 
 @click.command()
 @click.option("--worker", "needs_worker", is_flag=True, help="A worker of this machine as well.")
-def health(needs_worker: bool) -> None:
+@click.option("--api", "needs_api", is_flag=True, help="The HTTP API of this machine as well.")
+def health(needs_worker: bool, needs_api: bool) -> None:
     """Whether database, schema and broker are fit for work: exit code 0, else 4.
 
     \b
     Examples:
       sandbox health --worker
+      sandbox health --api
     """
-    from workers.health import examine
+    from workers.health import ask_api, examine
 
     settings, database = open_service()
     for line in examine(settings, database, needs_worker=needs_worker):
         click.echo(line)
+    if needs_api:
+        click.echo(ask_api(settings))
 
 
 COMMANDS: tuple[click.Command, ...] = (up, down, health)

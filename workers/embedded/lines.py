@@ -18,7 +18,13 @@ from sandbox.report.clean import one_line
 
 _REDIS = re.compile(r"^\d+:[A-Z] \d+ \w+ \d{4} [\d:.]+ [.*#-] (?P<text>.*)$")
 _TROUBLE = re.compile(r"warning|error|fail|fatal|can't|denied|corrupt", re.IGNORECASE)
-_COLORS = {"up": "bright_white", "redis": "red", "worker": "cyan", "beat": "magenta"}
+_COLORS = {
+    "up": "bright_white",
+    "redis": "red",
+    "worker": "cyan",
+    "beat": "magenta",
+    "api": "green",
+}
 _LONGEST = 4000
 Said = dict[str, Any]
 

@@ -60,6 +60,10 @@ def beat() -> Program:
     return Program("beat", _ourselves("beat"), grace=15.0)
 
 
+def api() -> Program:
+    return Program("api", _ourselves("api"), grace=30.0)
+
+
 def _ourselves(*words: str) -> tuple[str, ...]:
     # -P: a folder named workers where we are called must not come before ours.
     return (sys.executable, "-P", "-m", "workers.cli", *words)

@@ -47,7 +47,8 @@ def up(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> int:
                 kept = Kept(redis_program, clients, [lock])
                 undo.callback(supervisor.stop, kept)
                 _start_broker(supervisor, kept, settings)
-            for program in (programs.beat(), programs.worker(settings, serving, slots)):
+            worker = programs.worker(settings, serving, slots)
+            for program in (programs.beat(), programs.api(), worker):
                 client = Kept(program, ours, [lock, clients.write])
                 undo.callback(supervisor.stop, client)
                 if not supervisor.asked:

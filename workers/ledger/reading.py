@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Text, bindparam, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Select,
+    Text,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 
 from sandbox.errors import RequestError
 from sandbox.records import Verdict
@@ -14,7 +26,7 @@ from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import events, runs, state_in
 from workers.ledger.due import is_due
-from workers.ledger.values import Event, RunRow
+from workers.ledger.values import Event, NoSuchRun, RunRow
 from workers.states import HELD, State
 
 _COLUMNS = (
@@ -44,11 +56,11 @@ _COLUMNS = (
 
 
 def get(database: Database, run_id: str) -> RunRow:
-    """One run; raises :class:`RequestError` when there is none of that id."""
+    """One run; raises :class:`NoSuchRun` when there is none of that id."""
     with database.read() as connection:
         row = connection.execute(select(*_COLUMNS).where(runs.c.id == run_id)).first()
     if row is None:
-        raise RequestError(f"no run {run_id!r}", "`sandbox status` lists those there are")
+        raise NoSuchRun(run_id)
     return _row(row)
 
 
@@ -69,7 +81,7 @@ def find(database: Database, text: str) -> RunRow:
         return get(database, found[0])
     if found:
         raise RequestError(f"{text!r} fits several runs", f"say more of it: {', '.join(found[:3])}")
-    raise RequestError(f"no run {text!r}", "`sandbox status` lists those there are")
+    raise NoSuchRun(text)
 
 
 def recent(
@@ -80,16 +92,44 @@ def recent(
     guest: str | None = None,
     host: str | None = None,
     night: str | None = None,
+    scenario: str | None = None,
+    verdict: Verdict | None = None,
+    before: tuple[float, str] | None = None,
 ) -> tuple[RunRow, ...]:
-    """The newest runs, newest first."""
+    """The newest runs, newest first; ``before``: those after one with this time and id."""
     query = select(*_COLUMNS).order_by(runs.c.submitted.desc(), runs.c.id.desc()).limit(limit)
     if states:
         query = query.where(runs.c.state.in_(states))
-    for column, value in ((runs.c.guest, guest), (runs.c.host, host), (runs.c.night, night)):
+    for column, value in (
+        (runs.c.guest, guest),
+        (runs.c.host, host),
+        (runs.c.night, night),
+        (runs.c.scenario, scenario),
+        (runs.c.verdict, verdict),
+    ):
         if value is not None:
             query = query.where(column == value)
+    if before is not None:
+        query = query.where(tuple_(runs.c.submitted, runs.c.id) < tuple_(*map(literal, before)))
     with database.read() as connection:
         return tuple(_row(row) for row in connection.execute(query))
+
+
+def newest_verdict(
+    database: Database, scenario: str, guest: str, host: str, upgrade: str = ""
+) -> RunRow | None:
+    """The last run with a verdict of just this wish: ``upgrade`` is what it said otherwise."""
+    said = func.coalesce(runs.c.request["upgrade"].as_string(), "")
+    query = (
+        select(*_COLUMNS)
+        .where(runs.c.host == host, runs.c.guest == guest, runs.c.scenario == scenario)
+        .where(runs.c.verdict.is_not(None), said == upgrade)
+        .order_by(runs.c.submitted.desc(), runs.c.id.desc())
+        .limit(1)
+    )
+    with database.read() as connection:
+        row = connection.execute(query).first()
+    return None if row is None else _row(row)
 
 
 def events_after(

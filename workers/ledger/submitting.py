@@ -8,23 +8,33 @@ import time
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sandbox.errors import HostError, RequestError
+from sandbox.errors import HostError
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import runs, state_in
 from workers.ledger.events import say
-from workers.ledger.values import Order, Submitted
+from workers.ledger.once import Once, asked_before, note
+from workers.ledger.values import NoSuchRun, Order, Submitted
 from workers.states import OPEN, Change, State, after
 
 _TRIES = 5
 
 
-def submit(database: Database, order: Order) -> Submitted:
-    """Queue a run, or join an equal one that is open."""
+def submit(database: Database, order: Order, once: Once | None = None) -> Submitted:
+    """Queue a run, or join an equal one that is open; ``once``: whoever asks again gets the same.
+
+    Raises :class:`KeyReused` when something else was asked for under that key.
+    """
     for _attempt in range(_TRIES):
         try:
             with database.write() as connection:
-                return submit_in(connection, order)
+                before = asked_before(connection, once) if once else None
+                if before is not None:
+                    return before
+                told = submit_in(connection, order)
+                if once:
+                    note(connection, once, told)
+                return told
         except IntegrityError:  # an equal one came in between: the next look finds it
             continue
     raise HostError(
@@ -76,8 +86,8 @@ def submit_in(connection: Connection, order: Order) -> Submitted:
 def cancel(database: Database, run_id: str, who: str) -> State:
     """Take a run's wish back: its state then. Its worker removes the clone, if there is one.
 
-    One that is being cancelled already is left as it is. Raises :class:`RequestError` for a run
-    that has ended or that there is not.
+    One that is being cancelled already is left as it is. Raises :class:`WrongState` for a run
+    that has ended, :class:`NoSuchRun` for one that there is not.
     """
     with database.write() as connection:
         state = _state(connection, run_id)
@@ -97,5 +107,5 @@ def cancel(database: Database, run_id: str, who: str) -> State:
 def _state(connection: Connection, run_id: str) -> State:
     found = connection.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar()
     if found is None:
-        raise RequestError(f"no run {run_id!r}", "`sandbox status` lists those there are")
+        raise NoSuchRun(run_id)
     return State(found)

@@ -9,8 +9,16 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from sandbox.errors import RequestError
 from sandbox.records import Verdict
 from workers.states import State
+
+
+class NoSuchRun(RequestError):
+    """No run has that id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"no run {text!r}", "`sandbox status` lists those there are")
 
 
 class Priority(IntEnum):

@@ -160,6 +160,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", "spec", name=op.f("pk_schedules")),
     )
     op.create_table(
+        "tokens",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("scope", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=True),
+        sa.Column("revoked", sa.Float(), nullable=True),
+        sa.Column("used", sa.Float(), nullable=True),
+        sa.CheckConstraint("scope IN ('read', 'submit', 'admin')", name=op.f("ck_tokens_scope")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
+    )
+    op.create_table(
         "workers",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("hosts", sa.JSON(), nullable=False),
@@ -206,6 +219,21 @@ def upgrade() -> None:
     )
     op.create_index("events_of_a_run", "events", ["run_id", "id"], unique=False)
     op.create_table(
+        "idempotency_keys",
+        sa.Column("token_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("joined", sa.Integer(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_idempotency_keys_run_id")),
+        sa.ForeignKeyConstraint(
+            ["token_id"], ["tokens.id"], name=op.f("fk_idempotency_keys_token_id")
+        ),
+        sa.PrimaryKeyConstraint("token_id", "key", name=op.f("pk_idempotency_keys")),
+    )
+    op.create_index("idempotency_keys_by_age", "idempotency_keys", ["created"], unique=False)
+    op.create_table(
         "night_guests",
         sa.Column("schedule", sa.Text(), nullable=False),
         sa.Column("due", sa.Float(), nullable=False),
@@ -232,6 +260,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("verdicts")
     op.drop_table("night_guests")
+    op.drop_index("idempotency_keys_by_age", table_name="idempotency_keys")
+    op.drop_table("idempotency_keys")
     op.drop_index("events_of_a_run", table_name="events")
     op.drop_table("events")
     op.drop_index(
@@ -242,6 +272,7 @@ def downgrade() -> None:
     )
     op.drop_table("attempts")
     op.drop_table("workers")
+    op.drop_table("tokens")
     op.drop_table("schedules")
     op.drop_index(
         "runs_of_a_night",

@@ -1,0 +1,83 @@
+"""What there is: scenarios, hosts, guests, schedules; and whether a guest may be upgraded."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Security
+
+from sandbox.hosts import find_host
+from workers import gate, nightly, overview
+from workers.api.access import BEARER, Service, needing, service_of
+from workers.api.models import (
+    HOST,
+    SCENARIO,
+    TEXT,
+    UPGRADE,
+    Cursor,
+    Gate,
+    Guest,
+    Host,
+    Limit,
+    Page,
+    Scenario,
+    Schedule,
+    Schedules,
+)
+from workers.api.paging import cursor_of, cut, place_of
+from workers.tokens import Scope
+
+readers = APIRouter(
+    route_class=needing(Scope.READ), dependencies=[Security(BEARER)], tags=["what there is"]
+)
+Shared = Annotated[Service, Depends(service_of)]
+
+
+@readers.get("/scenarios")
+def list_scenarios(service: Shared) -> list[Scenario]:
+    """Those that can be run by name."""
+    return [Scenario.of(row) for row in overview.scenarios(service.settings)]
+
+
+@readers.get("/hosts")
+def list_hosts(service: Shared) -> list[Host]:
+    """The hosts with their queues and workers."""
+    return [Host.of(row) for row in overview.hosts(service.database, service.settings)]
+
+
+@readers.get("/guests")
+def list_guests(service: Shared, limit: Limit = 50, cursor: Cursor = None) -> Page[Guest]:
+    """The guests that runs were asked for, each with its last verdict."""
+    place = place_of(cursor, str, str)
+    after = None if place is None else (place[0], place[1])
+    rows = overview.guests(service.database, limit + 1, after)
+    page, following = cut(rows, limit, lambda row: cursor_of(row.host, row.guest))
+    return Page(items=[Guest.of(row) for row in page], next=following)
+
+
+@readers.get("/schedules")
+def list_schedules(service: Shared) -> Schedules:
+    """The scenarios that run by themselves."""
+    rows, problems = nightly.schedule_rows(service.database, service.settings)
+    return Schedules(items=[Schedule.of(row) for row in rows], problems=problems)
+
+
+@readers.get("/gate")
+def get_gate(
+    service: Shared,
+    scenario: Annotated[str, Query(pattern=SCENARIO)],
+    guest: Annotated[str, Query(pattern=TEXT)],
+    host: Annotated[str | None, Query(pattern=HOST, description="default: as `--host`'s")] = None,
+    upgrade: Annotated[
+        str | None, Query(pattern=UPGRADE, description="what was asked for otherwise")
+    ] = None,
+    max_age: Annotated[
+        int | None, Query(ge=1, le=10**9, description="seconds for which a verdict counts")
+    ] = None,
+) -> Gate:
+    """May the guest be upgraded? The newest verdict, and `allowed` only for a `pass`."""
+    named = find_host(host, service.settings.sandbox).name
+    decision = gate.decide(
+        service.database, scenario, guest, named, upgrade=upgrade or "", max_age=max_age
+    )
+    return Gate.of(decision)

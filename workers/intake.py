@@ -1,0 +1,77 @@
+"""Wishes as every front door hands them in: a rehearsal, the same once more, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from sandbox.request import Request, prepare
+from workers.app import make_app
+from workers.database import Database, require_schema
+from workers.ledger import reading, submitting
+from workers.ledger.once import Once
+from workers.ledger.values import Order, Priority, Submitted
+from workers.orders import order_of
+from workers.settings import ServiceSettings
+from workers.states import ENDED, WrongState
+from workers.tasks import announce
+
+Say = Callable[[str], None]
+
+
+def submit(
+    database: Database,
+    settings: ServiceSettings,
+    request: Request,
+    priority: str,
+    say: Say,
+    *,
+    origin: str,
+    fresh: bool = False,
+    once: Once | None = None,
+) -> Submitted:
+    """Queue a rehearsal; what is wrong with the scenario is said now, not by a worker later.
+
+    ``say``: hears what is wrong with the broker, which keeps nothing from being queued.
+    """
+    require_schema(database)
+    scenario = prepare(request, settings.sandbox)
+    order = order_of(scenario, request, settings)
+    values = asdict(order) | {
+        "priority": Priority[priority.upper()],
+        "fresh": fresh,
+        "origin": origin,
+    }
+    told = submitting.submit(database, Order(**values), once)
+    wake(settings, order.host, say)
+    return told
+
+
+def retry(
+    database: Database,
+    settings: ServiceSettings,
+    run_id: str,
+    say: Say,
+    *,
+    once: Once | None = None,
+) -> Submitted:
+    """The same request again, as a new run."""
+    run = reading.get(database, run_id)
+    if run.state not in ENDED:
+        raise WrongState(f"run {run.id} is {run.state.value}", "wait for its end, or cancel it")
+    said: dict[str, Any] = dict(run.request)
+    said |= {"origin": f"retry of {run.id}", "most_attempts": settings.attempts}
+    order = Order(**said, priority=run.priority)
+    told = submitting.submit(database, order, once)
+    wake(settings, order.host, say)
+    return told
+
+
+def wake(settings: ServiceSettings, host: str, say: Say) -> None:
+    """Tell the host's workers; when the broker is away the next tick does."""
+    try:
+        with make_app(settings) as app:
+            announce(app, host)
+    except Exception as problem:  # kombu's own kinds are many
+        say(f"queued; the broker does not answer, it starts later: {problem}")

@@ -1,0 +1,65 @@
+"""The report of a queued run, wherever its record is by now."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from sqlalchemy import select
+
+from sandbox.closing import told
+from sandbox.errors import RequestError
+from sandbox.report import render
+from sandbox.store import RunFolder, Store
+from workers.artifacts import RECORD
+from workers.database import Database
+from workers.database.schema import attempts
+from workers.fetching import Left, left
+from workers.settings import ServiceSettings
+from workers.states import WrongState
+
+
+class NoReport(RequestError):
+    """There is none, or none any more."""
+
+
+def report(database: Database, settings: ServiceSettings, run_id: str, format: str) -> str:
+    """Of the last attempt that left a record; raises :class:`NoReport`, and :class:`WrongState`
+    while that attempt is still at work."""
+    found = left(database, settings, run_id)
+    if not found:
+        raise NoReport(f"run {run_id} has no report: no attempt has begun", "wait for its end")
+    last = found[-1]
+    _require_ended(database, run_id, last)
+    if last.place is None or RECORD not in {one.name for one in last.files}:
+        raise NoReport(f"run {run_id} has no report here", _why(last))
+    with tempfile.TemporaryDirectory(prefix="sandbox-report-") as fetched:
+        here = Store(settings.sandbox).folder(last.record)
+        if last.state == "stored":
+            last.place.fetch(last.record, Path(fetched))
+            here = RunFolder(last.record, Path(fetched), here.clone)
+        record = told(here, Store(settings.sandbox).load(here))
+        return render(record, here.artifacts, format)
+
+
+def _require_ended(database: Database, run_id: str, last: Left) -> None:
+    query = select(attempts.c.ended).where(
+        attempts.c.run_id == run_id, attempts.c.fence == last.attempt
+    )
+    with database.read() as connection:
+        ended = connection.execute(query).scalar()
+    if ended is None:
+        raise WrongState(f"run {run_id} is still being rehearsed", "its report comes with its end")
+
+
+def _why(last: Left) -> str:
+    match last.state:
+        case "expired":
+            return "its artifacts were removed for their age or size; the verdict stays"
+        case "elsewhere":
+            return (
+                f"it is on the machine of worker {last.owner}; "
+                "SANDBOX_SERVICE_ARTIFACTS names a place that all of the service reach"
+            )
+        case _:
+            return "the attempt ended before its record was written"
