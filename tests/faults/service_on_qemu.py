@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import leftovers
+import pytest
 from chaos_service import Process
 from commands import PATIENCE, PROGRAM, Command
 from guests import PRODUCTION, Lab
 from servers import Postgres, Redis
+from sources import alive, uptime
 from sqlalchemy import Table, select, update
 
 from sandbox.deadline import Deadline
+from sandbox.demo.guest import Production
 from sandbox.errors import SandboxError
 from sandbox.records import Phase, Verdict
 from sandbox.store import Store
@@ -32,7 +35,7 @@ from workers.ledger.values import RunRow
 from workers.states import ENDED, State
 
 LEASE, TICK = 15.0, 1.0
-WINDOW = 5.0  # seconds: how long after an upgrade's beginning a fault may come
+WINDOW = 5.0  # seconds: how long after a phase's beginning a fault may come
 SCENARIO = """
 upgrade: {what: script, script: upgrade.sh}
 reboot: never
@@ -157,14 +160,14 @@ class Service:
         folder = Store(self.lab.settings).folder(self.attempts(run_id)[-1].folder)
         return int(folder.facts()["owner"].partition(":")[0])
 
-    def wait_for_upgrade(self, run_id: str, dice: random.Random) -> None:
-        """Until some moment in it."""
-        self._wait(lambda: self.is_upgrading(run_id), "the upgrade's beginning")
+    def wait_for_moment(self, run_id: str, phase: Phase, dice: random.Random) -> None:
+        """Until some moment in the phase."""
+        self._wait(lambda: self.is_in(phase, run_id), f"{phase} to begin")
         time.sleep(dice.uniform(0, WINDOW))
 
-    def is_upgrading(self, run_id: str) -> bool:
+    def is_in(self, phase: Phase, run_id: str) -> bool:
         row = self.row(run_id)
-        return (row.state, row.phase) == (State.RUNNING, Phase.UPGRADE)
+        return (row.state, row.phase) == (State.RUNNING, phase)
 
     def wait_for_end(self, run_id: str) -> RunRow:
         self._wait(lambda: self.row(run_id).state in ENDED, f"the end of {run_id}")
@@ -212,7 +215,7 @@ def expect_pass(service: Service, run_id: str, outcomes: list[str]) -> RunRow:
 
 
 @contextlib.contextmanager
-def service_on_qemu(lab: Lab, postgres: Postgres, redis: Redis, folder: Path) -> Iterator[Service]:
+def _service(lab: Lab, postgres: Postgres, redis: Redis, folder: Path) -> Iterator[Service]:
     """A service without processes yet; in the end none of them is left."""
     url, settings = postgres.new_database(), lab.settings
     environment = {n: v for n, v in os.environ.items() if not n.startswith("SANDBOX_")} | {
@@ -235,3 +238,27 @@ def service_on_qemu(lab: Lab, postgres: Postgres, redis: Redis, folder: Path) ->
         if left:  # a failed test's
             subprocess.run([PROGRAM, "reap"], env=environment, check=False, capture_output=True)
     assert not left, left
+
+
+@pytest.fixture
+def untouched(production: Production) -> Iterator[None]:
+    """The source runs on as it was."""
+    before, up_since = alive(production), uptime(production)
+    yield
+    assert leftovers.backup_jobs([PRODUCTION]) == 0
+    assert alive(production) == before
+    assert uptime(production) > up_since
+
+
+@pytest.fixture
+def service(
+    lab: Lab,
+    postgres_server: Postgres,
+    redis_of_chaos: Redis,
+    untouched: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    with _service(lab, postgres_server, redis_of_chaos, folder) as made:
+        made.start_beat()
+        yield made

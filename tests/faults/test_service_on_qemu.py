@@ -8,48 +8,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import leftovers
 import pytest
 from chaos_cells import dice
-from guests import PRODUCTION, Lab
-from servers import Postgres, Redis
-from service_on_qemu import ENDLESS, Service, expect_pass, service_on_qemu
-from sources import alive, uptime
+from guests import PRODUCTION
+from service_on_qemu import ENDLESS, Service, expect_pass
 
-from sandbox.demo.guest import Production
-from sandbox.records import Verdict
+from sandbox.records import Phase, Verdict
 from workers.states import Change, State
 
 pytestmark = pytest.mark.vm
 
 SHORT = 1  # seconds
 CANCELLED = 130  # exit status: there is no verdict
-
-
-@pytest.fixture
-def source_runs_on(production: Production) -> Iterator[None]:
-    before, up_since = alive(production), uptime(production)
-    yield
-    assert leftovers.backup_jobs([PRODUCTION]) == 0
-    assert alive(production) == before
-    assert uptime(production) > up_since
-
-
-@pytest.fixture
-def service(
-    lab: Lab,
-    postgres_server: Postgres,
-    redis_of_chaos: Redis,
-    source_runs_on: None,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
-    with service_on_qemu(lab, postgres_server, redis_of_chaos, folder) as made:
-        made.start_beat()
-        yield made
 
 
 def test_a_submitted_run_is_rehearsed_and_its_report_can_be_read(
@@ -81,7 +54,7 @@ def test_a_worker_killed_with_all_its_children_in_mid_upgrade(
     service.kill_with_children(first)
     service.upgrade_takes(SHORT)
     assert leftovers.count(service.state)["domains"] == 1, "this kill would prove nothing"
-    assert service.is_upgrading(run_id), "its lease holds"
+    assert service.is_in(Phase.UPGRADE, run_id), "its lease holds"
     service.start_worker()
     expect_pass(service, run_id, [Change.LOSE, Verdict.PASS])
 
@@ -129,5 +102,5 @@ def begin(service: Service, request: pytest.FixtureRequest) -> str:
     """A run at a random moment of its upgrade."""
     service.upgrade_takes(ENDLESS)
     run_id = service.submit()
-    service.wait_for_upgrade(run_id, dice(request.node.name))
+    service.wait_for_moment(run_id, Phase.UPGRADE, dice(request.node.name))
     return run_id
