@@ -160,10 +160,12 @@ class Service:
         folder = Store(self.lab.settings).folder(self.attempts(run_id)[-1].folder)
         return int(folder.facts()["owner"].partition(":")[0])
 
-    def wait_for_moment(self, run_id: str, phase: Phase, dice: random.Random) -> None:
+    def wait_for_moment(
+        self, run_id: str, phase: Phase, dice: random.Random, window: float = WINDOW
+    ) -> None:
         """Until some moment in the phase."""
         self._wait(lambda: self.is_in(phase, run_id), f"{phase} to begin")
-        time.sleep(dice.uniform(0, WINDOW))
+        time.sleep(dice.uniform(0, window))
 
     def is_in(self, phase: Phase, run_id: str) -> bool:
         row = self.row(run_id)
@@ -181,7 +183,7 @@ class Service:
                 # As a person might say: a run that ended in an error need not pause.
                 queued = update(runs).where(runs.c.state == State.QUEUED)
                 connection.execute(queued.values(not_before=0.0))
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def logs(self) -> str:
         """For the message of a failed test."""
