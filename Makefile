@@ -1,7 +1,7 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
 .PHONY: test test-unit test-xen test-vm test-faults test-xen-apart test-faults-apart bench picture
-.PHONY: test-chaos
+.PHONY: test-libvirtd test-libvirtd-apart test-chaos
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -35,13 +35,13 @@ lint: setup ## style, format and types
 	$(BIN)/mypy
 
 # The lab alone keeps two cores busy once its guests run: beside it what needs few guests. Then
-# the guests on QEMU in two halves, since each keeps one core busy. Last the service: most of what
-# is done to it is waited out.
+# the guests on QEMU in two halves, since each keeps one core busy. Last what is done to the service,
+# most of which is waited out, beside libvirtd's restart, when nothing else asks libvirtd.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
 	@status=0; for pair in \
-	    "test-unit test-xen-apart" "test-vm test-faults-apart" "test-chaos"; do \
+	    "test-unit test-xen-apart" "test-vm test-faults-apart" "test-chaos test-libvirtd-apart"; do \
 	  $(MAKE) --no-print-directory --jobs=2 --keep-going $$pair || status=2; \
 	done; exit "$$status"
 
@@ -58,15 +58,18 @@ test-vm: ## rehearsals on QEMU, benchmarks
 	  '--ignore-glob=tests/benchmarks/test_xen_*.py' \
 	  --ignore=tests/benchmarks/test_service_fleet.py
 
-test-faults: ## runs that are killed in every phase, the demo
+test-faults: ## runs and workers that are killed in mid-rehearsal, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py \
-	  --ignore-glob='*/test_chaos_*.py'
+	  --ignore-glob='*/test_chaos_*.py' --ignore=tests/faults/test_libvirtd_restart.py
+
+test-libvirtd: ## libvirtd on this machine is restarted in mid-rehearsal
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults/test_libvirtd_restart.py
 
 test-chaos: ## the service under kill -9, lost servers, double messages: CHAOS_SEED=N repeats one
 	$(BIN)/pytest tests/faults/test_chaos_*.py
 
 # Two halves' lines would mix: these are shown when they have ended.
-test-xen-apart test-faults-apart: test-%-apart:
+test-xen-apart test-faults-apart test-libvirtd-apart: test-%-apart:
 	@log=$$(mktemp); $(MAKE) --no-print-directory test-$* >"$$log" 2>&1; status=$$?; \
 	  cat "$$log"; rm -f "$$log"; exit "$$status"
 

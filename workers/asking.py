@@ -114,11 +114,18 @@ def word_of(row: RunRow) -> str:
 
 def why_of(row: RunRow) -> str:
     """One line: the verdict's reason, or what it is doing or waiting for."""
+    if row.state is State.CANCELLED:
+        return ""
     if row.verdict is not None:
         return one_line(row.reason)
     if row.state is State.QUEUED:
         return one_line(row.waiting) or "waits for a worker"
     return one_line(f"{row.phase or 'begins'} on {row.owner}") if row.owner else ""
+
+
+def _headline(row: RunRow) -> Text:
+    said = ": ".join(filter(None, (word_of(row), why_of(row))))
+    return Text(said, STYLES.get(word_of(row), "bold"))
 
 
 def print_run(database: Database, run_id: str, *, as_json: bool) -> None:
@@ -127,7 +134,7 @@ def print_run(database: Database, run_id: str, *, as_json: bool) -> None:
         click.echo(json.dumps(asdict(row)))
         return
     console = Console(highlight=False, soft_wrap=True)
-    console.print(Text(f"{word_of(row)}: {why_of(row)}", STYLES.get(word_of(row), "bold")))
+    console.print(_headline(row))
     for name, value in (
         ("run", row.id),
         ("guest", f"{one_line(row.guest)} on {row.host}"),
@@ -171,7 +178,7 @@ def watch(database: Database, run_id: str, *, as_json: bool) -> int:
             break
         time.sleep(_LOOK_EVERY)
     if not as_json:
-        console.print(Text(f"{word_of(row)}: {why_of(row)}", STYLES.get(word_of(row), "bold")))
+        console.print(_headline(row))
     return _exit_code(row.verdict)
 
 

@@ -210,7 +210,7 @@ def _persistently(write: Callable[[], State], claim: Claim, keeper: Keeper) -> S
 
 
 class _Teller:
-    """Writes the attempt's events from a thread; details not too often.
+    """Writes the attempt's events from a thread; details not too often, nor twice in a row.
 
     Not from the main thread: an interruption that meets a database's driver at work may come out
     as an error of the driver's, and be lost. Nor may a database that hangs hold the attempt. The
@@ -222,6 +222,7 @@ class _Teller:
         self._claim = claim
         self._lost = lost
         self._told = 0.0
+        self._last: tuple[str, str, int | None] | None = None
         self._lines: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="teller", daemon=True)
 
@@ -235,9 +236,12 @@ class _Teller:
             self._thread.join()
 
     def __call__(self, kind: str, text: str, percent: float | None = None) -> None:
-        if kind == "detail" and time.monotonic() - self._told < _TELL_EVERY:
+        # As `watch` shows it: a part of a percent more is nothing new.
+        line = (kind, text, None if percent is None else round(percent))
+        too_soon = time.monotonic() - self._told < _TELL_EVERY
+        if kind == "detail" and (too_soon or line == self._last):
             return
-        self._told = time.monotonic()
+        self._told, self._last = time.monotonic(), line
         self._lines.put(partial(tell, self._database, self._claim, kind, text, percent))
 
     def folder(self, name: str) -> None:

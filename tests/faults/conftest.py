@@ -27,6 +27,7 @@ from guests import (
 )
 from scenario_of_faults import PACKAGE, SCENARIO
 from servers import Postgres, Redis, postgres, redis_server
+from service_on_qemu import service, untouched
 
 from sandbox.demo.broken import build_deb
 
@@ -37,8 +38,10 @@ __all__ = [
     "image",
     "lab",
     "production",
+    "service",
     "settings",
     "state",
+    "untouched",
 ]
 
 CELLS = pytest.StashKey[Cells]()

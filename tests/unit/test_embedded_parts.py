@@ -151,6 +151,7 @@ REDIS = "4242:M 25 Nov 2026 03:56:51.678"
         ('{"event": "ready", "level": "error", "run": "x"}', "ready", "error"),
         (f"{REDIS} * Ready to accept connections", "Ready to accept connections", "debug"),
         (f"{REDIS} # Server initialized", "Server initialized", "debug"),
+        (f"{REDIS} # WARNING Memory overcommit must be enabled! Or fail", None, "debug"),
         (f"{REDIS} # Can't open the append-only file", None, "warning"),
         (f"{REDIS} * Background saving error", "Background saving error", "warning"),
         ("Traceback (most recent call last):", None, "info"),

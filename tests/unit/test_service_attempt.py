@@ -82,6 +82,25 @@ def test_a_verdict_is_written_with_where_its_record_is(database: Database) -> No
     assert (row.folder, row.outcome) == ("record-1", "pass")
 
 
+def test_a_detail_is_not_told_twice_in_a_row(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.attempt._TELL_EVERY", 0.0)
+    run = held(database)
+
+    def act(_claim: Claim, tell: Teller) -> Outcome:
+        tell("phase", "upgrade")
+        for percent in (1.0, 1.2, 2.0, 2.0, 1.0):
+            tell("detail", "fetching", percent)
+        tell("phase", "upgrade")
+        tell("detail", "fetching", 1.0)
+        return PASS
+
+    work_off(database, run, Scripted(act), 60.0)
+    told = [event for event in reading.events_after(database, run.run_id) if event.kind == "detail"]
+    assert [event.percent for event in told] == [1.0, 2.0, 1.0, 1.0]
+
+
 def test_a_lease_outlasts_work_that_takes_longer(database: Database) -> None:
     run = held(database, lease=4.0)
 

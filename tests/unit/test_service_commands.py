@@ -113,7 +113,8 @@ def test_a_run_is_cancelled_and_queued_again(terminal: Terminal) -> None:
     assert refused.exit_code == 2
     assert "is queued" in refused.stderr
     assert "cancelled" in terminal.run("cancel", run_id).stdout
-    assert terminal.run("watch", run_id).exit_code == 130
+    watched = terminal.run("watch", run_id)
+    assert (watched.exit_code, watched.stdout.splitlines()[-1]) == (130, "cancelled")
     assert terminal.run("cancel", run_id).exit_code == 2
     assert "queued" in terminal.run("retry", run_id).stdout
     again = terminal.claim()

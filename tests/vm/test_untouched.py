@@ -15,6 +15,7 @@ import pytest
 from archive import Archive
 from guests import PRODUCTION, Lab
 from hostile_program import words
+from sources import alive, inside, uptime, virsh
 
 from sandbox import network
 from sandbox.deadline import Deadline
@@ -116,7 +117,7 @@ def stopped(image: DemoImage, production: Production) -> Iterator[Path]:
             cpus=2,
         )
     )
-    _virsh("define", definition)
+    virsh("define", definition)
     yield disk
     stop_production(STOPPED)
 
@@ -136,15 +137,15 @@ def test_a_stopped_source_is_the_same_to_the_last_byte(
     lab: Lab, stopped: Path, image: DemoImage, scenario: Callable[[str], Path]
 ) -> None:
     files = (stopped, image.path)
-    before, xml = [Identity.of(path) for path in files], _virsh("dumpxml", STOPPED)
+    before, xml = [Identity.of(path) for path in files], virsh("dumpxml", STOPPED)
     record = lab.run(scenario("echo >/etc/changed-in-the-clone"), guest=STOPPED)
     assert _verdict(record) is Verdict.PASS, record.decision
     assert record.source is not None
     assert (record.source.kind, record.source.method) == ("stopped guest", "read-only export")
     assert [Identity.of(path) for path in files] == before
     assert before[0].attributes == (("user.owner", b"the one who made it"),)
-    assert _virsh("dumpxml", STOPPED) == xml
-    assert _virsh("domstate", STOPPED).strip() == "shut off"
+    assert virsh("dumpxml", STOPPED) == xml
+    assert virsh("domstate", STOPPED).strip() == "shut off"
 
 
 def test_a_stopped_source_can_be_started_while_its_clone_runs(
@@ -156,13 +157,13 @@ def test_a_stopped_source_can_be_started_while_its_clone_runs(
     states: list[str] = []
 
     def start() -> None:
-        _virsh("start", STOPPED)
-        states.append(_virsh("domstate", STOPPED).strip())
+        virsh("start", STOPPED)
+        states.append(virsh("domstate", STOPPED).strip())
 
     lab.progress = when(Phase.BASELINE, start)
     record = lab.run(scenario("true"), guest=STOPPED)
     assert states == ["running"]
-    assert _virsh("domstate", STOPPED).strip() == "running", "it runs on without its clone"
+    assert virsh("domstate", STOPPED).strip() == "running", "it runs on without its clone"
     assert _verdict(record) is Verdict.ERROR
     assert record.decision is not None
     assert "the source was started while its clone ran" in record.decision.reason
@@ -173,15 +174,15 @@ def test_a_stopped_source_can_be_started_while_its_clone_runs(
 def test_a_running_source_runs_on_as_it_was(
     lab: Lab, production: Production, scenario: Callable[[str], Path]
 ) -> None:
-    before, uptime = _alive(production), _uptime(production)
+    before, up_since = alive(production), uptime(production)
     with capture.Capture() as watch:
         record = lab.run(scenario(SHOUT), guest=PRODUCTION)
         seen = dict(watch.seen)
     assert _verdict(record) is Verdict.PASS, record.decision
     assert record.source is not None
     assert (record.source.kind, record.source.method) == ("running guest", "backup export")
-    assert _alive(production) == before
-    assert _uptime(production) > uptime
+    assert alive(production) == before
+    assert uptime(production) > up_since
     assert leftovers.backup_jobs([PRODUCTION]) == 0
     own = network.names(record.id).bridge
     for sign in ("shout", "cry"):
@@ -196,12 +197,12 @@ def test_all_disks_of_a_running_source_are_cloned_at_one_instant(
     del production  # its network has to stay up
     try:
         source = start_production(TWO_DISKS, image=image, extra_disk_bytes=64 << 20)
-        _inside(source, "cat >/run/writer.py", WRITER)
-        _inside(source, "systemd-run --quiet python3 /run/writer.py; sleep 5; " + COUNTERS)
-        chain = _virsh("domblklist", TWO_DISKS)
+        inside(source, "cat >/run/writer.py", WRITER)
+        inside(source, "systemd-run --quiet python3 /run/writer.py; sleep 5; " + COUNTERS)
+        chain = virsh("domblklist", TWO_DISKS)
         record = lab.run(scenario(COUNTERS), guest=TWO_DISKS)
-        now = [int(line) for line in _inside(source, COUNTERS).split()]
-        assert _virsh("domblklist", TWO_DISKS) == chain
+        now = [int(line) for line in inside(source, COUNTERS).split()]
+        assert virsh("domblklist", TWO_DISKS) == chain
     finally:
         stop_production(TWO_DISKS)
     assert _verdict(record) is Verdict.PASS, record.decision
@@ -220,7 +221,7 @@ def test_a_kept_clone_of_a_running_source_goes_before_the_disk_is_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The command has ended by then: what production overwrites still goes to that disk."""
-    before = _alive(production)
+    before = alive(production)
     monkeypatch.setattr("sandbox.clone.LEAST_FREE", 1 << 60)
     record = lab.run(scenario("true"), guest=PRODUCTION, keep=True)
     assert (_verdict(record), record.state) == (Verdict.PASS, "kept")
@@ -228,7 +229,7 @@ def test_a_kept_clone_of_a_running_source_goes_before_the_disk_is_full(
     while leftovers.count(lab.settings.state):
         deadline.sleep(0.2)
     assert leftovers.backup_jobs([PRODUCTION]) == 0
-    assert _alive(production) == before
+    assert alive(production) == before
     closed = Store(lab.settings).load(Store(lab.settings).folder(record.id))
     assert closed.state == "finished"
     assert closed.source is not None
@@ -238,31 +239,3 @@ def test_a_kept_clone_of_a_running_source_goes_before_the_disk_is_full(
 def _verdict(record: RunRecord) -> Verdict:
     assert record.decision is not None
     return record.decision.verdict
-
-
-def _virsh(*command: object) -> str:
-    argv = [*leftovers.VIRSH, *map(str, command)]
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-
-
-def _alive(production: Production) -> dict[str, str]:
-    """What must be the same afterwards."""
-    return {
-        "xml": _virsh("dumpxml", production.name),
-        "disks": _virsh("domblklist", production.name, "--details"),
-        "id": _virsh("domid", production.name),
-        "boot": _inside(production, "cat /proc/sys/kernel/random/boot_id"),
-        "files": _inside(production, "ls /etc"),
-        "cards": _virsh("domiflist", production.name),
-    }
-
-
-def _uptime(production: Production) -> float:
-    return float(_inside(production, "cat /proc/uptime").split()[0])
-
-
-def _inside(production: Production, command: str, input: str = "") -> str:
-    done = subprocess.run(
-        production.ssh(command), input=input, capture_output=True, text=True, check=True
-    )
-    return done.stdout

@@ -18,6 +18,8 @@ from sandbox.report.clean import one_line
 
 _REDIS = re.compile(r"^\d+:[A-Z] \d+ \w+ \d{4} [\d:.]+ [.*#-] (?P<text>.*)$")
 _TROUBLE = re.compile(r"warning|error|fail|fatal|can't|denied|corrupt", re.IGNORECASE)
+# About copies of a large memory: ours is a few kilobytes.
+_NO_TROUBLE = re.compile(r"WARNING Memory overcommit must be enabled")
 _COLORS = {
     "up": "bright_white",
     "redis": "red",
@@ -73,7 +75,8 @@ def understood(text: str) -> Said:
             return {str(name): value for name, value in said.items()}
     found = _REDIS.match(text)
     level, event = ("info", text) if found is None else ("debug", found["text"])
-    if found is not None and _TROUBLE.search(event):  # else a step of its start, work or end
+    trouble = _TROUBLE.search(event) and not _NO_TROUBLE.match(event)
+    if found is not None and trouble:  # else a step of its start, work or end
         level = "warning"
     return {"event": one_line(event, _LONGEST), "level": level, "timestamp": _now()}
 
