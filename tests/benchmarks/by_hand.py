@@ -59,6 +59,15 @@ echo "done: $(cut -d' ' -f1 /proc/uptime)"
 echo "boot: $(cat /proc/sys/kernel/random/boot_id)"
 """
 
+# What differs between two clones of one machine; the last is named after its bridge.
+PLACES = (
+    "./name",
+    "./metadata",
+    "./devices/*/source",
+    "./devices/serial/log",
+    "./devices/interface/target",
+)
+
 
 @dataclass(frozen=True)
 class ByHand:
@@ -160,7 +169,7 @@ def machine_xml(
 def essence(machine: str) -> bytes:
     """A machine without its name, mark and places: equal machines have equal essences."""
     root = etree.fromstring(machine.encode(), etree.XMLParser(remove_blank_text=True))
-    for place in ("./name", "./metadata", "./devices/*/source", "./devices/serial/log"):
+    for place in PLACES:
         for element in root.findall(place):
             parent = element.getparent()
             assert parent is not None
