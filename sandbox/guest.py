@@ -353,10 +353,15 @@ mkdir -p "$d" && printf %s {program} >"$d/job" && : >"$d/log" || exit
 """
 
 
+# Short jobs are not kept waiting for a second; long ones are not asked all the time. POSIX knows
+# whole seconds only.
 _WATCH = """d=$1
 tail -c "+$2" -f "$d/log" 2>/dev/null &
 t=$!
-while [ ! -e "$d/rc" ] && [ -d "$d" ]; do sleep 1; done
+n=0
+while [ ! -e "$d/rc" ] && [ -d "$d" ]; do
+    if [ "$n" -lt 100 ] && sleep 0.2 2>/dev/null; then n=$((n + 1)); else sleep 1; fi
+done
 kill "$t" 2>/dev/null
 wait "$t" 2>/dev/null
 :

@@ -1,7 +1,8 @@
 """The apt upgrader: Debian and its descendants, through four short scripts in the clone.
 
 Under emulation each start of apt costs seconds, so a rehearsal starts it four times: update,
-simulate, list of files (one script), then fetch-and-install (one script). Proxy, proposed
+simulate, list of files (one script), then fetch-and-install (one script). Security updates among
+others have to be simulated twice. Proxy, proposed
 sources and conffile policy are command-line options; no file of the guest changes for our sake.
 """
 
@@ -76,15 +77,19 @@ class AptUpgrader:
     ) -> Simulation:
         arguments = _arguments(request, self._put_files(shell, request, deadline))
         stage = _SimulateStage(self, shell, request, deadline, on_progress, on_line)
-        first = stage.run(arguments, update=True, uris=request.what != "security")
-        if request.what != "security" or first.failure:
+        security = request.what == "security"
+        first = stage.run(arguments, update=True, uris="if security" if security else "always")
+        if not security or first.failure:
             return first
+        if first.changes and all(c.new and parse.is_security(c) for c in first.changes):
+            everything = tuple(change.name for change in first.changes)
+            return replace(first, kept_back=_left_out(first, everything))
         chosen = parse.security_selection(first.changes)
         local = arguments[1:]
         if not chosen and not local:
             return replace(first, changes=(), kept_back=_left_out(first, ()))
         only_upgrade = () if local else ("--only-upgrade",)  # it would ignore new local packages
-        second = stage.run(("install", *only_upgrade, *chosen, *local), update=False, uris=True)
+        second = stage.run(("install", *only_upgrade, *chosen, *local), update=False, uris="always")
         changed = tuple(change.name for change in second.changes)
         return replace(second, kept_back=_left_out(first, changed))
 
@@ -169,7 +174,9 @@ class _SimulateStage:
     on_progress: OnProgress
     on_line: OnLine
 
-    def run(self, arguments: tuple[str, ...], *, update: bool, uris: bool) -> Simulation:
+    def run(self, arguments: tuple[str, ...], *, update: bool, uris: str) -> Simulation:
+        """``uris``: "always", or "if security": when nothing else would change."""
+
         def show(stage: str, line: str) -> None:
             if status := parse.status_of(line):
                 self.on_progress(status.percent, f"package lists: {status.text}")
@@ -179,7 +186,7 @@ class _SimulateStage:
             self.shell.proxy_url(),
             self.upgrader.work,
             "update" if update else "",
-            "uris" if uris else "",
+            uris,
             "\n".join(line.strip() for line in self.request.repositories),
             "kernel" if kernel else "",
             *arguments,

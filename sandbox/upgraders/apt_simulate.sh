@@ -1,5 +1,6 @@
 # Refresh the lists and simulate, in one go: under emulation every start of apt costs seconds.
-# $1 mark, $2 proxy, $3 work folder, $4 "update" or "", $5 "uris" or "", $6 proposed deb lines,
+# $1 mark, $2 proxy, $3 work folder, $4 "update" or "", $5 "always" or "if security": what to
+# fetch, when nothing but security updates would change, $6 proposed deb lines,
 # $7 "kernel" or ""; the rest are apt-get's own arguments.
 main() {
     mark=$1 proxy=$2 work=$3 update=$4 uris=$5 repositories=$6 kernel=$7
@@ -23,13 +24,19 @@ main() {
     status=$?
     printf '%s\n' "$simulation"
     if [ "$status" -ne 0 ]; then return "$status"; fi
-    if [ -n "$uris" ] && printf '%s\n' "$simulation" | grep -q '^Inst '; then
+    if printf '%s\n' "$simulation" | grep -q '^Inst ' && are_wanted; then
         stage uris
         run_apt -y --print-uris "$@" 2>&1
     fi
     stage held
     dpkg --get-selections | sed -n 's/[[:space:]]\{1,\}hold$//p'
     return 0
+}
+
+# Who asks looks closer: what is wanted in vain costs one start of apt.
+are_wanted() {
+    [ "$uris" = always ] ||
+        ! printf '%s\n' "$simulation" | grep '^Inst ' | grep -qiv security
 }
 
 # The guest's own sources and the proposed ones side by side in a folder of ours.

@@ -94,6 +94,22 @@ def test_security_only(rehearsal: Rehearsal) -> None:
     assert rehearsal.run(UpgradeRequest("security")).status == UpgradeStatus.NOTHING
 
 
+def test_nothing_but_security_updates_is_simulated_once(rehearsal: Rehearsal) -> None:
+    world = rehearsal.world
+    world.install(world.build("lib", "1.0"), world.build("pinned", "1.0"))
+    world.hold("pinned")
+    new = (world.build("lib", "1.1", depends="newdep"), world.build("newdep", "1"))
+    world.offer(world.security, *new, world.build("pinned", "2.0"))
+    simulation = rehearsal.simulate(UpgradeRequest("security"))
+    assert simulation.arguments == ("dist-upgrade",)
+    log = rehearsal.run(UpgradeRequest("security"))
+    assert log.status == UpgradeStatus.APPLIED
+    assert [change.name for change in log.changes] == ["lib", "newdep"]
+    assert log.held == log.kept_back == ("pinned",)
+    assert log.download_bytes == sum(path.stat().st_size for path in new)
+    assert world.version("lib") == "1.1"
+
+
 @pytest.mark.usefixtures("updates")
 def test_named_packages(rehearsal: Rehearsal) -> None:
     log = rehearsal.run(UpgradeRequest("packages", packages=("web=2.0",)))
