@@ -1,9 +1,10 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
 .PHONY: test test-unit test-xen test-vm test-faults test-xen-apart test-faults-apart bench picture
-.PHONY: test-libvirtd test-libvirtd-apart test-chaos
+.PHONY: test-service test-service-apart test-chaos
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+SERVICE_TESTS := tests/faults/test_service_on_qemu.py tests/faults/test_libvirtd_restart.py
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/make \1\t\2/p' Makefile | expand -t 20
@@ -35,13 +36,14 @@ lint: setup ## style, format and types
 	$(BIN)/mypy
 
 # The lab alone keeps two cores busy once its guests run: beside it what needs few guests. Then
-# the guests on QEMU in two halves, since each keeps one core busy. Last what is done to the service,
-# most of which is waited out, beside libvirtd's restart, when nothing else asks libvirtd.
+# the guests on QEMU in two halves, since each keeps one core busy. Last what is done to the service:
+# with pretended rehearsals, most of which is waited out, and with real ones. libvirtd's restart is
+# among these, since nothing else asks libvirtd then.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
 	@status=0; for pair in \
-	    "test-unit test-xen-apart" "test-vm test-faults-apart" "test-chaos test-libvirtd-apart"; do \
+	    "test-unit test-xen-apart" "test-vm test-faults-apart" "test-chaos test-service-apart"; do \
 	  $(MAKE) --no-print-directory --jobs=2 --keep-going $$pair || status=2; \
 	done; exit "$$status"
 
@@ -58,18 +60,18 @@ test-vm: ## rehearsals on QEMU, benchmarks
 	  '--ignore-glob=tests/benchmarks/test_xen_*.py' \
 	  --ignore=tests/benchmarks/test_service_fleet.py
 
-test-faults: ## runs and workers that are killed in mid-rehearsal, the demo
+test-faults: ## runs that are killed in every phase, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py \
-	  --ignore-glob='*/test_chaos_*.py' --ignore=tests/faults/test_libvirtd_restart.py
+	  --ignore-glob='*/test_chaos_*.py' $(addprefix --ignore=,$(SERVICE_TESTS))
 
-test-libvirtd: ## libvirtd on this machine is restarted in mid-rehearsal
-	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults/test_libvirtd_restart.py
+test-service: ## workers are killed and libvirtd is restarted in mid-rehearsal
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest $(SERVICE_TESTS)
 
 test-chaos: ## the service under kill -9, lost servers, double messages: CHAOS_SEED=N repeats one
 	$(BIN)/pytest tests/faults/test_chaos_*.py
 
 # Two halves' lines would mix: these are shown when they have ended.
-test-xen-apart test-faults-apart test-libvirtd-apart: test-%-apart:
+test-xen-apart test-faults-apart test-service-apart: test-%-apart:
 	@log=$$(mktemp); $(MAKE) --no-print-directory test-$* >"$$log" 2>&1; status=$$?; \
 	  cat "$$log"; rm -f "$$log"; exit "$$status"
 
