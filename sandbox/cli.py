@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,18 @@ class Main(click.Group):
             ctx.exit(2 if isinstance(problem, RequestError) else 4)
         except KeyboardInterrupt:
             ctx.exit(130)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except OSError as problem:
+            click.secho(f"sandbox: {problem}", fg="red", err=True)
+            ctx.exit(4)
+        except Exception as problem:
+            # Python's own exit code would be that of `fail`.
+            traceback.print_exc()
+            said = f"a fault of this program: {type(problem).__name__}: {problem}"
+            click.secho(f"sandbox: {said}", fg="red", err=True)
+            click.echo("  please report it, with the lines above", err=True)
+            ctx.exit(4)
 
 
 @click.group(

@@ -18,7 +18,7 @@ from functools import partial
 
 import structlog
 
-from sandbox.errors import SandboxError
+from sandbox.errors import RequestError, SandboxError
 from sandbox.interruption import interruptible
 from sandbox.records import Verdict
 from workers.database import Database
@@ -177,6 +177,8 @@ def _run(
     except NotNow as problem:
         no_room = problem.message
         return lambda: hand_back(database, claim, no_room, NO_ROOM_PAUSE)
+    except RequestError as problem:  # no second try makes it right
+        outcome = Outcome(Verdict.REJECTED, problem.message)
     except SandboxError as problem:
         outcome = Outcome(Verdict.ERROR, problem.message)
     except Exception as problem:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from run_world import COMMAND, ESCAPE, World, in_terminal, sandbox
 from sample_records import broken_nginx, inconclusive, mirror_error, passed
 
@@ -366,3 +367,17 @@ def test_a_closed_pipe_is_no_traceback(world: World) -> None:
         assert child.stderr is not None
         errors = child.stderr.read()
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("slip", [ZeroDivisionError("by zero"), PermissionError(13, "no", "/x")])
+def test_a_fault_of_ours_is_no_verdict_of_fail(
+    monkeypatch: pytest.MonkeyPatch, slip: Exception
+) -> None:
+    def fail(*_given: object, **_named: object) -> None:
+        raise slip
+
+    monkeypatch.setattr("sandbox.listing.print_runs", fail, raising=False)
+    monkeypatch.setattr("sandbox.settings.read_settings", fail)
+    done = CliRunner().invoke(main, ["list"])
+    assert done.exit_code == 4
+    assert str(slip) in done.output

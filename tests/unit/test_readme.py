@@ -16,6 +16,7 @@ from sandbox.records import Verdict
 from sandbox.scenario import Schedule, load_scenario, shared_checks
 from sandbox.settings import SERVICE_PREFIX, VARIABLES, shipped_scenarios
 from workers.cli import main
+from workers.settings import SECRETS
 from workers.settings import VARIABLES as OF_SERVICE
 from workers.summary import GuestNight, Night, text
 from workers.units import UNIT
@@ -42,7 +43,8 @@ def test_every_line_of_shell_is_a_command_that_is_tested() -> None:
     known = ("sandbox ", "make ", "docker compose ", "curl ")
     others = [line for line in SHELL if not line.startswith(known)]
     settings = [line for line in others if line.startswith("export ")]
-    assert {line.split()[1].partition("=")[0] for line in settings} <= set(VARIABLES)
+    of_service = {f"SANDBOX_SERVICE_{name}_FILE" for name in SECRETS}
+    assert {line.split()[1].partition("=")[0] for line in settings} <= {*VARIABLES, *of_service}
     assert set(others) - set(settings) == set(OTHERS)
     # What they start is run by tests/contract/test_compose.py.
     assert [line.split()[2] for line in IN_CONTAINERS] == ["up", "exec", "exec", "exec"]

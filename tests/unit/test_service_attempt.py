@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from sandbox.errors import HostError
+from sandbox.errors import HostError, RequestError
 from sandbox.records import Verdict
 from workers.attempt import work_off
 from workers.database import Database, migrate, open_database
@@ -204,6 +204,17 @@ def test_what_fails_is_an_error_that_is_tried_again(database: Database, problem:
 
     assert work_off(database, run, Scripted(act), 60.0) is State.QUEUED
     assert str(problem) in reading.get(database, run.run_id).waiting
+
+
+def test_what_is_wrong_with_the_request_is_told_at_once_and_whole(database: Database) -> None:
+    run = held(database)
+
+    def act(_claim: Claim, _tell: Teller) -> Outcome:
+        raise RequestError("no key at /root/.ssh/no\0where", "name one")
+
+    assert work_off(database, run, Scripted(act), 60.0) is State.FINISHED
+    row = reading.get(database, run.run_id)
+    assert (row.verdict, row.reason) == (Verdict.REJECTED, "no key at /root/.ssh/no where")
 
 
 def test_what_cannot_be_told_does_not_end_the_work(

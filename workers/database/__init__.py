@@ -12,11 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.exc import (
     ArgumentError,
-    DBAPIError,
     DisconnectionError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
+    IntegrityError,
+    SQLAlchemyError,
 )
 
 from sandbox.errors import HostError, RequestError
@@ -144,15 +142,17 @@ def _prepare_sqlite(engine: Engine) -> None:
 def _explained(database: Database) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InternalError, InterfaceError) as problem:
+    except IntegrityError:
+        raise  # an answer: somebody else was first
+    except SQLAlchemyError as problem:
         raise HostError(
             f"the database {database.url} cannot be used: {_first_line(problem)}",
             "is the server up? `sandbox doctor` looks; without a schema: sandbox migrate",
         ) from problem
 
 
-def _first_line(problem: DBAPIError) -> str:
-    lines = str(problem.orig or problem).strip().splitlines()
+def _first_line(problem: SQLAlchemyError) -> str:
+    lines = str(getattr(problem, "orig", None) or problem).strip().splitlines()
     return lines[0] if lines else type(problem).__name__
 
 

@@ -12,7 +12,7 @@ from sandbox.errors import ToolMissing
 from workers.settings import ServiceSettings
 
 # A rehearsal that has to be given back is interrupted, and its clone removed: that takes a while.
-UNDO = 180.0  # seconds after SANDBOX_SERVICE_DRAIN
+UNDO = 360.0  # seconds after SANDBOX_SERVICE_DRAIN: a clean-up may take five minutes
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,10 @@ class Outcome:
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # PostgreSQL stores no NUL in a text: no verdict may be lost for one that a program printed.
+        object.__setattr__(self, "reason", self.reason.replace("\0", " "))
+
 
 class Renewal(IntEnum):
     """What the holder hears when it renews its lease."""
