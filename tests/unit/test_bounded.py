@@ -97,6 +97,7 @@ def test_the_deadline_of_a_call_is_its_own(driver: Driver) -> None:
 
 def test_an_interruption_waits_for_what_is_being_made(driver: Driver) -> None:
     """Else it would be there after everything was removed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     threading.Timer(0.8, driver.release.set).start()
     with pytest.raises(KeyboardInterrupt):
