@@ -158,6 +158,21 @@ def due_hosts(database: Database) -> dict[str, int]:
         return {row.host: int(row.due) for row in connection.execute(query)}
 
 
+def ahead(database: Database, run: RunRow) -> int:
+    """How many runs of its host are before a queued one."""
+    query = (
+        select(func.count())
+        .select_from(runs)
+        .where(state_in(runs, State.QUEUED), runs.c.host == run.host)
+        .where(
+            tuple_(runs.c.priority, runs.c.submitted, runs.c.id)
+            < tuple_(literal(run.priority), literal(run.submitted), literal(run.id))
+        )
+    )
+    with database.read() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
 def held_by_owner(database: Database) -> dict[str, int]:
     """How many runs each worker holds that holds any."""
     query = (
