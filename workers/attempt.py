@@ -190,7 +190,9 @@ def _run(
 
     def write() -> State:
         teller.note_folder()  # without it nobody would find what the verdict rests on
-        return finish(database, claim, outcome)
+        state = finish(database, claim, outcome)
+        log.info("outcome", run=claim.run_id, outcome=outcome.verdict.value, reason=outcome.reason)
+        return state
 
     return lambda: _persistently(write, claim, keeper)
 
