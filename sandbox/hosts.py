@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from sandbox.hypervisors import Hypervisor
 
 CONNECT_SECONDS, REMOTE_CONNECT_SECONDS = 20.0, 90.0
-THIS_MACHINE = "this machine"
 _JUMP = re.compile(
     r"(?:[A-Za-z0-9_.+-]+@)?(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
 )
@@ -240,13 +239,13 @@ def _as_it_is_now(path: Path, _version: tuple[int, ...]) -> tuple[KnownHost, ...
 
 def default_host(settings: Settings) -> KnownHost:
     """The host that is meant where none is named, with its limits where the inventory has any."""
-    return at(settings.uri, inventory(settings))
+    return at(settings.uri, inventory(settings), settings.own_name)
 
 
-def at(uri: str, known: tuple[KnownHost, ...] = ()) -> KnownHost:
+def at(uri: str, known: tuple[KnownHost, ...] = (), own: str = Settings.own_name) -> KnownHost:
     """The host with a URI: as the inventory knows it, or by its name in the URI."""
     listed = next((host for host in known if host.uri == uri), None)
-    return listed or KnownHost(urlsplit(uri).hostname or THIS_MACHINE, uri)
+    return listed or KnownHost(urlsplit(uri).hostname or own, uri)
 
 
 def find_host(name: str | None, settings: Settings) -> KnownHost:
@@ -257,13 +256,13 @@ def find_host(name: str | None, settings: Settings) -> KnownHost:
     known = inventory(settings)
     if "://" in name:
         try:
-            return at(_uri(name), known)
+            return at(_uri(name), known, settings.own_name)
         except ValueError as problem:
             raise RequestError(f"--host {problem}", "or give a name of hosts.yaml") from problem
     for host in known:
         if host.name == name:
             return host
-    default = at(settings.uri, known)
+    default = at(settings.uri, known, settings.own_name)
     if default.name == name:
         return default
     if settings.hosts is None:

@@ -17,6 +17,10 @@ Exit codes:
   4  error         the sandbox itself failed: try again
   130  interrupted (Ctrl-C), everything cleaned up
 """
+WATCHING_CODES = EXIT_CODES.replace(
+    "interrupted (Ctrl-C), everything cleaned up",
+    "the run was cancelled; or Ctrl-C, which ends the watching and not the run",
+)
 FORMATS = ("text", "json", "junit", "markdown", "html")
 IMAGE_FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
 HOST = "A name of hosts.yaml, or a libvirt URI (default: SANDBOX_URI, else this machine)."

@@ -48,7 +48,7 @@ def apply(scenario: Scenario, request: Request) -> Scenario:
     elif scenario.source is None:
         raise RequestError(
             f"scenario {scenario.name!r} does not say what to rehearse",
-            "give --guest NAME, or --image PATH --format FORMAT",
+            "name a guest (--guest NAME), or an image (--image PATH --format FORMAT)",
         )
     if request.upgrade is not None:
         scenario = scenario.with_upgrade(parse_upgrade(request.upgrade))

@@ -34,6 +34,7 @@ class Settings:
     cache: Path = Path("/var/cache/upgrade-sandbox")
     uri: str = "qemu:///system"
     hosts: Path | None = None  # the inventory, where there is one
+    own_name: str = "this machine"  # of the local host where the inventory names none
     scenarios: tuple[Path, ...] = ()
     upstream_proxy: str = ""
     proxy_allow: tuple[str, ...] = ()

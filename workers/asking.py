@@ -67,9 +67,12 @@ def retry(database: Database, settings: ServiceSettings, run_id: str) -> Submitt
     return intake.retry(database, settings, reading.find(database, run_id).id, _warn)
 
 
-def cancel(database: Database, run_id: str) -> None:
+def cancel(database: Database, run_id: str, *, as_json: bool = False) -> None:
     run = reading.find(database, run_id)
     state = submitting.cancel(database, run.id, who())
+    if as_json:
+        click.echo(json.dumps(asdict(reading.get(database, run.id))))
+        return
     word = "cancelled" if state is State.CANCELLED else "its worker removes the clone"
     click.echo(f"{run.id}: {word}")
 
@@ -143,8 +146,19 @@ def print_run(database: Database, run_id: str, *, as_json: bool) -> None:
         ("attempts", f"{row.attempts} of {row.most_attempts}"),
     ):
         console.print(Text.assemble((f"{name:<10}", "dim"), value))
+    if row.state is State.QUEUED:
+        console.print(Text.assemble((f"{'queue':<10}", "dim"), _place(database, row)))
     for event in reading.events_after(database, row.id)[-15:]:
         console.print(_line(event))
+
+
+def _place(database: Database, row: RunRow) -> str:
+    """Why it is not begun yet."""
+    ahead = reading.ahead(database, row)
+    place = "next" if not ahead else f"{ahead} before it"
+    if intake.is_served(database, row.host):
+        return f"{place} on {row.host}"
+    return f"{place}; {intake.nobody_serves(row.host)}"
 
 
 def watch(database: Database, run_id: str, *, as_json: bool) -> int:

@@ -27,6 +27,7 @@ from workers.ledger.leases import (
     LeaseLost,
     finish,
     hand_back,
+    not_now,
     note_folder,
     renew,
     stopped,
@@ -35,7 +36,6 @@ from workers.ledger.leases import (
 from workers.ledger.values import Claim, Outcome, Renewal
 from workers.states import State
 
-NO_ROOM_PAUSE = 30.0  # seconds
 SAFE = 0.75  # of a lease: without an answer of the database until then the attempt is ended
 _TELL_EVERY = 1.0  # seconds between two details; phases are told at once
 log = structlog.get_logger("sandbox.attempt")
@@ -168,17 +168,18 @@ def _run(
     database: Database, claim: Claim, executor: Executor, keeper: Keeper
 ) -> Callable[[], State]:
     """Let the executor work; what has to be written down about how that ended."""
+    teller = _Teller(database, claim, keeper.lost)
     try:
-        with interruptible(), _Teller(database, claim, keeper.lost) as tell:
+        with interruptible(), teller as tell:
             outcome = executor.run(claim, tell, tell.folder)
             keeper.quiet()
     except KeyboardInterrupt:
         return _interrupted(database, claim, keeper)
     except NotNow as problem:
         no_room = problem.message
-        return lambda: hand_back(database, claim, no_room, NO_ROOM_PAUSE)
+        return lambda: not_now(database, claim, no_room)
     except RequestError as problem:  # no second try makes it right
-        outcome = Outcome(Verdict.REJECTED, problem.message)
+        outcome = Outcome(Verdict.REJECTED, problem.message, {"hint": problem.hint})
     except SandboxError as problem:
         outcome = Outcome(Verdict.ERROR, problem.message)
     except Exception as problem:
@@ -186,7 +187,14 @@ def _run(
         outcome = Outcome(Verdict.ERROR, f"a fault of ours: {type(problem).__name__}: {problem}")
     if keeper.quiet():  # what failed, failed because it was interrupted
         return _interrupted(database, claim, keeper)
-    return lambda: _persistently(lambda: finish(database, claim, outcome), claim, keeper)
+
+    def write() -> State:
+        teller.note_folder()  # without it nobody would find what the verdict rests on
+        state = finish(database, claim, outcome)
+        log.info("outcome", run=claim.run_id, outcome=outcome.verdict.value, reason=outcome.reason)
+        return state
+
+    return lambda: _persistently(write, claim, keeper)
 
 
 def _interrupted(database: Database, claim: Claim, keeper: Keeper) -> Callable[[], State]:
@@ -224,6 +232,7 @@ class _Teller:
         self._claim = claim
         self._lost = lost
         self._told = 0.0
+        self._folder = ""  # that is not written down yet
         self._last: tuple[str, str, int | None] | None = None
         self._lines: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="teller", daemon=True)
@@ -249,15 +258,22 @@ class _Teller:
     def folder(self, name: str) -> None:
         """Where the record is; back when it is written down, or when that did not work."""
         done = threading.Event()
+        self._folder = name
 
         def note() -> None:
             try:
-                note_folder(self._database, self._claim, name)
+                self.note_folder()
             finally:
                 done.set()
 
         self._lines.put(note)
         done.wait()
+
+    def note_folder(self) -> None:
+        """Write it down, if that has not worked before."""
+        if self._folder:
+            note_folder(self._database, self._claim, self._folder)
+            self._folder = ""
 
     def _work(self) -> None:
         while (write := self._lines.get()) is not None:

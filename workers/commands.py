@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import click
 
 from sandbox.errors import RequestError
 from sandbox.interruption import interruptible
-from sandbox.options import EXIT_CODES, completing, to_rehearse
+from sandbox.options import WATCHING_CODES, completing, to_rehearse
 
 if TYPE_CHECKING:
     from workers.database import Database
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 PRIORITIES = ("gate", "normal", "nightly")
 
 
-@click.command()
+@click.command(epilog=WATCHING_CODES)
 @click.argument("scenario", shell_complete=completing("scenarios"))
 @to_rehearse
 @click.option(
@@ -89,7 +90,7 @@ def status(run_id: str | None, guest: str | None, limit: int, as_json: bool) -> 
         asking.print_run(database, run_id, as_json=as_json)
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=WATCHING_CODES)
 @click.argument("run_id", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an event.")
 def watch(run_id: str, as_json: bool) -> None:
@@ -108,7 +109,8 @@ def watch(run_id: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-def cancel(run_id: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the run as it is then.")
+def cancel(run_id: str, as_json: bool) -> None:
     """Take RUN back: it is not begun, or its clone is removed.
 
     \b
@@ -118,12 +120,13 @@ def cancel(run_id: str) -> None:
     from workers import asking
 
     _settings, database = open_service()
-    asking.cancel(database, run_id)
+    asking.cancel(database, run_id, as_json=as_json)
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-def retry(run_id: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def retry(run_id: str, as_json: bool) -> None:
     """Queue the same rehearsal as RUN once more, as a run of its own.
 
     \b
@@ -133,7 +136,7 @@ def retry(run_id: str) -> None:
     from workers import asking
 
     settings, database = open_service()
-    asking.tell_submitted(asking.retry(database, settings, run_id), as_json=False)
+    asking.tell_submitted(asking.retry(database, settings, run_id), as_json=as_json)
 
 
 @click.command()
@@ -166,7 +169,12 @@ def worker(hosts: tuple[str, ...], slots: int, systemd_unit: bool) -> None:
 
 @click.command()
 def beat() -> None:
-    """Send the tick that the nightly schedule and the clean-up run by; two do no harm."""
+    """Send the tick that the nightly schedule and the clean-up run by; two do no harm.
+
+    \b
+    Examples:
+      sandbox beat
+    """
     from workers import logs
     from workers.processes import run_beat
 
@@ -210,14 +218,23 @@ def summary(night: str | None, json_text: bool) -> None:
 
 
 @click.command()
-def migrate() -> None:
-    """Bring the service's database to this version's schema. Runs in flight go on."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def migrate(as_json: bool) -> None:
+    """Bring the service's database to this version's schema. Runs in flight go on.
+
+    \b
+    Examples:
+      sandbox migrate
+    """
     from workers.database import migrate as bring
     from workers.database import schema_versions
 
     _settings, database = open_service()
     before, newest = schema_versions(database)
     bring(database)
+    if as_json:
+        click.echo(json.dumps({"database": database.url, "before": before, "now": newest}))
+        return
     click.echo(f"{database.url}: {'already at' if before == newest else 'now at'} {newest}")
 
 

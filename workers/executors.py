@@ -23,6 +23,10 @@ class Teller(Protocol):
 class Executor(Protocol):
     """Runs in the main thread; KeyboardInterrupt ends it, once all that it made is removed."""
 
+    @property
+    def left(self) -> bool:
+        """Whether the last run left something on its host that could not be removed."""
+
     def run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
         """Rehearse. ``folder`` is told where the record is kept, before anything is made.
 

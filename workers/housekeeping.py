@@ -34,7 +34,7 @@ def tick(
         lambda: _sweep(database),
         lambda: _reap_after_losses(database, reap),
         lambda: _begin_nights(database, settings),
-        lambda: mornings.close(database, settings),
+        lambda: mornings.close(database),
         lambda: mornings.send(database, settings),
         lambda: _announce(database, announce),
         lambda: _reap_now_and_then(database, reap),
@@ -63,7 +63,7 @@ def _reap_after_losses(database: Database, reap: Callable[[str], None]) -> None:
 
 def _begin_nights(database: Database, settings: ServiceSettings) -> None:
     problems = nights.begin(database, settings)
-    if problems and _is_turn(database, "told_of_schedules", TELL_EVERY):
+    if problems and is_turn(database, "told_of_schedules", TELL_EVERY):
         for name, problem in problems.items():
             log.error("schedule cannot be followed", schedule=name, problem=problem)
 
@@ -86,12 +86,12 @@ def _announce(database: Database, announce: Callable[[str, int], None]) -> None:
 def _reap_now_and_then(database: Database, reap: Callable[[str], None]) -> None:
     """Hosts of living workers, each every ten minutes, whoever ticks."""
     for host in sorted({host for one in present(database) if not one.gone for host in one.hosts}):
-        if _is_turn(database, f"reaped_at {host}", REAP_EVERY):
+        if is_turn(database, f"reaped_at {host}", REAP_EVERY):
             reap(host)
 
 
 def _expire_now_and_then(database: Database, settings: ServiceSettings) -> None:
-    if _is_turn(database, "expired_at", retention.EVERY):
+    if is_turn(database, "expired_at", retention.EVERY):
         retention.expire(database, settings)
 
 
@@ -101,7 +101,7 @@ def _note_tick(database: Database) -> None:
         note_now(connection, TICKED)
 
 
-def _is_turn(database: Database, name: str, seconds: float) -> bool:
+def is_turn(database: Database, name: str, seconds: float) -> bool:
     """Whether this was not done in the last so many seconds; it is counted as done then."""
     from sqlalchemy import update
 

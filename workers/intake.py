@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from sandbox.request import Request, prepare
+from sandbox.request import Request, find_scenario, prepare
+from sandbox.scenario import load_scenario
 from workers.app import make_app
 from workers.database import Database, require_schema
 from workers.ledger import reading, submitting
 from workers.ledger.once import Once
 from workers.ledger.values import Order, Priority, Submitted
-from workers.orders import order_of
+from workers.orders import digest, order_of
+from workers.presence import present
 from workers.settings import ServiceSettings
 from workers.states import ENDED, WrongState
 from workers.tasks import announce
@@ -37,13 +40,16 @@ def submit(
     """
     require_schema(database)
     scenario = prepare(request, settings.sandbox)
-    order = order_of(scenario, request, settings)
+    served = {name for one in present(database) for name in one.hosts}
+    order = order_of(scenario, request, settings, hosts=served)
     values = asdict(order) | {
         "priority": Priority[priority.upper()],
         "fresh": fresh,
         "origin": origin,
     }
     told = submitting.submit(database, Order(**values), once)
+    if not is_served(database, order.host):
+        say(f"it waits: {nobody_serves(order.host)}")
     wake(settings, order.host, say)
     return told
 
@@ -60,12 +66,24 @@ def retry(
     run = reading.get(database, run_id)
     if run.state not in ENDED:
         raise WrongState(f"run {run.id} is {run.state.value}", "wait for its end, or cancel it")
-    said: dict[str, Any] = dict(run.request)
+    # As the scenario is now: what it was then need not be anywhere any more.
+    path = find_scenario(run.request["scenario"], settings.sandbox)
+    scenario = load_scenario(path, shared=settings.sandbox.shared_checks)
+    said: dict[str, Any] = dict(run.request) | {"content": digest(scenario)}
     said |= {"origin": f"retry of {run.id}", "most_attempts": settings.attempts}
     order = Order(**said, priority=run.priority)
     told = submitting.submit(database, order, once)
     wake(settings, order.host, say)
     return told
+
+
+def is_served(database: Database, host: str) -> bool:
+    """Whether a worker that lives works for a host."""
+    return any(host in one.hosts for one in present(database) if not one.gone)
+
+
+def nobody_serves(host: str) -> str:
+    return f"no worker serves {host} now: sandbox worker --host {shlex.quote(host)}"
 
 
 def wake(settings: ServiceSettings, host: str, say: Say) -> None:

@@ -8,9 +8,11 @@ that never comes looks like a night without problems.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import ColumnElement, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, func, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from sandbox.errors import RequestError
 from sandbox.records import Verdict
@@ -20,14 +22,18 @@ from workers.database.schema import night_guests, nights, notices, runs
 from workers.schedule import night_id
 from workers.settings import ServiceSettings
 from workers.states import ENDED, State
-from workers.summary import NO_ANSWER, GuestNight, Night, headline, text
+from workers.summary import NO_ANSWER, GuestNight, Night, fleet_headline, fleet_text, headline
 
 PAUSES = (60.0, 300.0, 1800.0, 7200.0, 21600.0)  # seconds after a try that came to nothing
+TOGETHER = 3 * 3600.0  # seconds that a summary waits for other nights, counted from their begin
+_SAME_NIGHT = 43200.0  # seconds between two due times
+_NEWS = 86400.0  # seconds; what was closed before that a new target is not told
 _COMPARED = 90 * 86400.0  # seconds; a night before that is not "the night before"
+_Key = tuple[str, float, str]  # schedule, due time, target
 log = structlog.get_logger("sandbox.mornings")
 
 
-def close(database: Database, settings: ServiceSettings, moment: float | None = None) -> None:
+def close(database: Database, moment: float | None = None) -> None:
     """Sum up the nights whose runs have all ended, or whose deadline has passed."""
     moment = database.now() if moment is None else moment
     open_runs = (
@@ -46,12 +52,10 @@ def close(database: Database, settings: ServiceSettings, moment: float | None = 
     with database.read() as connection:
         ended = connection.execute(query).all()
     for schedule, due in ended:
-        _close(database, settings, schedule, due, moment)
+        _close(database, schedule, due, moment)
 
 
-def _close(
-    database: Database, settings: ServiceSettings, schedule: str, due: float, moment: float
-) -> None:
+def _close(database: Database, schedule: str, due: float, moment: float) -> None:
     with database.write() as connection:
         mine = connection.execute(
             update(nights)
@@ -61,47 +65,81 @@ def _close(
         )
         if not mine.rowcount:
             return  # another tick was first
-        for url in settings.notify:
-            key = {"schedule": schedule, "due": due, "target": _target(url)}
-            connection.execute(insert(notices).values(key | {"try_at": moment}))
     night = read_night(database, schedule, due)
     log.info("night summed up", night=night.id, summary=headline(night))
 
 
 def send(database: Database, settings: ServiceSettings, moment: float | None = None) -> None:
-    """Send the summaries that wait. A target that does not answer is tried again later."""
+    """Send the summaries that wait, those of all schedules in one message. A target that does not
+    answer is tried again later."""
     moment = database.now() if moment is None else moment
+    if not settings.notify:
+        return  # another worker's
+    _address(database, settings, moment)
     waiting = and_(
         notices.c.sent.is_(None), notices.c.try_at <= moment, notices.c.tries <= len(PAUSES)
     )
-    columns = (notices.c.schedule, notices.c.due, notices.c.target, notices.c.tries)
+    columns = (notices.c.schedule, notices.c.due, notices.c.tries)
+    for url in settings.notify:
+        target = _target(url)
+        query = select(*columns).where(waiting, notices.c.target == target)
+        with database.read() as connection:
+            found = connection.execute(query.order_by(notices.c.due, notices.c.schedule)).all()
+        fresh = all(tries == 0 for *_night, tries in found)
+        if fresh and found and _others_are_at_it(database, [due for _, due, _ in found], moment):
+            continue
+        taken = [
+            (key, tries + 1)
+            for schedule, due, tries in found
+            if _take(database, key := (schedule, due, target), tries, moment)
+        ]
+        if taken:
+            _send(database, url, taken, moment)
+
+
+def _address(database: Database, settings: ServiceSettings, moment: float) -> None:
+    """Whoever closed a night may have other targets than we have, or none."""
+    closed = nights.c.silent == 0, nights.c.summarised > moment - _NEWS
+    with database.write() as connection:
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        for url in settings.notify:
+            target = literal(_target(url))
+            night = select(nights.c.schedule, nights.c.due, target, literal(moment)).where(*closed)
+            names = ["schedule", "due", "target", "try_at"]
+            told = dialect.insert(notices).from_select(names, night)
+            connection.execute(told.on_conflict_do_nothing())
+
+
+def _others_are_at_it(database: Database, dues: Sequence[float], moment: float) -> bool:
+    """Whether another schedule's part of the same night ends soon enough for one message."""
+    under_way = and_(
+        nights.c.summarised.is_(None),
+        nights.c.noticed > moment - TOGETHER,
+        nights.c.due.between(min(dues) - _SAME_NIGHT, max(dues) + _SAME_NIGHT),
+    )
     with database.read() as connection:
-        found = connection.execute(select(*columns).where(waiting)).all()
-    urls = {_target(url): url for url in settings.notify}
-    for schedule, due, target, tries in found:
-        key = (schedule, due, target)
-        if target in urls and _take(database, key, tries, moment):
-            _send(database, urls[target], key, tries + 1, moment)
+        return (
+            connection.execute(select(nights.c.due).where(under_way).limit(1)).first() is not None
+        )
 
 
-def _send(
-    database: Database, url: str, key: tuple[str, float, str], tried: int, moment: float
-) -> None:
-    schedule, due, _target_digest = key
-    night = read_night(database, schedule, due)
-    facts = {"night": night.id, "to": notify.kind_of(url)}
-    problem = notify.send(url, headline(night), text(night))
+def _send(database: Database, url: str, taken: list[tuple[_Key, int]], moment: float) -> None:
+    fleet = [read_night(database, schedule, due) for (schedule, due, _target), _tried in taken]
+    facts = {"nights": [night.id for night in fleet], "to": notify.kind_of(url)}
+    problem = notify.send(url, fleet_headline(fleet), fleet_text(fleet))
     if problem:
+        tried = min(tried for _key, tried in taken)
         left = len(PAUSES) + 1 - tried
         level = log.warning if left else log.error
         level("summary not sent", **facts, problem=problem, tried=tried, tries_left=left)
         return
     with database.write() as connection:
-        connection.execute(update(notices).where(*_is(key)).values(sent=moment))
+        for key, _tried in taken:
+            connection.execute(update(notices).where(*_is(key)).values(sent=moment))
     log.info("summary sent", **facts)
 
 
-def _take(database: Database, key: tuple[str, float, str], tries: int, moment: float) -> bool:
+def _take(database: Database, key: _Key, tries: int, moment: float) -> bool:
     """Whether this try is ours; the next one comes later."""
     pause = PAUSES[min(tries, len(PAUSES) - 1)]
     with database.write() as connection:
@@ -113,7 +151,7 @@ def _take(database: Database, key: tuple[str, float, str], tries: int, moment: f
     return bool(taken.rowcount)
 
 
-def _is(key: tuple[str, float, str]) -> tuple[ColumnElement[bool], ...]:
+def _is(key: _Key) -> tuple[ColumnElement[bool], ...]:
     return notices.c.schedule == key[0], notices.c.due == key[1], notices.c.target == key[2]
 
 

@@ -6,27 +6,30 @@ transaction: of two beats that notice the same due time one writes, and the othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sandbox.errors import SandboxError
+from sandbox.errors import RequestError, SandboxError
 from sandbox.hosts import inventory
 from sandbox.request import Request, apply, find_scenario, scenario_names
 from sandbox.scenario import FILE_NAME, Scenario, Schedule, load_scenario
+from sandbox.settings import Settings
 from workers.database import Database
 from workers.database.schema import night_guests, nights, schedules
 from workers.ledger.submitting import submit_in
 from workers.ledger.values import Order, Priority
 from workers.orders import digest, order_of
+from workers.presence import present
 from workers.schedule import LOOK_BACK, Due, delay, due_times, night_id, plan, spread
 from workers.settings import ServiceSettings
 
 ANSWER_WITHIN = 6 * 3600.0  # seconds after the last run of a night may begin: then it is summed up
+SWITCHED_OFF = 3600.0  # seconds; for less a worker without the scenario may have had the ticks
 _TRIES = 5
 log = structlog.get_logger("sandbox.nights")
 
@@ -98,6 +101,7 @@ def begin(
     wrong with one does not keep the others waiting."""
     moment = database.now() if moment is None else moment
     found, problems = read_schedules(settings)
+    _note_switched_off(database, {one.name for one in found} | set(problems), moment)
     for scheduled in found:
         try:
             _begin(database, settings, scheduled, moment)
@@ -118,7 +122,7 @@ def _begin(
         planned = plan(dues, moment, schedule.tolerance, schedule.missed)
         if not planned:
             return
-        members = _members(settings, scheduled) if planned[-1].outcome == "run" else []
+        members = _members(database, settings, scheduled) if planned[-1].outcome == "run" else []
         try:
             with database.write() as connection:
                 for due in planned:
@@ -136,12 +140,12 @@ def _dealt_with(database: Database, scheduled: Scheduled, moment: float) -> floa
     schedule was there."""
     mine = schedules.c.name == scheduled.name, schedules.c.spec == scheduled.spec
     with database.read() as connection:
-        first_seen = connection.execute(select(schedules.c.first_seen).where(*mine)).scalar()
+        known = connection.execute(select(schedules).where(*mine)).first()
         last = connection.execute(
             select(func.max(nights.c.due)).where(nights.c.schedule == scheduled.name)
         ).scalar()
-    if first_seen is None:
-        first_seen = moment
+    first_seen = known.first_seen if known else moment
+    if known is None:
         try:
             with database.write() as connection:
                 connection.execute(
@@ -151,18 +155,43 @@ def _dealt_with(database: Database, scheduled: Scheduled, moment: float) -> floa
                 )
         except IntegrityError:
             log.debug("schedule is known by now", schedule=scheduled.name)
+    elif known.off_since is not None:
+        if moment - known.off_since > SWITCHED_OFF:
+            first_seen = moment
+        with database.write() as connection:
+            connection.execute(
+                update(schedules).where(*mine).values(first_seen=first_seen, off_since=None)
+            )
     return max(first_seen, last or 0.0)
 
 
-def _members(settings: ServiceSettings, scheduled: Scheduled) -> list[_Member]:
-    """The night's guests. One that cannot be asked for is in the summary, with the reason."""
+def _note_switched_off(database: Database, names: Set[str], moment: float) -> None:
+    """Schedules that no scenario has any more; it may be for a while only."""
+    there = schedules.c.off_since.is_(None)
+    with database.read() as connection:
+        known = connection.execute(select(schedules.c.name).where(there)).scalars()
+        gone = sorted(set(known) - names)
+    if gone:
+        with database.write() as connection:
+            connection.execute(
+                update(schedules).where(there, schedules.c.name.in_(gone)).values(off_since=moment)
+            )
+
+
+def _members(database: Database, settings: ServiceSettings, scheduled: Scheduled) -> list[_Member]:
+    """The night's guests. One that cannot be asked for is in the summary, with the reason.
+
+    Whichever worker hears the tick, they are the same: hosts are those that any worker serves.
+    """
     members: dict[tuple[str, str], _Member] = {}
-    hosts = {host.name for host in inventory(settings.sandbox)}
-    content = digest(scheduled.scenario.path)
+    served = {name for one in present(database) for name in one.hosts}
+    hosts = served | {host.name for host in inventory(settings.sandbox)}
+    content = digest(scheduled.scenario)
     for request in scheduled.requests:
         try:
             scenario = apply(scheduled.scenario, request)
             order = order_of(scenario, request, settings, hosts=hosts, content=content)
+            order = replace(order, host=_host_for(order, scenario, request, settings, served))
             member = _Member(order.host, order.guest, order)
         except SandboxError as problem:
             source = scheduled.scenario.source
@@ -170,6 +199,23 @@ def _members(settings: ServiceSettings, scheduled: Scheduled) -> list[_Member]:
             member = _Member(request.host or "", guest, problem=problem.message)
         members.setdefault((member.host, member.guest), member)
     return list(members.values())
+
+
+def _host_for(
+    order: Order, scenario: Scenario, request: Request, settings: ServiceSettings, served: Set[str]
+) -> str:
+    """Where none is named, that of the machine that hears the tick is as good as any other: it is
+    the only one, or nobody knows which is meant."""
+    stated = request.host or (scenario.source.host if scenario.source else None)
+    alone = settings.sandbox.own_name == Settings.own_name
+    if stated or alone or order.host != settings.sandbox.own_name:
+        return order.host
+    if len(served) == 1:
+        return next(iter(served))
+    raise RequestError(
+        "the schedule does not say on which host the guest is, and workers serve several",
+        "give it a host: one of hosts.yaml",
+    )
 
 
 def _write(
@@ -193,6 +239,7 @@ def _write(
             zone=schedule.timezone,
             # The summary of the one that is run names those that were not.
             summarised=None if last else moment,
+            silent=0 if last else 1,
         )
     )
     begins = spread([(member.host, member.guest) for member in members], schedule.window)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from pathlib import Path
 
 from sandbox.errors import RequestError
 from sandbox.hosts import find_host
@@ -43,16 +42,21 @@ def order_of(
         user=request.user or "",
         key=str(request.key.absolute()) if request.key else "",
         most_attempts=settings.attempts,
-        content=content or digest(scenario.path),
+        content=content or digest(scenario),
     )
 
 
-def digest(folder: Path) -> str:
-    """Of a scenario's files: a changed one is another wish."""
-    place = folder if folder.is_dir() else folder.parent
+def digest(scenario: Scenario) -> str:
+    """Of a scenario's files and the shared checks that it uses: a changed one is another wish.
+
+    Equal wherever the same files are, so that a worker can tell whether it has them.
+    """
+    place = scenario.path if scenario.path.is_dir() else scenario.path.parent
+    own = [path for path in sorted(place.rglob("*")) if "__pycache__" not in path.parts]
+    named = [(str(path.relative_to(place)), path) for path in own if path.is_file()]
+    named += [(f"shared/{path.name}", path) for path in sorted(scenario.shared_checks)]
     total = hashlib.sha256()
-    for path in sorted(place.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            total.update(f"{path.relative_to(place)}\0".encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+    for name, path in named:
+        total.update(f"{name}\0".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]

@@ -35,6 +35,9 @@ from workers.presence import Presence
 from workers.settings import ServiceSettings
 from workers.tasks import Surroundings, announce, register, send_reap
 
+# Seconds after which a tick is not worth a look any more. Two machines' clocks are compared for it:
+# one that is wrong by less must not keep the service from ticking.
+STALE = 3600.0
 log = structlog.get_logger("sandbox.worker")
 
 
@@ -143,7 +146,7 @@ def run_beat(settings: ServiceSettings) -> None:
         "tick": {
             "task": "sandbox.tick",
             "schedule": settings.tick,
-            "options": {"queue": SERVICE_QUEUE, "expires": 3 * settings.tick},
+            "options": {"queue": SERVICE_QUEUE, "expires": STALE},
         }
     }
     log.info("beat begins", every=settings.tick)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sandbox import closing
+from sandbox.errors import HostError, RequestError
 from sandbox.hosts import KnownHost, connected, find_host
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.pipeline import rehearse
@@ -14,9 +17,11 @@ from sandbox.reaper import reap
 from sandbox.records import CheckResult, Phase, PhaseTime, RunRecord
 from sandbox.records import Outcome as CheckOutcome
 from sandbox.request import Request, prepare
-from sandbox.store import Store
+from sandbox.scenario import Scenario
+from sandbox.store import RunFolder, Store
 from workers.executors import NotNow, Teller
 from workers.ledger.values import Claim, Outcome
+from workers.orders import digest
 from workers.retention import require_room
 from workers.settings import ServiceSettings
 
@@ -27,29 +32,37 @@ class RehearsalExecutor:
     def __init__(self, settings: ServiceSettings) -> None:
         self._service = settings
         self._settings = settings.sandbox
+        self.left = False
 
     def run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
         settings = self._settings
         require_room(self._service)
         scenario = prepare(request_of(claim.request), settings)
+        _must_be_the_same(scenario, claim.request)
         host = find_host(claim.host, settings)
         with connected(host) as hypervisor:
             if claim.attempt > 1:
-                self._reap(host)  # what the attempt before left keeps the guest busy
+                with contextlib.suppress(HostError):  # of our own host we hear in a moment
+                    self._reap(host)  # what the attempt before left keeps the guest busy
             place = Store(settings).create(hypervisor.uri)
             folder(place.id)
-            record = rehearse(
-                scenario,
-                hypervisor,
-                place,
-                settings,
-                _Told(tell),
-                accelerated=acceleration() == "kvm",
-                limits=host.limits,
-            )
+            try:
+                record = rehearse(
+                    scenario,
+                    hypervisor,
+                    place,
+                    settings,
+                    _Told(tell),
+                    accelerated=acceleration() == "kvm",
+                    limits=host.limits,
+                )
+            finally:
+                self.left = disown(place)
         closing.write_page(place, record)
         trouble = record.facts.trouble
         if trouble is not None and trouble.no_room:
+            if not self.left:
+                shutil.rmtree(place.artifacts, ignore_errors=True)  # one for each look at the host
             raise NotNow(trouble.message, trouble.hint)
         assert record.decision is not None
         return Outcome(record.decision.verdict, record.decision.reason, evidence_of(record))
@@ -62,7 +75,34 @@ class RehearsalExecutor:
         with connected(host) as hypervisor:
             reaped = reap(hypervisor, store)
         closing.close_killed(store, reaped)
+        stuck = [problem for done in reaped for problem in done.failed]
+        if stuck:
+            raise HostError(
+                f"not all could be removed: {stuck[0]}", "the next look goes on with it"
+            )
         return tuple(thing for done in reaped for thing in done.removed)
+
+
+def disown(place: RunFolder) -> bool:
+    """What the clean-up could not remove is nobody's from now on, although the process that made
+    it lives on: a reaper may take it. Whether there is any."""
+    if not place.clone.exists():
+        return False
+    with contextlib.suppress(OSError):  # a full disk: it is the process's until that ends
+        place.note(owner="")
+    return True
+
+
+def _must_be_the_same(scenario: Scenario, request: Mapping[str, str]) -> None:
+    """Two machines, or two days, may have different files by one name: a verdict is of those that
+    were asked for, or there is none."""
+    asked = request.get("content")
+    if asked and asked != digest(scenario):
+        raise RequestError(
+            f"the scenario {request['scenario']!r} is not the one that was asked for: its files "
+            "have changed since then, or this worker has others by that name",
+            "give all machines the same scenarios, then submit it again",
+        )
 
 
 def request_of(request: Mapping[str, str]) -> Request:

@@ -7,8 +7,9 @@ that holds it, so that it is in no process list and no compose file.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sandbox.errors import RequestError
@@ -81,8 +82,13 @@ def read_service_settings(
     given = _given(env)
     settings = read_settings(env) if sandbox is None else sandbox
     embedded = settings.state / "service"
+    database = given.get("DATABASE") or f"sqlite:///{embedded}/truth.db"
+    if not database.startswith("sqlite"):
+        # Others share it: to each of them "this machine" is another one, with guests of the
+        # same names perhaps.
+        settings = replace(settings, own_name=socket.gethostname())
     return ServiceSettings(
-        database=given.get("DATABASE") or f"sqlite:///{embedded}/truth.db",
+        database=database,
         broker=given.get("BROKER") or f"redis+socket://{embedded}/redis.sock",
         sandbox=settings,
         artifacts=given.get("ARTIFACTS", ""),

@@ -39,6 +39,7 @@ class SimulatedExecutor:
     seconds: float = 0.05
     undo_seconds: float = 0.0  # that the clean-up takes
     around: float = 0.0  # seconds before the clone is made, and after it is gone
+    left: bool = False
 
     @classmethod
     def from_text(cls, text: str) -> SimulatedExecutor:

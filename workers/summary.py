@@ -102,6 +102,29 @@ def text(night: Night) -> str:
     return "\n\n".join("\n".join(lines) for lines in paragraphs if lines) + "\n"
 
 
+def fleet_headline(fleet: Sequence[Night]) -> str:
+    """One line about the nights of several schedules. A guest of two needs a yes from both."""
+    newest = {night.schedule: night for night in sorted(fleet, key=lambda night: night.due)}
+    if len(newest) == 1:
+        return headline(*newest.values())
+    answers: dict[tuple[str, str], list[Answer]] = {}
+    for night in newest.values():
+        for guest in night.guests:
+            answers.setdefault((guest.host, guest.guest), []).append(night.answer(guest))
+    good = sum(all(one is Answer.YES for one in said) for said in answers.values())
+    missed = sum(night.outcome == "missed" for night in newest.values())
+    rest = f", {missed} missed" if missed else ""
+    guests = "guest" if len(answers) == 1 else "guests"
+    return f"{good} of {len(answers)} {guests} may be upgraded ({len(newest)} schedules{rest})"
+
+
+def fleet_text(fleet: Sequence[Night]) -> str:
+    """All of it; the first line is the headline."""
+    if len(fleet) == 1:
+        return text(fleet[0])
+    return "\n\n".join([fleet_headline(fleet), *(text(night).rstrip() for night in fleet)]) + "\n"
+
+
 def as_json(night: Night) -> dict[str, Any]:
     """The same for programs."""
     guests = [

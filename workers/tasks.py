@@ -19,7 +19,7 @@ from workers.database import Database, open_database
 from workers.executors import Executor, executor_for
 from workers.keeping import keep_attempt
 from workers.ledger.leases import claim
-from workers.ledger.sweeping import was_reaped
+from workers.ledger.sweeping import note_left, was_reaped
 from workers.ledger.values import Claim
 from workers.pools import look_at_pools
 from workers.settings import ServiceSettings
@@ -126,7 +126,10 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
 def _work_off(around: Surroundings, held: Claim, asked: float) -> None:
     with logs.about(run=held.run_id, attempt=held.attempt):
         lease = around.settings.lease
-        work_off(around.database, held, around.executor, lease, around.drained, asked)
+        executor = around.executor
+        work_off(around.database, held, executor, lease, around.drained, asked)
+        if executor.left:
+            note_left(around.database, held.host)
         keep_attempt(around.database, around.settings, held)
 
 
@@ -149,7 +152,11 @@ def parallel_of(host: str, around: Surroundings) -> int:
 def reap(around: Surroundings, host: str) -> None:
     """Remove what dead attempts left on a host."""
     asked = around.database.now()
-    removed = around.executor.reap(host)
+    try:
+        removed = around.executor.reap(host)
+    except SandboxError as problem:  # where it was asked for, it is asked for again
+        log.warning("not reaped yet", host=host, problem=str(problem))
+        return
     was_reaped(around.database, host, asked)
     if removed:
         log.info("reaped", host=host, removed=removed)
@@ -158,7 +165,14 @@ def reap(around: Surroundings, host: str) -> None:
 
 
 def tick(app: Celery, around: Surroundings) -> None:
-    """What has to be done regularly, by whoever gets the message."""
+    """What has to be done regularly, by whoever gets the message. Those of several beats, and of a
+    time when no worker was there, are one."""
+    try:
+        if not housekeeping.is_turn(around.database, "tick_begun", around.settings.tick / 2):
+            return
+    except SandboxError as problem:
+        log.warning("no tick without the database", problem=str(problem))
+        return
     wake_up, clean = partial(announce, app), partial(send_reap, app)
     housekeeping.tick(around.database, around.settings, wake_up, clean)
 

@@ -21,15 +21,16 @@ from nights_world import (
     rehearse,
     web_hook,
 )
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from sandbox.errors import RequestError
 from workers import housekeeping, logs, mornings, nights
 from workers.database import Database, open_database
 from workers.database.schema import nights as nights_table
 from workers.database.schema import notices
+from workers.database.schema import runs as runs_table
 from workers.ledger.submitting import cancel
-from workers.mornings import PAUSES, find_night, last_nights, read_night, unsent
+from workers.mornings import PAUSES, TOGETHER, find_night, last_nights, read_night, unsent
 from workers.nights import ANSWER_WITHIN
 from workers.settings import ServiceSettings
 from workers.summary import Night, headline, text
@@ -82,10 +83,10 @@ def waiting(database: Database) -> list[tuple[int, bool]]:
 def test_a_night_is_summed_up_when_its_last_run_has_ended(database: Database, world: World) -> None:
     settings = world.settings()
     begun(database, settings)
-    mornings.close(database, settings, DUE + HOUR)
+    mornings.close(database, DUE + HOUR)
     assert not closed(database)
     rehearse(database, web02="fail")
-    mornings.close(database, settings, DUE + HOUR)
+    mornings.close(database, DUE + HOUR)
     assert closed(database)
     night = read_night(database, "fleet", DUE)
     assert headline(night).startswith("2 of 3 guests may be upgraded (fleet, 2026-03-03 01:30")
@@ -99,9 +100,9 @@ def test_or_at_its_deadline_with_those_that_have_not_ended(
     settings = world.settings()
     begun(database, settings)
     deadline = DUE + 2 * HOUR + ANSWER_WITHIN
-    mornings.close(database, settings, deadline - 1)
+    mornings.close(database, deadline - 1)
     assert not closed(database)
-    mornings.close(database, settings, deadline)
+    mornings.close(database, deadline)
     assert closed(database)
     night = read_night(database, "fleet", DUE)
     assert headline(night).startswith("0 of 3 guests may be upgraded (")
@@ -135,7 +136,7 @@ def test_a_joined_run_and_one_that_was_taken_back_are_counted(
     assert run_id is not None
     cancel(database, run_id, "anna")
     rehearse(database)
-    mornings.close(database, settings, DUE + DAY)
+    mornings.close(database, DUE + DAY)
     for due in (DUE, DUE + DAY):
         assert closed(database, due)
         said = text(read_night(database, "fleet", due))
@@ -149,7 +150,7 @@ def test_a_missed_night_is_reported(database: Database, world: World, hook: Hook
     settings = world.settings()
     nights.begin(database, settings, FIRST_SEEN)
     nights.begin(database, settings, DUE + DAY + 5 * HOUR)
-    mornings.close(database, settings, DUE + DAY + 5 * HOUR)
+    mornings.close(database, DUE + DAY + 5 * HOUR)
     mornings.send(database, settings, DUE + DAY + 5 * HOUR)
     (got,) = hook.got
     assert got["title"] == "missed: nothing was rehearsed (fleet, 2026-03-04 01:30 Europe/Berlin)"
@@ -192,6 +193,68 @@ def test_ticks_at_once_send_one_summary_to_every_target(
         assert line in body.get_content().replace("&nbsp;", " ")
 
 
+def test_whoever_closes_a_night_the_one_who_knows_the_target_tells_it(
+    database: Database, world: World, hook: Hook
+) -> None:
+    begun(database, world.settings())
+    rehearse(database)
+    mornings.close(database, DUE + HOUR)
+    mornings.send(database, world.settings(), DUE + HOUR)  # a worker without NOTIFY
+    world.notify = (hook.url,)
+    for _again in range(2):
+        mornings.send(database, world.settings(), DUE + HOUR + 60)
+    (got,) = hook.got
+    assert got["title"].startswith("3 of 3 guests may be upgraded (fleet")
+
+
+def test_a_new_target_is_told_no_old_news(database: Database, world: World, hook: Hook) -> None:
+    begun(database, world.settings())
+    rehearse(database)
+    mornings.close(database, DUE + HOUR)
+    world.notify = (hook.url,)
+    mornings.send(database, world.settings(), DUE + HOUR + DAY)
+    assert hook.got == []
+
+
+def test_the_nights_of_several_schedules_are_one_message_about_the_fleet(
+    database: Database, world: World, hook: Hook
+) -> None:
+    world.write("web01", "web09", name="kernels")
+    world.notify = (hook.url,)
+    settings = world.settings()
+    begun(database, settings)
+    rehearse(database, web09="fail", db01="fail")
+    mornings.close(database, DUE + HOUR)
+    for _again in range(2):
+        mornings.send(database, settings, DUE + HOUR)
+    (got,) = hook.got
+    assert got["title"] == "2 of 4 guests may be upgraded (2 schedules)"
+    assert "2 of 3 guests may be upgraded (fleet" in got["message"]
+    assert "1 of 2 guests may be upgraded (kernels" in got["message"]
+    with database.read() as connection:
+        assert None not in connection.execute(select(notices.c.sent)).scalars().all()
+
+
+def test_no_summary_waits_for_ever_for_a_night_that_does_not_end(
+    database: Database, world: World, hook: Hook
+) -> None:
+    world.write("web09", name="kernels")
+    world.notify = (hook.url,)
+    settings = world.settings()
+    begun(database, settings)
+    rehearse(database, web09="error")
+    with database.write() as connection:
+        stuck = runs_table.c.guest == "web09"
+        connection.execute(
+            update(runs_table).where(stuck).values(state="queued", verdict=None, ended=None)
+        )
+    mornings.close(database, DUE + HOUR)
+    mornings.send(database, settings, DUE + HOUR)
+    assert hook.got == []
+    mornings.send(database, settings, DUE + TOGETHER + 60)
+    assert [got["title"][:30] for got in hook.got] == ["3 of 3 guests may be upgraded "]
+
+
 def test_what_was_not_delivered_is_tried_again_and_only_that(
     database: Database, world: World, hook: Hook, mailbox: Mailbox
 ) -> None:
@@ -201,7 +264,7 @@ def test_what_was_not_delivered_is_tried_again_and_only_that(
     rehearse(database)
     hook.answers = [500, 503]
     moment = DUE + HOUR
-    mornings.close(database, settings, moment)
+    mornings.close(database, moment)
     mornings.send(database, settings, moment)
     assert (hook.refused, len(hook.got), len(mailbox.got)) == (1, 0, 1)
     assert unsent(database, read_night(database, "fleet", DUE)) == 1
@@ -227,7 +290,7 @@ def test_a_target_that_is_gone_is_given_up_and_the_night_is_kept(
     rehearse(database)
     hook.answers = [500] * 20
     moment = DUE + HOUR
-    mornings.close(database, settings, moment)
+    mornings.close(database, moment)
     for _day in range(10):
         mornings.send(database, settings, moment)
         moment += DAY
@@ -245,7 +308,7 @@ def test_who_is_killed_while_sending_leaves_it_to_the_next(
     settings = world.settings()
     begun(database, settings)
     rehearse(database)
-    mornings.close(database, settings, DUE + HOUR)
+    mornings.close(database, DUE + HOUR)
 
     def killed(*_: str) -> str:
         raise KeyboardInterrupt
@@ -279,7 +342,7 @@ def test_no_secret_of_a_target_is_logged(
     before = root.handlers[:], root.level
     logs.configure()
     try:
-        mornings.close(database, settings, DUE + HOUR)
+        mornings.close(database, DUE + HOUR)
         mornings.send(database, settings, DUE + HOUR)
     finally:
         root.handlers[:], root.level = before

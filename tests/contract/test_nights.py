@@ -5,17 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nights_world import DAY, DUE, FIRST_SEEN, PATIENCE, World, all_nights, all_runs, guests_of
+from sqlalchemy import insert
 
 from sandbox.request import Request, prepare
 from workers import nights
 from workers.database import Database, open_database
+from workers.database.schema import workers
 from workers.ledger.submitting import submit
 from workers.ledger.values import Priority
+from workers.mornings import read_night
 from workers.orders import order_of
 from workers.settings import ServiceSettings
 
@@ -182,6 +186,78 @@ def test_a_changed_schedule_does_not_run_the_past_either(database: Database, wor
     assert all_nights(database) == []
     nights.begin(database, world.settings(), DUE + 8 * HOUR)
     assert all_nights(database) == [(DUE + 7.5 * HOUR, "run")]
+
+
+def test_a_schedule_that_was_switched_off_missed_nothing(database: Database, world: World) -> None:
+    settings = world.settings()
+    nights.begin(database, settings, FIRST_SEEN)
+    place = world.folder / "scenarios/fleet/scenario.yaml"
+    schedule = place.read_text()
+    place.write_text("upgrade: {what: security}\nlogin: {inject: true}\n")
+    nights.begin(database, settings, FIRST_SEEN + HOUR)
+    place.write_text(schedule)
+    nights.begin(database, settings, DUE + HOUR)
+    assert all_nights(database) == []
+    nights.begin(database, settings, DUE + DAY)
+    assert all_nights(database) == [(DUE + DAY, "run")]
+
+
+def test_a_worker_without_the_scenario_switches_nothing_off(
+    database: Database, world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    without = World(tmp_path / "other").settings()
+    nights.begin(database, world.settings(), FIRST_SEEN)
+    nights.begin(database, without, DUE - 30)
+    nights.begin(database, world.settings(), DUE + 5)
+    assert all_nights(database) == [(DUE, "run")]
+
+
+def signed_on(database: Database, *hosts: str) -> None:
+    with database.write() as connection:
+        connection.execute(
+            insert(workers).values(
+                name=f"worker-{'-'.join(hosts)}",
+                hosts=list(hosts),
+                slots=1,
+                version="1",
+                state="up",
+                started=database.now(),
+                seen=database.now(),
+            )
+        )
+
+
+def test_hosts_that_only_other_workers_know_have_their_guests_rehearsed(
+    database: Database, world: World
+) -> None:
+    """Whose inventory lacks them may be who hears the tick."""
+    world.write("{guest: web01, host: xen7}")
+    signed_on(database, "xen7")
+    settings = world.settings()
+    nights.begin(database, settings, FIRST_SEEN)
+    nights.begin(database, settings, DUE + 5)
+    (run,) = all_runs(database)
+    assert (run.host, run.guest) == ("xen7", "web01")
+
+
+def test_on_which_host_a_guest_is_does_not_depend_on_who_hears_the_tick(
+    database: Database, world: World
+) -> None:
+    world.write("web01")
+    place = world.folder / "scenarios/fleet/scenario.yaml"
+    place.write_text(place.read_text().replace("  host: xen1\n", ""))
+    mine = replace(world.settings().sandbox, hosts=None, uri="qemu:///system", own_name="beatbox")
+    settings = replace(world.settings(), sandbox=mine)
+    signed_on(database, "xen7")
+    nights.begin(database, settings, FIRST_SEEN)
+    nights.begin(database, settings, DUE + 5)
+    assert [run.host for run in all_runs(database)] == ["xen7"], "there is no other"
+    signed_on(database, "xen8")
+    nights.begin(database, settings, DUE + DAY)
+    assert guests_of(database, DUE + DAY) == {"web01": None}
+    night = read_night(database, "fleet", DUE + DAY)
+    assert "does not say on which host" in night.guests[0].reason
 
 
 def test_an_open_run_is_joined_and_counted(database: Database, settings: ServiceSettings) -> None:

@@ -171,7 +171,7 @@ WRONG = [
     (("run", "security", "--guest", "a", "--image", "b"), "exclude each other"),
     (("run", "securty", "--guest", "a"), "did you mean 'security'?"),
     (("run", "./nowhere", "--guest", "a"), "no scenario at nowhere"),
-    (("run", "security"), "give --guest NAME"),
+    (("run", "security"), "--guest NAME"),
     (("run", "security", "--guest", 'a"b'), "guest name"),
     (("run", "security", "--guest", "a/b"), "guest name"),
     (("run", "security", "--image", "/nowhere.raw", "--format", "raw"), "/nowhere.raw"),

@@ -41,6 +41,7 @@ class Scripted:
 
     act: Callable[[Claim, Teller], Outcome]
     cleaned: list[str] = field(default_factory=list)
+    left: bool = False
 
     def run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
         folder(f"record-{claim.fence}")
@@ -193,6 +194,42 @@ def test_no_room_waits_and_uses_no_attempt_up(database: Database) -> None:
     waits = reading.get(database, run.run_id)
     assert (waits.attempts, waits.waiting) == (0, "xen1 has 2 clones, and may have 2")
     assert waits.not_before > database.now()
+    with database.read() as connection:
+        assert list(connection.execute(select(attempts))) == [], "a look at the host is no attempt"
+
+
+@pytest.mark.parametrize(("waited", "pause"), [(0.0, 30.0), (800.0, 100.0), (86400.0, 300.0)])
+def test_who_has_waited_long_for_room_is_looked_at_less_often(
+    database: Database, waited: float, pause: float
+) -> None:
+    run = held(database)
+    with database.write() as connection:
+        connection.execute(update(runs).values(submitted=database.now() - waited))
+
+    def act(_claim: Claim, _tell: Teller) -> Outcome:
+        raise NotNow("xen1 has 2 clones, and may have 2", "wait")
+
+    work_off(database, run, Scripted(act), 60.0)
+    again = reading.get(database, run.run_id).not_before - database.now()
+    assert again == pytest.approx(pause, abs=5.0)
+
+
+def test_a_record_that_could_not_be_noted_at_first_is_noted_with_the_verdict(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tries = held(database), []
+
+    def once_away(*details: object) -> None:
+        tries.append(details)
+        if len(tries) == 1:
+            raise HostError("the database does not answer")
+        leases.note_folder(*details)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("workers.attempt.note_folder", once_away)
+    assert work_off(database, run, Scripted(lambda *_: PASS), 60.0) is State.FINISHED
+    with database.read() as connection:
+        (row,) = connection.execute(select(attempts))
+    assert (row.folder, len(tries)) == ("record-1", 2)
 
 
 @pytest.mark.parametrize("problem", [HostError("no libvirt"), ValueError("a slip of ours")])

@@ -4,6 +4,7 @@ there is no broker: what is queued starts when there is one."""
 from __future__ import annotations
 
 import json
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from sandbox.hosts import default_host, find_host
 from sandbox.records import Verdict
 from sandbox.settings import Settings
 from workers import cli
@@ -63,7 +65,12 @@ def test_a_run_is_submitted_once_and_seen(terminal: Terminal) -> None:
     assert "waits for a worker" in listed
     row = json.loads(terminal.run("status", "--json").stdout)
     assert (row["guest"], row["host"], row["state"]) == ("web01", HOST, "queued")
-    assert "asked" in terminal.run("status", run_id[-8:]).stdout
+    assert "no worker serves this machine now" in again.stderr
+    told = terminal.run("status", run_id[-8:]).stdout
+    assert "asked" in told
+    assert "next; no worker serves this machine now: sandbox worker --host 'this machine'" in told
+    other = terminal.submit("security", "--guest", "web02")
+    assert "1 before it; no worker" in terminal.run("status", other).stdout
 
 
 def test_a_changed_scenario_is_another_wish(terminal: Terminal, tmp_path: Path) -> None:
@@ -120,6 +127,8 @@ def test_a_run_is_cancelled_and_queued_again(terminal: Terminal) -> None:
     again = terminal.claim()
     assert again.run_id != run_id
     assert again.request["guest"] == "web01"
+    joined = json.loads(terminal.run("retry", run_id, "--json").stdout)
+    assert joined == {"run_id": again.run_id, "joined": True}, "an equal one is open"
     assert "its worker removes the clone" in terminal.run("cancel", again.run_id).stdout
 
 
@@ -157,6 +166,15 @@ def test_everything_has_a_default_that_works() -> None:
     assert default.database == "sqlite:////srv/sandbox/service/truth.db"
     assert default.broker == "redis+socket:///srv/sandbox/service/redis.sock"
     assert known_hosts(default, ()) == (HOST,)
+
+
+def test_machines_that_share_a_database_have_names_of_their_own() -> None:
+    """Two would else take each other's guests for their own."""
+    alone = read_service_settings({}).sandbox
+    shared = read_service_settings({"SANDBOX_SERVICE_DATABASE": "postgresql://db/truth"}).sandbox
+    assert default_host(alone).name == "this machine"
+    assert default_host(shared).name == find_host(None, shared).name == socket.gethostname()
+    assert find_host(socket.gethostname(), shared).uri == default_host(alone).uri
 
 
 def test_secrets_come_from_files_and_are_not_shown(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Terminal:
         while (held := claim(self.database, HOST, "worker-a", 60.0, None)) is not None:
             verdict = Verdict(verdicts.get(held.guest, "pass"))
             finish(self.database, held, Outcome(verdict, "nginx does not start"))
-        mornings.close(self.database, self.settings, DUE)
+        mornings.close(self.database, DUE)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from sandbox.errors import HostError
 from workers import tokens
 from workers.api.limiting import Limiter
 from workers.api.problems import Problem
+from workers.api.watching import Looks
 from workers.database import Database
 from workers.settings import ServiceSettings
 from workers.tokens import Scope, State, Token
@@ -46,6 +47,10 @@ class Service:
     known: dict[str, float] = field(
         default_factory=dict
     )  # digests of tokens -> when they were good
+    looks: Looks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looks = Looks(self.database)
 
 
 def service_of(request: Request) -> Service:

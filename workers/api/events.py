@@ -103,6 +103,11 @@ class _Watch:
     last: int
 
     async def lines(self) -> AsyncIterator[bytes]:
+        with self.service.looks.watching(self.run_id):
+            async for line in self._lines():
+                yield line
+
+    async def _lines(self) -> AsyncIterator[bytes]:
         told = time.monotonic()
         yield b"retry: 2000\n\n"
         while not self.service.stopping():
@@ -123,9 +128,7 @@ class _Watch:
             await asyncio.sleep(LOOK_EVERY)
 
     def _look(self) -> tuple[RunRow, tuple[EventRow, ...]]:
-        """The run first: what it says last is among its events then."""
-        run = reading.get(self.service.database, self.run_id)
-        return run, reading.events_after(self.service.database, self.run_id, self.last)
+        return self.service.looks.look(self.run_id, self.last)
 
     def _may_go_on(self) -> bool:
         return tokens.is_good(self.service.database, self.token.id)

@@ -188,7 +188,7 @@ def newest_schema() -> str:
 def require_schema(database: Database) -> None:
     """Raises :class:`HostError` when the schema is not the one that this code was written for.
 
-    A newer one is refused as well, but for additions: see migrations/README.
+    A newer one is refused as well: what it means by its rows is not known here.
     """
     current, newest = schema_versions(database)
     if current != newest:

@@ -169,14 +169,15 @@ events = Table(
 )
 Index("events_of_a_run", events.c.run_id, events.c.id)
 
-# When a schedule was first seen as it is: what was due before that was not missed. One row for each
-# cron expression and time zone that it ever had.
+# When a schedule was first seen as it is: what was due before that was not missed, nor while it was
+# switched off. One row for each cron expression and time zone that it ever had.
 schedules = Table(
     "schedules",
     metadata,
     Column("name", Text, primary_key=True),
     Column("spec", Text, primary_key=True),
     Column("first_seen", Float, nullable=False),
+    Column("off_since", Float),  # no scenario has it
 )
 
 # One row a due time, whoever notices it first.
@@ -190,6 +191,7 @@ nights = Table(
     Column("deadline", Float, nullable=False),  # of the summary: who has not ended is in it as such
     Column("zone", Text, nullable=False),  # for people
     Column("summarised", Float),
+    Column("silent", Integer, nullable=False, server_default="0"),  # a later one's summary names it
     CheckConstraint("outcome IN ('run', 'missed')", name="outcome"),
 )
 

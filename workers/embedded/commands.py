@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import click
@@ -35,7 +36,12 @@ def up(hosts: tuple[str, ...], slots: int) -> None:
 
 @click.command()
 def down() -> None:
-    """End the service that `sandbox up` runs on this machine, and wait for that."""
+    """End the service that `sandbox up` runs on this machine, and wait for that.
+
+    \b
+    Examples:
+      sandbox down
+    """
     from workers.embedded.service import down as end
 
     settings, _database = open_service()
@@ -45,7 +51,8 @@ def down() -> None:
 @click.command()
 @click.option("--worker", "needs_worker", is_flag=True, help="A worker of this machine as well.")
 @click.option("--api", "needs_api", is_flag=True, help="The HTTP API of this machine as well.")
-def health(needs_worker: bool, needs_api: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def health(needs_worker: bool, needs_api: bool, as_json: bool) -> None:
     """Whether database, schema and broker are fit for work: exit code 0, else 4.
 
     \b
@@ -56,10 +63,14 @@ def health(needs_worker: bool, needs_api: bool) -> None:
     from workers.health import ask_api, examine
 
     settings, database = open_service()
-    for line in examine(settings, database, needs_worker=needs_worker):
-        click.echo(line)
+    lines = list(examine(settings, database, needs_worker=needs_worker))
     if needs_api:
-        click.echo(ask_api(settings))
+        lines.append(ask_api(settings))
+    if as_json:
+        click.echo(json.dumps(dict(line.split(": ", 1) for line in lines)))
+        return
+    for line in lines:
+        click.echo(line)
 
 
 COMMANDS: tuple[click.Command, ...] = (up, down, health)

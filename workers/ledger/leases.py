@@ -16,6 +16,7 @@ from sqlalchemy import (
     ScalarSelect,
     UpdateBase,
     bindparam,
+    delete,
     exists,
     func,
     insert,
@@ -38,6 +39,8 @@ from workers.states import HELD, Change, State, after
 # Made once: the copy of a table costs more than a statement with it.
 _NEXT, _OTHER = runs.alias("next_one"), runs.alias("other")
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 1800.0  # seconds between attempts, doubled each time
+# Of a run for which its host has no room: an eighth of the time that it has waited so far.
+NO_ROOM_PAUSES = (30.0, 300.0)  # seconds, least and most
 
 
 class LeaseLost(HostError):
@@ -210,6 +213,23 @@ def hand_back(database: Database, claim: Claim, why: str, pause: float) -> State
         _end_attempt(connection, claim, Change.HAND_BACK, why)
         say(connection, claim.run_id, "state", f"{to.value}: {why}")
     return to
+
+
+def not_now(database: Database, claim: Claim, why: str) -> State:
+    """The host has no room: the run waits, and a try that made nothing is forgotten."""
+    least, most = NO_ROOM_PAUSES
+    with database.read() as connection:
+        waited = connection.execute(
+            select(now() - runs.c.submitted).where(runs.c.id == claim.run_id)
+        ).scalar_one()
+    state = hand_back(database, claim, why, min(most, max(least, waited / 8)))
+    with database.write() as connection:
+        connection.execute(
+            delete(attempts).where(
+                attempts.c.run_id == claim.run_id, attempts.c.fence == claim.fence
+            )
+        )
+    return state
 
 
 def stopped(database: Database, claim: Claim) -> State:

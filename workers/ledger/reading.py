@@ -137,14 +137,33 @@ def events_after(
 ) -> tuple[Event, ...]:
     """The events of a run after the one with id ``last``, oldest first."""
     query = (
-        select(events.c.id, events.c.run_id, events.c.at, events.c.kind, events.c.text)
-        .add_columns(events.c.percent)
-        .where(events.c.run_id == run_id, events.c.id > last)
+        _EVENTS.where(events.c.run_id == run_id, events.c.id > last)
         .order_by(events.c.id)
         .limit(limit)
     )
     with database.read() as connection:
         return tuple(Event(*row) for row in connection.execute(query))
+
+
+def several(database: Database, ids: Sequence[str]) -> tuple[RunRow, ...]:
+    """The runs with these ids, as far as there are any."""
+    with database.read() as connection:
+        rows = connection.execute(select(*_COLUMNS).where(runs.c.id.in_(ids)))
+        return tuple(_row(row) for row in rows)
+
+
+def events_of(database: Database, ids: Sequence[str], last: int) -> tuple[Event, ...]:
+    """The events of several runs after the one with id ``last``, oldest first."""
+    query = _EVENTS.where(events.c.run_id.in_(ids), events.c.id > last)
+    with database.read() as connection:
+        return tuple(Event(*row) for row in connection.execute(query.order_by(events.c.id)))
+
+
+def newest_event(database: Database, run_id: str) -> int:
+    """The id of a run's last event; 0 without one."""
+    query = select(func.max(events.c.id)).where(events.c.run_id == run_id)
+    with database.read() as connection:
+        return int(connection.execute(query).scalar() or 0)
 
 
 def due_hosts(database: Database) -> dict[str, int]:
@@ -156,6 +175,21 @@ def due_hosts(database: Database) -> dict[str, int]:
     )
     with database.read() as connection:
         return {row.host: int(row.due) for row in connection.execute(query)}
+
+
+def ahead(database: Database, run: RunRow) -> int:
+    """How many runs of its host are before a queued one."""
+    query = (
+        select(func.count())
+        .select_from(runs)
+        .where(state_in(runs, State.QUEUED), runs.c.host == run.host)
+        .where(
+            tuple_(runs.c.priority, runs.c.submitted, runs.c.id)
+            < tuple_(literal(run.priority), literal(run.submitted), literal(run.id))
+        )
+    )
+    with database.read() as connection:
+        return int(connection.execute(query).scalar_one())
 
 
 def held_by_owner(database: Database) -> dict[str, int]:
@@ -216,6 +250,11 @@ def _heads() -> Select[*tuple[Any, ...]]:
 
 _NEXT, _OTHER = runs.alias("next_one"), runs.alias("another")
 _HEADS = _heads()
+
+
+_EVENTS = select(
+    *(events.c.id, events.c.run_id, events.c.at, events.c.kind, events.c.text, events.c.percent)
+)
 
 
 def _row(row: Row[*tuple[Any, ...]]) -> RunRow:

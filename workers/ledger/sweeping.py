@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, Row, select, update
 
+from sandbox.errors import SandboxError
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
@@ -16,6 +18,7 @@ from workers.ledger.leases import decide
 from workers.ledger.values import Outcome, Swept
 from workers.states import HELD, Change, State, after
 
+log = structlog.get_logger("sandbox.sweeping")
 _REAP = "reap "  # and a host: when it was last asked for; 0 when it was done
 
 
@@ -91,6 +94,15 @@ def _reason(row: Row[*tuple[Any, ...]]) -> str:
 def want_reaped(connection: Connection, host: str) -> None:
     """Note that something may be left on a host: no message, which could be lost, says so."""
     note_now(connection, f"{_REAP}{host}")
+
+
+def note_left(database: Database, host: str) -> None:
+    """A clean-up was not complete: a reaper goes on with it, until nothing is left."""
+    try:
+        with database.write() as connection:
+            want_reaped(connection, host)
+    except SandboxError as problem:  # hosts are looked at now and then as well
+        log.warning("a reaper was not asked for", host=host, problem=str(problem))
 
 
 def reaping_wanted(database: Database) -> dict[str, float]:

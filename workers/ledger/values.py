@@ -45,21 +45,20 @@ class Order:
     night: str | None = None
     delay: float = 0.0  # seconds from now
     most_attempts: int = 3
-    content: str = ""  # digest of the scenario's files: another one is another wish
+    content: str = ""  # digest of the scenario's files, which the worker has to have as well
     fresh: bool = False  # do not join an equal open run
 
     @property
     def request(self) -> dict[str, str]:
         """What the run's row keeps for its worker."""
-        kept = ("scenario", "guest", "host", "image_format", "upgrade", "user", "key")
+        kept = ("scenario", "guest", "host", "image_format", "upgrade", "user", "key", "content")
         return {name: value for name, value in asdict(self).items() if name in kept and value}
 
     def wish(self, run_id: str) -> str:
         """Equal for orders that one rehearsal answers."""
         if self.fresh:
             return f"fresh:{run_id}"
-        said = json.dumps([self.request, self.content], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.request, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("deadline", sa.Float(), nullable=False),
         sa.Column("zone", sa.Text(), nullable=False),
         sa.Column("summarised", sa.Float(), nullable=True),
+        sa.Column("silent", sa.Integer(), server_default="0", nullable=False),
         sa.CheckConstraint("outcome IN ('run', 'missed')", name=op.f("ck_nights_outcome")),
         sa.PrimaryKeyConstraint("schedule", "due", name=op.f("pk_nights")),
     )
@@ -157,6 +158,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("first_seen", sa.Float(), nullable=False),
+        sa.Column("off_since", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("name", "spec", name=op.f("pk_schedules")),
     )
     op.create_table(
