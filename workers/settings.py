@@ -7,9 +7,11 @@ that holds it, so that it is in no process list and no compose file.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sandbox.errors import RequestError
 from sandbox.settings import SERVICE_PREFIX, Settings, read_settings
@@ -71,6 +73,42 @@ class ServiceSettings:
     def embedded(self) -> Path:
         """Where `sandbox up` keeps what it starts itself."""
         return self.sandbox.state / "service"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """A service elsewhere, and what it knows us by."""
+
+    url: str  # without /v1
+    token: str = field(repr=False)
+
+
+def read_server(
+    stated: str | None, environment: Mapping[str, str] | None = None
+) -> ServerSettings | None:
+    """The server that is to be asked, if one is; raises :class:`RequestError`."""
+    env = os.environ if environment is None else environment
+    url = (stated or env.get("SANDBOX_SERVER", "")).strip().rstrip("/").removesuffix("/v1")
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError(f"{url!r} is no URL of a server", "https://sandbox.example.org")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise RequestError(
+            "the server's URL holds more than its place", "the token is in SANDBOX_TOKEN"
+        )
+    token, path = env.get("SANDBOX_TOKEN", ""), env.get("SANDBOX_TOKEN_FILE", "")
+    if token and path:
+        raise RequestError("SANDBOX_TOKEN_FILE and SANDBOX_TOKEN are both set", "keep one")
+    token = (_content("SANDBOX_TOKEN_FILE", path) if path else token).strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise RequestError(
+            f"{url} wants a token" if not token else "the token is none: it holds odd characters",
+            "SANDBOX_TOKEN holds it, or SANDBOX_TOKEN_FILE names its file; "
+            "`sandbox token create --scope submit` makes one",
+        )
+    return ServerSettings(url, token)
 
 
 def read_service_settings(

@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("operations",),
-    ("api", "embedded"),
+    ("api", "embedded", "gating"),
     ("commands",),
     ("asking", "processes", "health", "units", "service_checks", "reporting"),
     ("intake", "fetching", "nightly", "overview", "gate"),
