@@ -203,7 +203,7 @@ def ci() -> Iterator[Ci]:
     """With a worker for one of the two hosts."""
     with short_folder("sbgate-") as folder:
         given = {
-            "EXECUTOR": f"simulated:{folder}/pretended?seconds=0.1",
+            "EXECUTOR": f"simulated:{folder}/pretended?seconds=0.06",
             "API_LISTEN": "127.0.0.1:0",
             "API_RATE": MANY,
             "API_FAILURES": MANY,

@@ -119,7 +119,14 @@ def github(at: Ci, step: dict[str, Any], run: str, **inputs: str) -> dict[str, s
     given |= {"token": at.environment()["SANDBOX_TOKEN"], **inputs}
     env = {name: expanded(value, given) for name, value in step.get("env", {}).items()}
     files = {name: str(at.folder / name) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
-    return {**GITHUB, "GITHUB_RUN_ID": run, "PATH": path(at), **files, **env}
+    return {
+        **GITHUB,
+        "GITHUB_RUN_ID": run,
+        "PATH": path(at),
+        "RUNNER_TEMP": "/nonexistent",
+        **files,
+        **env,
+    }
 
 
 GITHUB_SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")

@@ -32,7 +32,7 @@ class Job:
         found: tuple[str, ...] = ()
         for names in _JOBS:
             if all(environment.get(name) for name in names):
-                found = tuple(environment[name] for name in names)
+                found = tuple(f"{name}={environment[name]}" for name in names)
                 break
         return cls(
             found,

@@ -72,9 +72,10 @@ class Server:
             ended=_moment(run["ended"]),
         )
 
-    def follow(self, run_id: str, last: int) -> Iterator[Heard | None]:
+    def follow(self, run_id: str, last: int, seconds: float) -> Iterator[Heard | None]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last else {})
-        answer = self._open("GET", f"/runs/{run_id}/stream", None, headers, SILENCE)
+        silence = max(0.1, min(SILENCE, seconds))
+        answer = self._open("GET", f"/runs/{run_id}/stream", None, headers, silence)
         try:
             for kind, data in _messages(answer):
                 if kind == "end":

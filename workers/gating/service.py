@@ -58,7 +58,7 @@ class Service:
         more = ("submitted", "ended")
         return Seen(**{name: getattr(row, name) for name in (*same, *more)})
 
-    def follow(self, run_id: str, last: int) -> Iterator[Heard | None]:
+    def follow(self, run_id: str, last: int, _seconds: float) -> Iterator[Heard | None]:
         while True:
             row = self.look(run_id)  # before its events: the last one is there then
             events = _or_away(partial(reading.events_after, self.database, run_id, last))

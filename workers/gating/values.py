@@ -69,9 +69,9 @@ class Queue(Protocol):
 
     def look(self, run_id: str) -> Seen: ...
 
-    def follow(self, run_id: str, last: int) -> Iterator[Heard | None]:
+    def follow(self, run_id: str, last: int, seconds: float) -> Iterator[Heard | None]:
         """What happens after the event ``last``, as it comes, until the run or the connection
-        ends; None now and then while nothing happens."""
+        ends; None now and then while nothing happens. ``seconds``: all that one may wait."""
 
     def cancel(self, run_id: str) -> None:
         """Take it back; one that has ended already is left as it is."""

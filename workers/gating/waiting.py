@@ -56,7 +56,7 @@ class _Pause:
         self.reset()
 
     def reset(self) -> None:
-        self._seconds = 1.0
+        self._seconds = 0.5
 
     def next(self, after: float = 0.0) -> float:
         pause = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
@@ -88,7 +88,8 @@ class _Visit:
         while True:
             lost: Away | None = None
             try:
-                for heard in self._queue.follow(self._run_id, last):
+                left = self._deadline.remaining()
+                for heard in self._queue.follow(self._run_id, last, left):
                     if heard is not None:
                         last = heard.id
                     pause.reset()
