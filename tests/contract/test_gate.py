@@ -121,7 +121,7 @@ def test_a_cancelled_job_cancels_its_run(at: Ci, tmp_path: Path, number: signal.
     done = gate.signal(number)
     assert (done.code, done.json["ending"]) == (130, "cancelled")
     assert "cancelling run" in done.err
-    assert "cancel" in done.json["hint"]
+    assert "cancel" in done.json["note"]
     assert at.until(done.json["run"], "cancelled", "finished")["state"] == "cancelled"
     assert etree.fromstring(junit.read_bytes()).find(".//error") is not None
 
@@ -132,14 +132,14 @@ def test_a_run_that_others_asked_for_too_is_not_cancelled(at: Ci) -> None:
     second = at.start(guest="shared", host=NO_WORKER)
     second.said("joined a run that is open")
     left = second.signal(signal.SIGTERM)
-    assert (left.code, left.json["hint"]) == (
+    assert (left.code, left.json["note"]) == (
         130,
         "the run goes on for the others that asked for it",
     )
     (run,) = at.runs_of("shared")
     assert run["state"] == "queued"
     done = first.signal(signal.SIGTERM)
-    assert done.json["hint"] == "the run is cancelled and its clone removed"
+    assert done.json["note"] == "the run is cancelled and its clone removed"
     assert at.run(run["id"])["state"] == "cancelled"
 
 
@@ -152,7 +152,7 @@ def test_without_a_verdict_in_time_the_gate_stays_shut(at: Ci, tmp_path: Path) -
     left = at.gate("--wait", "1", "--leave", guest="late", host=NO_WORKER)
     assert left.code == 124
     assert at.run(left.json["run"])["state"] == "queued"
-    assert "the run goes on" in left.json["hint"]
+    assert "the run goes on" in left.json["note"]
     gone = at.served.ask(f"/v1/runs/{left.json['run']}/cancel", Scope.SUBMIT, method="POST")
     assert gone.status == 202
 

@@ -77,6 +77,7 @@ def as_json(ending: Ending, request: Request, way: str) -> str:
         "exit_code": ending.code,
         "reason": one_line(ending.reason),
         "hint": one_line(ending.hint),
+        "note": one_line(ending.note),
         "run": ending.run_id or None,
         "scenario": request.scenario,
         "guest": ending.guest or request.guest,
@@ -92,8 +93,8 @@ def show(ending: Ending, request: Request, console: Console) -> None:
     guest = one_line(ending.guest or request.guest or request.scenario, 80)
     answer = f"may {guest} be upgraded? {'yes' if ending.allowed else 'no'} ({ending.word})"
     console.print(Text(f"{answer}: {one_line(ending.reason)}", style))
-    if ending.hint:
-        console.print(Text(f"  {one_line(ending.hint)}"))
+    for line in filter(None, (ending.hint, ending.note)):
+        console.print(Text(f"  {one_line(line)}"))
     if ending.link:
         console.print(Text(f"  all of it: {ending.link}"))
 
@@ -139,5 +140,10 @@ def _record(ending: Ending, request: Request) -> RunRecord:
         started=ending.started or ending.ended,
         finished=ending.ended,
         state="finished",
-        decision=Decision(verdict=verdict, reason=ending.reason, hint=ending.hint),
+        decision=Decision(
+            verdict=verdict,
+            reason=ending.reason,
+            hint=ending.hint,
+            findings=(ending.note,) if ending.note else (),
+        ),
     )

@@ -17,6 +17,8 @@ from sandbox.request import Request
 from sandbox.settings import Settings
 from workers.gating.values import CANCELLED, TIMEOUT, Ending
 
+_ENDED = "the rehearsal was ended and its clone removed"
+
 
 class _TimeUp(KeyboardInterrupt):
     """Ends a rehearsal as Ctrl-C does: once its clone is gone."""
@@ -28,10 +30,9 @@ def gate(request: Request, settings: Settings, seconds: float, console: Console)
             folder, record = rehearse_shown(request, settings, console)
     except _TimeUp:
         said = f"there was no verdict within {duration(seconds)}"
-        return Ending("timeout", TIMEOUT, said, "the rehearsal was ended, its clone removed")
+        return Ending("timeout", TIMEOUT, said, note=_ENDED)
     except KeyboardInterrupt:
-        said = "the CI job was cancelled"
-        return Ending("cancelled", CANCELLED, said, "the rehearsal was ended, its clone removed")
+        return Ending("cancelled", CANCELLED, "the CI job was cancelled", note=_ENDED)
     except SandboxError as problem:
         return Ending.of_problem(problem)
     show(console, record, folder.artifacts)

@@ -90,7 +90,8 @@ class Ending:
     word: str
     code: int
     reason: str
-    hint: str = ""
+    hint: str = ""  # what to do
+    note: str = ""  # what became of the run, or of its report
     run_id: str = ""
     guest: str = ""
     started: float = 0.0

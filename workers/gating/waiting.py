@@ -133,7 +133,7 @@ class _Visit:
         reports, missing = self._reports()
         if missing and seen.verdict is not Verdict.REJECTED:
             self._tell.say(f"without the whole report: {missing}")
-            ending = replace(ending, hint=f"without the whole report: {missing}")
+            ending = replace(ending, note=f"without the whole report: {missing}")
         return replace(self.named(ending), reports=reports)
 
     def _reports(self) -> tuple[dict[str, str], str]:
@@ -151,15 +151,15 @@ class _Visit:
         ending = Ending("timeout", TIMEOUT, f"there was no verdict within {waited}")
         if not self._run_id:
             self._take_back_unheard()
-            return self.named(replace(ending, hint="the service did not answer"))
+            return self.named(replace(ending, note="the service did not answer"))
         if leave:
-            hint = f"the run goes on: {self._queue.link(self._run_id)}"
-            return self.named(replace(ending, hint=hint))
+            note = f"the run goes on: {self._queue.link(self._run_id)}"
+            return self.named(replace(ending, note=note))
         self.cancel()
         seen = self._seen
         if seen is not None and seen.verdict is not None:  # in the last moment
             return self.ended(seen)
-        return self.named(replace(ending, hint=self._what_became()))
+        return self.named(replace(ending, note=self._what_became()))
 
     def interrupted(self) -> Ending:
         ending = Ending("cancelled", CANCELLED, "the CI job was cancelled")
@@ -167,7 +167,7 @@ class _Visit:
             self._take_back_unheard()
         else:
             self.cancel()
-        return self.named(replace(ending, hint=self._what_became()))
+        return self.named(replace(ending, note=self._what_became()))
 
     def _take_back_unheard(self) -> None:
         """It may have been queued although the answer did not reach us."""
