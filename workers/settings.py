@@ -29,6 +29,7 @@ VARIABLES = {
     "KEEP_BYTES": "how much of them in each place, oldest go first: 20GiB (default: no limit)",
     "KEEP_FREE": "how much of a worker's disk a run must find free to begin (default 1GiB)",
     "NOTIFY": "where summaries go: apprise URLs, blank-separated (mailto://…, slack://…)",
+    "NOTIFY_ON": "of which runs beside the nightly they hear: change (default), every, never",
     "METRICS": "HOST:PORT for Prometheus (default: not served)",
     "API_LISTEN": "HOST:PORT of the HTTP API (default 127.0.0.1:8480)",
     "API_TLS_CERT": "file with its certificate, and those up to the root (default: plain HTTP)",
@@ -59,6 +60,7 @@ class ServiceSettings:
     keep_bytes: int = 0  # 0: no limit
     keep_free: int = 1 << 30  # bytes
     notify: tuple[str, ...] = field(default=(), repr=False)
+    notify_on: str = "change"
     metrics: str = ""
     executor: str = "rehearsal"
     api_listen: str = "127.0.0.1:8480"
@@ -133,6 +135,7 @@ def read_service_settings(
         keep_bytes=_bytes(given, "KEEP_BYTES", 0),
         keep_free=_bytes(given, "KEEP_FREE", ServiceSettings.keep_free),
         notify=tuple(given.get("NOTIFY", "").split()),
+        notify_on=_one_of(given, "NOTIFY_ON", ("change", "every", "never")),
         metrics=given.get("METRICS", ""),
         executor=given.get("EXECUTOR") or "rehearsal",
         api_listen=given.get("API_LISTEN") or ServiceSettings.api_listen,
@@ -187,6 +190,16 @@ def _number(given: Mapping[str, str], name: str, default: float, least: float = 
             f"{SERVICE_PREFIX}{name} is no number from {least:g} on: {text!r}", VARIABLES[name]
         )
     return number
+
+
+def _one_of(given: Mapping[str, str], name: str, words: tuple[str, ...]) -> str:
+    """The first of the words is the default."""
+    word = given.get(name) or words[0]
+    if word not in words:
+        raise RequestError(
+            f"{SERVICE_PREFIX}{name} is none of {', '.join(words)}: {word!r}", VARIABLES[name]
+        )
+    return word
 
 
 def _bytes(given: Mapping[str, str], name: str, default: int) -> int:

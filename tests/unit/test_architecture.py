@@ -56,7 +56,7 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("turns",),
     ("housekeeping", "canary", "presence", "attempt", "keeping", "metrics", "pools"),
-    ("nights", "mornings"),
+    ("nights", "mornings", "changes"),
     ("executors", "rehearsing", "simulated", "retention"),
     ("orders", "notify", "summary"),
     ("schedule",),
