@@ -41,13 +41,13 @@ class Before:
 
 def look(database: Database, settings: ServiceSettings) -> None:
     """Decide of what is news whether people are told. Each is looked at by one."""
-    if not settings.notify or settings.notify_on == "never":
-        with database.write() as connection:
-            connection.execute(delete(news).where(news.c.target == UNREAD))
-        return
     query = select(news.c.run_id).where(news.c.target == UNREAD).order_by(news.c.try_at)
     with database.read() as connection:
         unread = list(connection.execute(query.limit(MOST)).scalars())
+    if unread and (not settings.notify or settings.notify_on == "never"):
+        with database.write() as connection:
+            connection.execute(delete(news).where(news.c.target == UNREAD))
+        return
     for run_id in unread:
         _look(database, settings, run_id)
 

@@ -167,6 +167,9 @@ def test_a_job_that_was_killed_is_cancelled_by_its_next_step(at: Ci) -> None:
     assert at.run(run["id"])["state"] == "cancelled"
     assert at.gate("--cancel", guest="killed", host=NO_WORKER, **job).code == 0
     assert len(at.runs_of("killed")) == 1
+    for arguments, env in (((), {}), (("--fresh",), job)):  # whose run would that be?
+        assert at.gate("--cancel", *arguments, guest="nobody", **env).code == 2
+    assert at.runs_of("nobody") == []
 
 
 def test_a_server_that_fails_for_a_while_is_waited_for(at: Ci) -> None:

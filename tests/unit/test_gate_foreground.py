@@ -18,7 +18,8 @@ from workers.cli import main
 from workers.gating import files, foreground
 from workers.gating.job import Job
 from workers.gating.server import body_of
-from workers.gating.values import Ending
+from workers.gating.telling import Teller
+from workers.gating.values import Away, Ending, Heard
 from workers.settings import read_server
 
 pytest_plugins = ["stage_fixtures"]
@@ -138,3 +139,24 @@ def test_a_time_that_is_none_is_refused(text: str) -> None:
     told = CliRunner().invoke(main, ["gate", "security", "--guest", "web01", "--wait", text])
     assert told.exit_code == 2
     assert "--wait" in told.stderr
+
+
+def test_a_terminal_has_a_line_that_lives_and_a_log_has_one_for_each_phase() -> None:
+    said: dict[bool, str] = {}
+    for terminal_ in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal_, width=100)
+        with Teller(console) as tell:
+            tell.heard(Heard(1, "phase", "boot", None))
+            tell.heard(Heard(2, "detail", "sshd answers\x1b[31m", 40.0))
+            tell.heard(None)
+            tell.away(Away("nobody answers"))
+            tell.away(Away("nobody answers"))
+            tell.back()
+        assert isinstance(console.file, io.StringIO)
+        said[terminal_] = console.file.getvalue()
+    assert "▸ boot the clone: sshd answers 40 %" in said[True]
+    assert [line[9:] for line in said[False].splitlines()] == [
+        "boot the clone",
+        "nobody answers; trying again",
+        "the connection is back",
+    ]

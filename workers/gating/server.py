@@ -230,7 +230,7 @@ def body_of(request: Request, *, fresh: bool) -> dict[str, Any]:
 def _messages(answer: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, Any]]:
     """Server-sent events: their names and data; ``("", None)`` for what only says "still here"."""
     rest, kind = b"", ""
-    for data in answer.stream(1 << 16):
+    while data := answer.read1(1 << 16):  # what there is, without waiting for more
         rest += data
         *lines, rest = rest.split(b"\n")
         if len(rest) > _LONGEST_LINE:

@@ -14,7 +14,7 @@ from workers.gating.job import Job
 from workers.gating.telling import Teller
 from workers.gating.values import Ending, Queue
 
-TAKEN_BACK_BY = "--cancel is for a server: it knows the run by its CI job"
+CANCELS = "--cancel is for a CI job that asked a server: by the job it knows the run"
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,12 @@ class Ways:
             with Teller(self.console) as tell:
                 return waiting.take_back(queue, tell)
 
-        return Way(name, gate, take_back if queue.repeatable else _refuse)
+        known = queue.repeatable and bool(self.job.words) and not self.fresh
+        return Way(name, gate, take_back if known else _refuse)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, style="dim")
 
 
 def _refuse() -> bool:
-    raise RequestError(TAKEN_BACK_BY, "`sandbox cancel RUN` cancels one of this machine's service")
+    raise RequestError(CANCELS, "`sandbox cancel RUN` cancels any run, on a machine of the service")
