@@ -138,9 +138,17 @@ def test_a_run_that_others_asked_for_too_is_not_cancelled(at: Ci) -> None:
     )
     (run,) = at.runs_of("shared")
     assert run["state"] == "queued"
+    third = at.start(guest="shared", host=NO_WORKER)
+    third.said("joined a run that is open")
     done = first.signal(signal.SIGTERM)
     assert done.json["note"] == "the run is cancelled and its clone removed"
     assert at.run(run["id"])["state"] == "cancelled"
+    # Whoever joined it still wants an answer.
+    third.said("asking anew")
+    third.said(": queued")
+    own = third.signal(signal.SIGTERM).json
+    assert own["run"] != run["id"]
+    assert at.run(own["run"])["state"] == "cancelled"
 
 
 def test_without_a_verdict_in_time_the_gate_stays_shut(at: Ci, tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ class Server:
         parts = urlsplit(self._url)
         return parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost")
 
-    def submit(self) -> tuple[str, bool]:
+    def submit(self, turn: int) -> tuple[str, bool]:
         text = json.dumps(self._body).encode()
-        headers = {"Content-Type": "application/json", "Idempotency-Key": self._key}
+        key = f"{self._key}-{turn}" if turn else self._key
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         told = self._json("POST", "/runs", text, headers)
         return str(told["run"]["id"]), bool(told["joined"])
 

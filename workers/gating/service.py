@@ -38,7 +38,7 @@ class Service:
     def where(self) -> str:
         return f"the service of this machine ({self.database.url})"
 
-    def submit(self) -> tuple[str, bool]:
+    def submit(self, _turn: int) -> tuple[str, bool]:
         told = _or_away(
             lambda: intake.submit(
                 self.database,

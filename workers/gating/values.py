@@ -62,10 +62,13 @@ class Queue(Protocol):
 
     @property
     def repeatable(self) -> bool:
-        """Whether ``submit`` asked again is the same run."""
+        """Whether ``submit`` asked again in the same turn is the same run."""
 
-    def submit(self) -> tuple[str, bool]:
-        """The run's id, and whether an equal one was open: then it is that one."""
+    def submit(self, turn: int) -> tuple[str, bool]:
+        """The run's id, and whether an equal one was open: then it is that one.
+
+        ``turn``: another is another wish, however ``repeatable`` this is.
+        """
 
     def look(self, run_id: str) -> Seen: ...
 

@@ -19,6 +19,7 @@ from workers.states import ENDED, State
 
 LONGEST_PAUSE = 15.0  # seconds between two tries
 CANCELLING = 5.0  # seconds: GitHub kills a cancelled step after ten
+TURNS = 5  # how often we ask anew when others cancel what we wait for, too
 REPORTING = 30.0  # seconds that a report may take to be where it is read
 _LOOK = 0.3
 _FORMATS = ("junit", "markdown")
@@ -42,7 +43,7 @@ def take_back(queue: Queue, tell: Teller) -> bool:
     """Cancel the run of a job that cannot do it itself any more; whether that went through."""
     visit = _Visit(queue, Deadline(CANCELLING, "cancelling"), tell)
     try:
-        visit.submit()
+        visit.find()
     except DeadlineExceeded:
         tell.say("the run could not be cancelled: nobody answers")
         return False
@@ -70,6 +71,7 @@ class _Visit:
         self._deadline = deadline
         self._tell = tell
         self._asked = False
+        self._turn = 0
         self._run_id = ""
         self._joined = False
         self._seen: Seen | None = None
@@ -78,12 +80,40 @@ class _Visit:
 
     def submit(self) -> None:
         self._asked = True
-        self._run_id, self._joined = self._patiently(self._queue.submit, self._deadline)
+        self._ask(self._deadline)
         self._tell.submitted(self._run_id, joined=self._joined)
 
+    def _ask(self, deadline: Deadline) -> None:
+        self._run_id = ""  # from here on there may be one that we do not know yet
+        ask = partial(self._queue.submit, self._turn)
+        self._run_id, self._joined = self._patiently(ask, deadline)
+
     def follow(self) -> Seen:
-        """The run when it has ended."""
+        """The run when it has ended; not one that its other askers took away from us."""
         self.submit()
+        while True:
+            seen = self._to_its_end()
+            if not self._was_taken_away(seen):
+                return seen
+            self._tell.say("others who asked for it cancelled it: asking anew")
+            self._turn += 1
+            self.submit()
+
+    def find(self) -> None:
+        """The run that this job asked for, without waiting for its end."""
+        self.submit()
+        while self._was_taken_away(self._look(self._deadline)):
+            self._turn += 1
+            self.submit()
+
+    def _look(self, deadline: Deadline) -> Seen:
+        self._seen = self._patiently(partial(self._queue.look, self._run_id), deadline)
+        return self._seen
+
+    def _was_taken_away(self, seen: Seen) -> bool:
+        return seen.state is State.CANCELLED and self._joined and self._turn < TURNS
+
+    def _to_its_end(self) -> Seen:
         last, pause = 0, _Pause()
         while True:
             lost: Away | None = None
@@ -175,8 +205,7 @@ class _Visit:
             return
         self._tell.say("cancelling what may have been queued")
         try:
-            deadline = Deadline(CANCELLING, "cancelling")
-            self._run_id, self._joined = self._patiently(self._queue.submit, deadline)
+            self._ask(Deadline(CANCELLING, "cancelling"))
         except SandboxError as problem:
             self._tell.say(f"nothing was queued, as far as can be seen: {problem.message}")
             return
@@ -191,10 +220,7 @@ class _Visit:
         deadline = Deadline(CANCELLING, "cancelling")
         try:
             self._patiently(lambda: self._queue.cancel(self._run_id), deadline)
-            while True:
-                self._seen = self._patiently(lambda: self._queue.look(self._run_id), deadline)
-                if self._seen.state in ENDED:
-                    break
+            while self._look(deadline).state not in ENDED:
                 deadline.sleep(_LOOK)
         except SandboxError as problem:
             if self._seen is None or self._seen.state is not State.CANCELLING:
