@@ -23,10 +23,18 @@ from workers.orders import digest
 from workers.settings import ServiceSettings, read_service_settings
 
 
-@pytest.fixture
-def hook() -> Iterator[Hook]:
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Hook]:
     with web_hook() as there:
         yield there
+
+
+@pytest.fixture
+def hook(receiver: Hook) -> Hook:
+    receiver.got.clear()
+    receiver.answers.clear()
+    receiver.refused = 0
+    return receiver
 
 
 @pytest.fixture

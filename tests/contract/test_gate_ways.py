@@ -22,7 +22,7 @@ from workers.states import ENDED, State
 @pytest.fixture(scope="module")
 def there() -> Iterator[Service]:
     with short_folder("sbway-") as folder:
-        given = {"EXECUTOR": f"simulated:{folder}/pretended?seconds=0.1", "ATTEMPTS": "1"}
+        given = {"EXECUTOR": f"simulated:{folder}/pretended?seconds=0.06", "ATTEMPTS": "1"}
         with service(LEASE="4", **given) as one:
             one.start("worker", "--host", "xen1", "--slots", "1")
             yield one
@@ -58,8 +58,8 @@ def test_the_database_that_is_named_is_asked(there: Service, tmp_path: Path) -> 
 
 
 def test_a_job_that_is_cancelled_cancels_there_too(there: Service) -> None:
-    gate = start(there, "--host", "xen1", "--service", guest="slow-one")
-    gate.said("boot the clone")
+    gate = start(there, "--host", "xen1", "--service", guest="long-one")
+    gate.said("  plan\n")
     done = gate.signal(signal.SIGTERM)
     assert (done.code, done.json["ending"]) == (130, "cancelled")
     row = reading.get(there.database, done.json["run"])

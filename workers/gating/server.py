@@ -242,7 +242,7 @@ def _messages(answer: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, Any]]:
                 kind = value.strip()
             elif name == "data":
                 yield kind, value
-            elif name == "":
+            elif line.startswith(b":"):
                 yield "", None
 
 
