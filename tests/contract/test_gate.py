@@ -162,11 +162,15 @@ def test_without_a_verdict_in_time_the_gate_stays_shut(at: Ci, tmp_path: Path) -
     assert gone.status == 202
 
 
-def test_a_job_that_was_killed_is_cancelled_by_its_next_step(at: Ci) -> None:
+def test_a_job_that_was_killed_is_cancelled_by_its_next_step(at: Ci, tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    junit.write_text("<testsuites/>")  # of the time before, when all was well
     job = {"CI_SERVER_URL": "https://gitlab.example.org", "CI_JOB_ID": "7"}
-    gate = at.start(guest="killed", host=NO_WORKER, **job)
+    gate = at.start("--junit", str(junit), guest="killed", host=NO_WORKER, **job)
     gate.said("queued")
     gate.signal(signal.SIGKILL)
+    (error,) = etree.fromstring(junit.read_bytes()).findall(".//error")
+    assert "killed before it had an answer" in str(error.get("message"))
     (run,) = at.runs_of("killed")
     assert at.gate("--cancel", guest="killed", host=NO_WORKER, **job).code == 0
     assert at.run(run["id"])["state"] == "cancelled"

@@ -15,7 +15,7 @@ from sandbox.errors import HostError, RequestError
 from sandbox.records import Verdict
 from sandbox.request import Request
 from workers.cli import main
-from workers.gating import files, foreground
+from workers.gating import files, foreground, ways
 from workers.gating.job import Job
 from workers.gating.server import body_of
 from workers.gating.telling import Teller
@@ -76,7 +76,7 @@ def test_only_a_pass_opens_the_gate_and_there_is_always_something_to_show(
     assert (ending.code == 0) is passed is ending.allowed
     said: list[str] = []
     summary, missing = tmp_path / "summary", tmp_path / "none" / "x.xml"
-    files.write(ending, request, Job(summary=summary), missing, None, said.append)
+    files.write(request, Job(summary=summary), missing, None, said.append, ending)
     assert "could not be written" in said[0]
     assert f"May I upgrade web01? {'Yes' if passed else 'No'}" in summary.read_text()
     junit = files.junit(ending, request)
@@ -160,3 +160,16 @@ def test_a_terminal_has_a_line_that_lives_and_a_log_has_one_for_each_phase() -> 
         "nobody answers; trying again",
         "the connection is back",
     ]
+
+
+def test_a_fault_of_ours_opens_no_gate_and_is_told_to_ci(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ways.Ways, "chosen", fault)
+    junit = tmp_path / "junit.xml"
+    told = CliRunner().invoke(main, ["gate", "x", "--guest", "web01", "--junit", str(junit)])
+    assert told.exit_code == 4
+    assert "a fault of this program: ZeroDivisionError" in junit.read_text()

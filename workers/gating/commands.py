@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -85,6 +84,7 @@ def gate(
     """
     from rich.console import Console
 
+    from sandbox.records import Verdict
     from sandbox.request import Request
     from workers.gating import files
     from workers.gating.job import Job
@@ -99,8 +99,10 @@ def gate(
     job = Job.read(os.environ)
     request = Request(scenario, guest, image, image_format, upgrade, user, key, host)
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
-    files.require_writable(junit, markdown)
-    way, name = None, ""
+    keep = partial(files.write, request, job, junit, markdown, partial(click.echo, err=True))
+    if not cancel:
+        files.begin(request, junit, markdown)
+    name = ""
     with interruptible(), commands_stopped(job, err=as_json):
         try:
             way = Ways(request, job, console, fresh=fresh).chosen(server, here=here, local=local)
@@ -112,9 +114,10 @@ def gate(
             ending = Ending("cancelled", CANCELLED, "the CI job was cancelled")
         except SandboxError as problem:
             ending = Ending.of_problem(problem)
-        if not ending.ended:
-            ending = replace(ending, ended=time.time())
-        files.write(ending, request, job, junit, markdown, lambda said: click.echo(said, err=True))
+        except Exception as fault:  # told by whoever called us; CI is to have it, too
+            keep(Ending.of(Verdict.ERROR, f"a fault of this program: {type(fault).__name__}"))
+            raise
+        keep(ending)
         files.show(ending, request, console)
     if as_json:
         click.echo(files.as_json(ending, request, name))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,11 +27,18 @@ _NOWHERE = Path("/nonexistent")  # where the artifacts of a run are that left no
 Say = Callable[[str], None]
 
 
-def require_writable(*paths: Path | None) -> None:
-    """Said before an hour's rehearsal, not after it; raises :class:`RequestError`."""
-    for path in filter(None, paths):
+def begin(request: Request, junit_file: Path | None, markdown_file: Path | None) -> None:
+    """No answer is what CI finds of a gate that is killed, and nothing from the time before.
+
+    Raises :class:`RequestError`: before an hour's rehearsal, not after it.
+    """
+    said = "the gate was killed before it had an answer"
+    ending = replace(Ending.of(Verdict.ERROR, said), ended=time.time())
+    for path, made in ((junit_file, junit), (markdown_file, markdown)):
+        if path is None:
+            continue
         try:
-            path.open("a").close()
+            path.write_text(made(ending, request), encoding="utf-8")
         except OSError as problem:
             raise RequestError(
                 f"cannot write {path}: {problem.strerror}", "name a file in a folder that is there"
@@ -37,14 +46,16 @@ def require_writable(*paths: Path | None) -> None:
 
 
 def write(
-    ending: Ending,
     request: Request,
     job: Job,
     junit_file: Path | None,
     markdown_file: Path | None,
     say: Say,
+    ending: Ending,
 ) -> None:
     """A file that cannot be written costs no verdict."""
+    if not ending.ended:
+        ending = replace(ending, ended=time.time())
     text = markdown(ending, request)
     if junit_file is not None:
         _put(junit_file, junit(ending, request), say)

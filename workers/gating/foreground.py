@@ -17,7 +17,7 @@ from sandbox.request import Request
 from sandbox.settings import Settings
 from workers.gating.values import CANCELLED, TIMEOUT, Ending
 
-_ENDED = "the rehearsal was ended and its clone removed"
+_ENDED = "the rehearsal was ended; `sandbox reap` removes what may be left of its clone"
 
 
 class _TimeUp(KeyboardInterrupt):
