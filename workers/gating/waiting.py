@@ -75,6 +75,7 @@ class _Visit:
         self._run_id = ""
         self._joined = False
         self._seen: Seen | None = None
+        self._trouble = ""  # why nobody answered last
 
     # -- the way to the verdict ---------------------------------------------------------------
 
@@ -146,6 +147,7 @@ class _Visit:
             try:
                 answer = ask()
             except Away as problem:
+                self._trouble = problem.message
                 self._tell.away(problem)
                 deadline.sleep(pause.next(problem.after))
             else:
@@ -180,8 +182,9 @@ class _Visit:
         waited = duration(self._deadline.seconds)
         ending = Ending("timeout", TIMEOUT, f"there was no verdict within {waited}")
         if not self._run_id:
+            note = self._trouble or "the service did not answer"
             self._take_back_unheard()
-            return self.named(replace(ending, note="the service did not answer"))
+            return self.named(replace(ending, note=note))
         if leave:
             note = f"the run goes on: {self._queue.link(self._run_id)}"
             return self.named(replace(ending, note=note))
