@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ class Server:
         self._token = settings.token
         self._body = body_of(request, fresh=fresh)
         self._key = job.key(self._body, fresh=fresh)
+        self._patience = ANSWER
 
     @property
     def where(self) -> str:
@@ -60,18 +62,20 @@ class Server:
         key = f"{self._key}-{turn}" if turn else self._key
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         told = self._json("POST", "/runs", text, headers)
-        return str(told["run"]["id"]), bool(told["joined"])
+        with self._understood():
+            return str(told["run"]["id"]), bool(told["joined"])
 
     def look(self, run_id: str) -> Seen:
         run = self._json("GET", f"/runs/{run_id}")
         same = ("id", "scenario", "guest", "host", "reason", "phase", "waiting")
-        return Seen(
-            **{name: str(run[name]) for name in same},
-            state=State(run["state"]),
-            verdict=None if run["verdict"] is None else Verdict(run["verdict"]),
-            submitted=_moment(run["submitted"]) or 0.0,
-            ended=_moment(run["ended"]),
-        )
+        with self._understood():
+            return Seen(
+                **{name: str(run[name]) for name in same},
+                state=State(run["state"]),
+                verdict=None if run["verdict"] is None else Verdict(run["verdict"]),
+                submitted=_moment(run["submitted"]) or 0.0,
+                ended=_moment(run["ended"]),
+            )
 
     def follow(self, run_id: str, last: int, seconds: float) -> Iterator[Heard | None]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last else {})
@@ -99,6 +103,9 @@ class Server:
         except WrongState as problem:
             raise Away(problem.message, problem.hint) from problem
 
+    def hurry(self, seconds: float) -> None:
+        self._patience = seconds
+
     def link(self, run_id: str) -> str:
         return f"{self._url}/v1/runs/{run_id}/report/html"
 
@@ -107,10 +114,16 @@ class Server:
     def _json(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}
     ) -> Any:
+        data = self._whole(method, path, body, headers)
+        with self._understood():
+            return json.loads(data)
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
         try:
-            return json.loads(self._whole(method, path, body, headers))
-        except ValueError as problem:
-            raise self._no_api("what is no JSON") from problem
+            yield
+        except (ValueError, KeyError, TypeError) as problem:
+            raise self._no_api("what this does not understand") from problem
 
     def _whole(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}
@@ -141,7 +154,9 @@ class Server:
                 f"{self._url}/v1{path}",
                 body=body,
                 headers={**self._headers, **headers},
-                timeout=Timeout(connect=CONNECT, read=silence),
+                timeout=Timeout(
+                    connect=min(CONNECT, self._patience), read=min(silence, self._patience)
+                ),
                 redirect=False,  # a token is for whom it was given, a wish is not to become a look
                 retries=False,
                 preload_content=False,

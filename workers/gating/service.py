@@ -82,6 +82,9 @@ class Service:
         except WrongState as problem:
             raise Away(problem.message, problem.hint) from problem
 
+    def hurry(self, _seconds: float) -> None:
+        """A database has a patience of its own."""
+
     def link(self, run_id: str) -> str:
         return f"sandbox artifacts {run_id}"
 

@@ -82,6 +82,9 @@ class Queue(Protocol):
     def report(self, run_id: str, format: str) -> str:
         """Raises :class:`Away` where it will be there soon."""
 
+    def hurry(self, seconds: float) -> None:
+        """From now on no single answer is waited for longer: somebody is about to kill us."""
+
     def link(self, run_id: str) -> str:
         """Where people find all of it: a URL, or a command."""
 

@@ -18,8 +18,9 @@ from workers.gating.values import CANCELLED, TIMEOUT, Away, Ending, Queue, Seen
 from workers.states import ENDED, State
 
 LONGEST_PAUSE = 15.0  # seconds between two tries
-CANCELLING = 5.0  # seconds: GitHub kills a cancelled step after ten
 TURNS = 5  # how often we ask anew when others cancel what we wait for, too
+CANCELLING = 5.0  # seconds: GitHub kills a cancelled step after ten
+_ANSWER = 3.0  # of these, for one answer
 REPORTING = 30.0  # seconds that a report may take to be where it is read
 _LOOK = 0.3
 _FORMATS = ("junit", "markdown")
@@ -41,6 +42,7 @@ def gate(queue: Queue, seconds: float, tell: Teller, *, leave: bool) -> Ending:
 
 def take_back(queue: Queue, tell: Teller) -> bool:
     """Cancel the run of a job that cannot do it itself any more; whether that went through."""
+    queue.hurry(_ANSWER)
     visit = _Visit(queue, Deadline(CANCELLING, "cancelling"), tell)
     try:
         visit.find()
@@ -207,6 +209,7 @@ class _Visit:
         if not (self._asked and self._queue.repeatable):
             return
         self._tell.say("cancelling what may have been queued")
+        self._queue.hurry(_ANSWER)
         try:
             self._ask(Deadline(CANCELLING, "cancelling"))
         except SandboxError as problem:
@@ -220,6 +223,7 @@ class _Visit:
             self._tell.say(f"run {self._run_id} was asked for by others, too: it goes on")
             return True
         self._tell.say(f"cancelling run {self._run_id}")
+        self._queue.hurry(_ANSWER)
         deadline = Deadline(CANCELLING, "cancelling")
         try:
             self._patiently(lambda: self._queue.cancel(self._run_id), deadline)
@@ -244,7 +248,7 @@ class _Visit:
             case State.FINISHED:
                 return "the run had ended already"
             case None:
-                return "nothing was rehearsed"
+                return "nothing was rehearsed, as far as can be seen"
         return "the run could not be cancelled"
 
     def named(self, ending: Ending) -> Ending:
