@@ -177,8 +177,10 @@ def test_a_job_that_was_killed_is_cancelled_by_its_next_step(at: Ci, tmp_path: P
     assert at.gate("--cancel", guest="killed", host=NO_WORKER, **job).code == 0
     assert len(at.runs_of("killed")) == 1
     for arguments, env in (((), {}), (("--fresh",), job)):  # whose run would that be?
-        assert at.gate("--cancel", *arguments, guest="nobody", **env).code == 2
+        outputs = {"GITHUB_OUTPUT": str(tmp_path / "outputs")}
+        assert at.gate("--cancel", *arguments, guest="nobody", **env, **outputs).code == 2
     assert at.runs_of("nobody") == []
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_server_that_fails_for_a_while_is_waited_for(at: Ci) -> None:

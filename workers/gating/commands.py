@@ -100,15 +100,15 @@ def gate(
     request = Request(scenario, guest, image, image_format, upgrade, user, key, host)
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     keep = partial(files.write, request, job, junit, markdown, partial(click.echo, err=True))
-    if not cancel:
-        files.begin(request, junit, markdown)
-    name = ""
+    ways, name = Ways(request, job, console, fresh=fresh), ""
+    if cancel:  # what the job's gate left for CI stays as it is
+        with commands_stopped(job, err=as_json):
+            sys.exit(0 if ways.chosen(server, here=here, local=local).take_back() else 4)
+    files.begin(request, junit, markdown)
     with interruptible(), commands_stopped(job, err=as_json):
         try:
-            way = Ways(request, job, console, fresh=fresh).chosen(server, here=here, local=local)
+            way = ways.chosen(server, here=here, local=local)
             name = way.name
-            if cancel:
-                sys.exit(0 if way.take_back() else 4)
             ending = way.gate(seconds, leave=leave)
         except KeyboardInterrupt:
             ending = Ending("cancelled", CANCELLED, "the CI job was cancelled")

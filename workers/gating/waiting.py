@@ -87,7 +87,8 @@ class _Visit:
         self._tell.submitted(self._run_id, joined=self._joined)
 
     def _ask(self, deadline: Deadline) -> None:
-        self._run_id = ""  # from here on there may be one that we do not know yet
+        # From here on there may be one that we do not know yet.
+        self._run_id, self._seen = "", None
         ask = partial(self._queue.submit, self._turn)
         self._run_id, self._joined = self._patiently(ask, deadline)
 
