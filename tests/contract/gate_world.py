@@ -144,6 +144,7 @@ class Ci:
 
     served: Api
     folder: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: v for name, v in os.environ.items() if not name.startswith(OF_CI)}
@@ -170,6 +171,7 @@ class Ci:
                 cwd=self.folder,
                 env=self.environment(**env),
             )
+        self.started.append(process)
         return Gate(process, log)
 
     def gate(self, *arguments: str, guest: str = "web01", host: str = HOST, **env: str) -> Done:
@@ -213,4 +215,10 @@ def ci() -> Iterator[Ci]:
         with service(**given) as there:
             served = started(there)
             there.start("worker", "--host", HOST, "--slots", "2")
-            yield Ci(served, folder)
+            made = Ci(served, folder)
+            try:
+                yield made
+            finally:
+                for process in made.started:  # those of tests that failed
+                    process.kill()
+                    process.wait()

@@ -40,7 +40,9 @@ def start(there: Service, *arguments: str, guest: str = "web01", **env: str) -> 
             text=True,
             cwd=there.folder,
             env={**kept, **env},
+            start_new_session=True,
         )
+    there.processes.append(process)  # type: ignore[arg-type]  # ended with it
     return Gate(process, log)
 
 
