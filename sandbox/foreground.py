@@ -36,9 +36,6 @@ def rehearse_in_terminal(
     request: Request, settings: Settings, *, keep: bool, as_json: bool, picture: Path | None
 ) -> Verdict:
     """Rehearse, show it, and leave an HTML report; returns the verdict."""
-    scenario = prepare(request, settings)
-    stated = scenario.source.host if scenario.source is not None else None
-    host = find_host(request.host or stated, settings)
     # With --json standard output is for the program that reads it.
     console = Console(
         stderr=as_json,
@@ -47,6 +44,24 @@ def rehearse_in_terminal(
         record=picture is not None,
         width=_PICTURE_WIDTH if picture else None,
     )
+    folder, record = rehearse_shown(request, settings, console, keep=keep)
+    if as_json:
+        click.echo(render(record, folder.artifacts, "json"))
+    else:
+        show(console, record, folder.artifacts)
+    if picture is not None:
+        save_picture(console, picture, f"sandbox run {request.scenario} --guest {record.guest}")
+    assert record.decision is not None
+    return record.decision.verdict
+
+
+def rehearse_shown(
+    request: Request, settings: Settings, console: Console, *, keep: bool = False
+) -> tuple[RunFolder, RunRecord]:
+    """Rehearse, and show how it goes; the record, which is written as a page, too."""
+    scenario = prepare(request, settings)
+    stated = scenario.source.host if scenario.source is not None else None
+    host = find_host(request.host or stated, settings)
     with connected(host) as hypervisor:
         folder = Store(settings).create(hypervisor.uri)
         with _interruption_told(settings, folder), TerminalProgress(console) as progress:
@@ -63,14 +78,7 @@ def rehearse_in_terminal(
     unwritten = write_page(folder, record)
     if unwritten:  # a full disk must not cost the verdict
         click.echo(f"the HTML report could not be written: {unwritten}", err=True)
-    if as_json:
-        click.echo(render(record, folder.artifacts, "json"))
-    else:
-        show(console, record, folder.artifacts)
-    if picture is not None:
-        save_picture(console, picture, f"sandbox run {request.scenario} --guest {record.guest}")
-    assert record.decision is not None
-    return record.decision.verdict
+    return folder, record
 
 
 @contextlib.contextmanager

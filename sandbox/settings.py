@@ -25,6 +25,12 @@ VARIABLES = {
     "SANDBOX_PROXY_ALLOW": "further package sources that clones may reach, space-separated URIs",
 }
 
+CLIENT_VARIABLES = {  # read by the service's clients
+    "SANDBOX_SERVER": "URL of the service that `sandbox gate` asks (default: this machine's)",
+    "SANDBOX_TOKEN": "the token for it",
+    "SANDBOX_TOKEN_FILE": "a file that holds the token",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -67,7 +73,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     unknown = [
         n
         for n in env
-        if n.startswith("SANDBOX_") and n not in VARIABLES and not n.startswith(SERVICE_PREFIX)
+        if n.startswith("SANDBOX_")
+        and n not in VARIABLES
+        and n not in CLIENT_VARIABLES
+        and not n.startswith(SERVICE_PREFIX)
     ]
     if unknown:
         raise RequestError(

@@ -9,8 +9,15 @@ from sandbox.cli import main
 from workers import commands, operations
 from workers.api import commands as api
 from workers.embedded import commands as embedded
+from workers.gating import commands as gating
 
-ALL = (*commands.COMMANDS, *embedded.COMMANDS, *operations.COMMANDS, *api.COMMANDS)
+ALL = (
+    *commands.COMMANDS,
+    *embedded.COMMANDS,
+    *operations.COMMANDS,
+    *api.COMMANDS,
+    *gating.COMMANDS,
+)
 for command in ALL:
     main.add_command(command)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
-from workers import mornings, nights, retention
+from workers import changes, mornings, nights, retention
 from workers.database import Database
 from workers.database.clock import now
 from workers.ledger import reading
@@ -36,6 +36,8 @@ def tick(
         lambda: _begin_nights(database, settings),
         lambda: mornings.close(database),
         lambda: mornings.send(database, settings),
+        lambda: changes.look(database, settings),
+        lambda: changes.send(database, settings),
         lambda: _announce(database, announce),
         lambda: _reap_now_and_then(database, reap),
         lambda: _expire_now_and_then(database, settings),

@@ -15,6 +15,7 @@ from workers.artifacts import RECORD
 from workers.database import Database
 from workers.database.schema import attempts
 from workers.fetching import Left, left
+from workers.keeping import SETTLED
 from workers.settings import ServiceSettings
 from workers.states import WrongState
 
@@ -30,7 +31,7 @@ def report(database: Database, settings: ServiceSettings, run_id: str, format: s
     if not found:
         raise NoReport(f"run {run_id} has no report: no attempt has begun", "wait for its end")
     last = found[-1]
-    _require_ended(database, run_id, last)
+    _require_ended(database, settings, run_id, last)
     if last.place is None or RECORD not in {one.name for one in last.files}:
         raise NoReport(f"run {run_id} has no report here", _why(last))
     with tempfile.TemporaryDirectory(prefix="sandbox-report-") as fetched:
@@ -42,7 +43,7 @@ def report(database: Database, settings: ServiceSettings, run_id: str, format: s
         return render(record, here.artifacts, format)
 
 
-def _require_ended(database: Database, run_id: str, last: Left) -> None:
+def _require_ended(database: Database, settings: ServiceSettings, run_id: str, last: Left) -> None:
     query = select(attempts.c.ended).where(
         attempts.c.run_id == run_id, attempts.c.fence == last.attempt
     )
@@ -50,6 +51,8 @@ def _require_ended(database: Database, run_id: str, last: Left) -> None:
         ended = connection.execute(query).scalar()
     if ended is None:
         raise WrongState(f"run {run_id} is still being rehearsed", "its report comes with its end")
+    if last.state == "elsewhere" and settings.artifacts and database.now() - ended < SETTLED:
+        raise WrongState(f"what run {run_id} left is being copied", "its report comes in a moment")
 
 
 def _why(last: Left) -> str:

@@ -7,10 +7,12 @@ that holds it, so that it is in no process list and no compose file.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sandbox.errors import RequestError
 from sandbox.settings import SERVICE_PREFIX, Settings, read_settings
@@ -28,6 +30,7 @@ VARIABLES = {
     "KEEP_BYTES": "how much of them in each place, oldest go first: 20GiB (default: no limit)",
     "KEEP_FREE": "how much of a worker's disk a run must find free to begin (default 1GiB)",
     "NOTIFY": "where summaries go: apprise URLs, blank-separated (mailto://…, slack://…)",
+    "NOTIFY_ON": "of which runs beside the nightly they hear: change (default), every, never",
     "METRICS": "HOST:PORT for Prometheus (default: not served)",
     "API_LISTEN": "HOST:PORT of the HTTP API (default 127.0.0.1:8480)",
     "API_TLS_CERT": "file with its certificate, and those up to the root (default: plain HTTP)",
@@ -58,6 +61,7 @@ class ServiceSettings:
     keep_bytes: int = 0  # 0: no limit
     keep_free: int = 1 << 30  # bytes
     notify: tuple[str, ...] = field(default=(), repr=False)
+    notify_on: str = "change"
     metrics: str = ""
     executor: str = "rehearsal"
     api_listen: str = "127.0.0.1:8480"
@@ -72,6 +76,42 @@ class ServiceSettings:
     def embedded(self) -> Path:
         """Where `sandbox up` keeps what it starts itself."""
         return self.sandbox.state / "service"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """A service elsewhere, and what it knows us by."""
+
+    url: str  # without /v1
+    token: str = field(repr=False)
+
+
+def read_server(
+    stated: str | None, environment: Mapping[str, str] | None = None
+) -> ServerSettings | None:
+    """The server that is to be asked, if one is; raises :class:`RequestError`."""
+    env = os.environ if environment is None else environment
+    url = (stated or env.get("SANDBOX_SERVER", "")).strip().rstrip("/").removesuffix("/v1")
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError(f"{url!r} is no URL of a server", "https://sandbox.example.org")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise RequestError(
+            "the server's URL holds more than its place", "the token is in SANDBOX_TOKEN"
+        )
+    token, path = env.get("SANDBOX_TOKEN", ""), env.get("SANDBOX_TOKEN_FILE", "")
+    if token and path:
+        raise RequestError("SANDBOX_TOKEN_FILE and SANDBOX_TOKEN are both set", "keep one")
+    token = (_content("SANDBOX_TOKEN_FILE", path) if path else token).strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise RequestError(
+            f"{url} wants a token" if not token else "the token is none: it holds odd characters",
+            "SANDBOX_TOKEN holds it, or SANDBOX_TOKEN_FILE names its file; "
+            "`sandbox token create --scope submit` makes one",
+        )
+    return ServerSettings(url, token)
 
 
 def read_service_settings(
@@ -101,6 +141,7 @@ def read_service_settings(
         keep_bytes=_bytes(given, "KEEP_BYTES", 0),
         keep_free=_bytes(given, "KEEP_FREE", ServiceSettings.keep_free),
         notify=tuple(given.get("NOTIFY", "").split()),
+        notify_on=_one_of(given, "NOTIFY_ON", ("change", "every", "never")),
         metrics=given.get("METRICS", ""),
         executor=given.get("EXECUTOR") or "rehearsal",
         api_listen=given.get("API_LISTEN") or ServiceSettings.api_listen,
@@ -155,6 +196,16 @@ def _number(given: Mapping[str, str], name: str, default: float, least: float = 
             f"{SERVICE_PREFIX}{name} is no number from {least:g} on: {text!r}", VARIABLES[name]
         )
     return number
+
+
+def _one_of(given: Mapping[str, str], name: str, words: tuple[str, ...]) -> str:
+    """The first of the words is the default."""
+    word = given.get(name) or words[0]
+    if word not in words:
+        raise RequestError(
+            f"{SERVICE_PREFIX}{name} is none of {', '.join(words)}: {word!r}", VARIABLES[name]
+        )
+    return word
 
 
 def _bytes(given: Mapping[str, str], name: str, default: int) -> int:

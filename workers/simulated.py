@@ -3,7 +3,8 @@
 Its "clones" are files that name their owner, so that a test can count what is left, and see two
 rehearsals of one guest at once. The guest's name says how its rehearsal ends: ``…-fail``,
 ``…-error`` (each attempt), ``…-flaky`` (an error at first), ``…-full`` (no room at first); all
-others pass. ``slow-…`` takes five times as long.
+others pass. ``slow-…`` takes five times as long,
+``long-…`` fifty.
 
 For tests that kill there is a pause ``around`` it all, before the clone is made and after it is
 gone; ``at/RUN-FENCE`` then names the attempt's process and the stage that it is in.
@@ -71,7 +72,7 @@ class SimulatedExecutor:
             raise NotNow("the pretended host has no room")
         clone = self.folder / "clones" / f"{claim.run_id}-{claim.fence}"
         folder(clone.name)
-        times = 5 if claim.guest.startswith("slow-") else 1
+        times = {"slow": 5, "long": 50}.get(claim.guest.partition("-")[0], 1)
         self._enter(claim, BEFORE, self.around * times)
         self._see_neighbours(claim)
         try:

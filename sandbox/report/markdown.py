@@ -18,7 +18,7 @@ LIMIT = 60_000  # characters; a GitHub comment takes 65,536
 _ROWS = 100
 _BLOCK_LINES = 60
 _BLOCK_CHARACTERS = 12_000
-_ICONS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "error": "💥", "rejected": "⛔"}
+ICONS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "error": "💥", "rejected": "⛔"}
 # What is markup in GitHub's and GitLab's Markdown, links without brackets included.
 _SPECIAL = re.compile(r"[&<>|`*_\[\]#@~\\$]|(?<=:)/|(?<=www)\.|^[-+=]|(?<=GH)-", re.I)
 # What refers to people, issues, labels, emoji or addresses also after HTML entities are
@@ -76,7 +76,7 @@ def _entities(text: str) -> str:
 
 def _head(shown: View) -> str:
     record = shown.record
-    lines = [f"### {_ICONS.get(shown.verdict, '⏳')} {plain(shown.headline)}"]
+    lines = [f"### {ICONS.get(shown.verdict, '⏳')} {plain(shown.headline)}"]
     if record.decision and record.decision.hint:
         lines.append(f"**What to do:** {plain(record.decision.hint)}")
     if shown.price:

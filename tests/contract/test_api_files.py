@@ -189,6 +189,13 @@ def _serves_copies(before: Api) -> None:
     urls = {file["name"]: file["url"] for file in left["files"]}
     assert one.ask(urls["console.log"]).body == LOG
     assert one.ask(f"/v1/runs/{run_id}/report/json").json["decision"]["verdict"] == "pass"
+    # Before that, on another machine: it comes in a moment; after that moment, it does not.
+    for ended_before, status, said in ((0.0, 409, "is being copied"), (100.0, 404, "no report")):
+        values = {"artifacts": "", "ended": attempts.c.ended - ended_before}
+        with one.there.database.write() as connection:
+            connection.execute(update(attempts).values(values))
+        told = one.ask(f"/v1/runs/{run_id}/report/json")
+        assert (told.status, said in told.problem["detail"]) == (status, True), told
 
 
 def test_while_it_is_at_work_there_is_no_report(served: Api) -> None:

@@ -294,6 +294,16 @@ def test_tls_and_its_health_check() -> None:
         told = there.command("health", "--api")
         assert told.returncode == 0, told.stderr
         assert "api: answers" in told.stdout
+        there.environment |= {
+            "SANDBOX_SERVER": f"https://localhost:{port}",
+            "SANDBOX_TOKEN": one.token(Scope.SUBMIT),
+        }
+        gate = ("gate", "security", "--guest", "web01", "--host", HOST, "--wait", "1")
+        stranger = there.command(*gate)
+        assert (stranger.returncode, "self-signed" in stranger.stdout) == (2, True), stranger
+        there.environment["SSL_CERT_FILE"] = cert
+        known = there.command(*gate)
+        assert (known.returncode, "queued" in known.stdout) == (124, True), known
         one.process.terminate()
         assert one.process.wait(PATIENCE) == 0
 

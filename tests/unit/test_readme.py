@@ -14,7 +14,7 @@ import pytest
 from sandbox.hosts import HostEntry, read_hosts
 from sandbox.records import Verdict
 from sandbox.scenario import Schedule, load_scenario, shared_checks
-from sandbox.settings import SERVICE_PREFIX, VARIABLES, shipped_scenarios
+from sandbox.settings import CLIENT_VARIABLES, SERVICE_PREFIX, VARIABLES, shipped_scenarios
 from workers.cli import main
 from workers.settings import SECRETS
 from workers.settings import VARIABLES as OF_SERVICE
@@ -82,7 +82,7 @@ def test_a_make_target_of_the_readme_exists(name: str) -> None:
 def test_the_settings_are_the_codes() -> None:
     of_service = {SERVICE_PREFIX + name for name in OF_SERVICE if name != "EXECUTOR"}  # for tests
     named = set(re.findall(r"^\| `(SANDBOX_\w+)`", README, re.MULTILINE))
-    assert named == set(VARIABLES) | of_service
+    assert named == {*VARIABLES, *CLIENT_VARIABLES} | of_service
 
 
 def test_the_verdicts_and_exit_codes_are_the_codes() -> None:

@@ -225,6 +225,17 @@ Index(
     postgresql_where=text("sent IS NULL"),
 )
 
+# A verdict of which people may have to be told: first for nobody (""), until it is looked at; then
+# for each target that it is sent to, as a digest. Gone when it was sent.
+news = Table(
+    "news",
+    metadata,
+    Column("run_id", Text, ForeignKey(runs.c.id), primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("try_at", Float, nullable=False),
+)
+
 workers = Table(
     "workers",
     metadata,

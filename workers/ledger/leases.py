@@ -30,6 +30,7 @@ from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, runs, state_in, verdicts
+from workers.ledger import news
 from workers.ledger.counting import count_phases
 from workers.ledger.due import is_due
 from workers.ledger.events import said, say, saying
@@ -254,6 +255,7 @@ def decide(connection: Connection, run_id: str, fence: int, outcome: Outcome) ->
             decided=now(),
         )
     )
+    news.note(connection, run_id)
 
 
 def _held(claim: Claim) -> Any:

@@ -236,6 +236,15 @@ def upgrade() -> None:
     )
     op.create_index("idempotency_keys_by_age", "idempotency_keys", ["created"], unique=False)
     op.create_table(
+        "news",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("try_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_news_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "target", name=op.f("pk_news")),
+    )
+    op.create_table(
         "night_guests",
         sa.Column("schedule", sa.Text(), nullable=False),
         sa.Column("due", sa.Float(), nullable=False),
@@ -262,6 +271,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("verdicts")
     op.drop_table("night_guests")
+    op.drop_table("news")
     op.drop_index("idempotency_keys_by_age", table_name="idempotency_keys")
     op.drop_table("idempotency_keys")
     op.drop_index("events_of_a_run", table_name="events")
