@@ -8,9 +8,10 @@ from __future__ import annotations
 from sandbox.cli import main
 from workers import commands, operations
 from workers.api import commands as api
+from workers.chat import commands as chat
 from workers.embedded import commands as embedded
 
-ALL = (*commands.COMMANDS, *embedded.COMMANDS, *operations.COMMANDS, *api.COMMANDS)
+ALL = (*commands.COMMANDS, *embedded.COMMANDS, *operations.COMMANDS, *api.COMMANDS, chat.chat)
 for command in ALL:
     main.add_command(command)
 

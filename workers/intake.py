@@ -35,17 +35,30 @@ def submit(
 
     ``say``: hears what is wrong with the broker, which keeps nothing from being queued.
     """
+    wanted = order(database, settings, request, priority, origin=origin, fresh=fresh)
+    told = submitting.submit(database, wanted, once)
+    wake(settings, wanted.host, say)
+    return told
+
+
+def order(
+    database: Database,
+    settings: ServiceSettings,
+    request: Request,
+    priority: str,
+    *,
+    origin: str,
+    fresh: bool = False,
+) -> Order:
+    """What is to be queued, for who does that in a transaction of their own."""
     require_schema(database)
-    scenario = prepare(request, settings.sandbox)
-    order = order_of(scenario, request, settings)
-    values = asdict(order) | {
+    made = order_of(prepare(request, settings.sandbox), request, settings)
+    values = asdict(made) | {
         "priority": Priority[priority.upper()],
         "fresh": fresh,
         "origin": origin,
     }
-    told = submitting.submit(database, Order(**values), once)
-    wake(settings, order.host, say)
-    return told
+    return Order(**values)
 
 
 def retry(

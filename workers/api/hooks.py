@@ -1,0 +1,48 @@
+"""Commands from chats and forges: no token, but the vendor's signature over the bytes that came."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from starlette.background import BackgroundTask
+
+from workers import intake
+from workers.api.access import service_of
+from workers.api.problems import Problem
+from workers.chat.hearing import Ear, NoChannel
+from workers.chat.values import NotHeard, Refused
+
+senders = APIRouter(prefix="/hooks", include_in_schema=False)
+log = structlog.get_logger("sandbox.api")
+
+
+@senders.post("/{name}")
+async def receive(request: Request, name: str) -> Response:
+    """What a vendor sends to a channel of chat.yaml."""
+    body = await request.body()
+    return await run_in_threadpool(_hear, request, name, body)
+
+
+def _hear(request: Request, name: str, body: bytes) -> Response:
+    service, ear = service_of(request), request.app.state.ear
+    if not isinstance(ear, Ear):
+        raise Problem(404, "nobody is listened to here", "SANDBOX_SERVICE_CHAT names a chat.yaml")
+    try:
+        channel = ear.channel(name)
+        answer, host = ear.hear(channel, dict(request.headers), body)
+    except NoChannel as problem:
+        raise Problem(404, problem.message, problem.hint) from problem
+    except Refused as problem:
+        peer = request.client.host if request.client else ""
+        log.warning("refused", channel=name, peer=peer, why=problem.message)
+        raise Problem(401, problem.message, problem.hint) from problem
+    except NotHeard as problem:
+        raise Problem(400, problem.message, problem.hint) from problem
+    # Workers are woken when the answer is out: a broker that is away must not hold it up.
+    woken = BackgroundTask(intake.wake, service.settings, host, _say) if host else None
+    return Response(answer.body, media_type=answer.media_type, background=woken)
+
+
+def _say(problem: str) -> None:
+    log.warning("workers were not woken", problem=problem)
