@@ -26,7 +26,7 @@ def mrkdwn(lines: Lines) -> str:
 
 def plain(lines: Lines) -> str:
     """Without any; what looks like a link or a call to somebody is broken up all the same."""
-    return _joined(lines, lambda span: span.url or inert(shown(span.text)), "\n")
+    return _joined(lines, _plain, "\n")
 
 
 def escaped(text: str) -> str:
@@ -46,6 +46,15 @@ def _joined(lines: Lines, render: Callable[[Span], str], between: str) -> str:
         if sum(map(len, whole)) + len(between) * len(whole) > MOST:
             return between.join([*whole[:-1], "…"])
     return between.join(whole)
+
+
+def _plain(span: Span) -> str:
+    match span.style:
+        case "link":
+            return span.url
+        case "code":
+            return inert(shown(span.text))
+    return span.text
 
 
 def _markdown(span: Span) -> str:
