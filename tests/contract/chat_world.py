@@ -15,8 +15,10 @@ from slack_sdk.signature import SignatureVerifier
 from standardwebhooks.webhooks import Webhook
 from vendors import BOT_TOKEN, HEAD, REPOSITORY
 
+from sandbox.settings import Settings, shipped_scenarios
 from workers.chat.configuring import read_chat
 from workers.chat.values import Chat
+from workers.settings import ServiceSettings, read_service_settings
 
 SLACK_SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
 WORD = "a-secret-word-of-the-forge"
@@ -103,6 +105,15 @@ def write_chat(folder: Path, url: str) -> Path:
 
 def chat_of(folder: Path, url: str) -> Chat:
     return read_chat(write_chat(folder, url))
+
+
+def service_settings(folder: Path) -> ServiceSettings:
+    """With scenarios and a host, so that a wish could become a run; nobody is there to wake."""
+    hosts = folder / "hosts.yaml"
+    hosts.write_text("hosts:\n  - {name: xen1, uri: 'xen:///system'}\n")
+    settings = Settings(state=folder, hosts=hosts, scenarios=(shipped_scenarios(),))
+    given = {"SANDBOX_SERVICE_BROKER": f"redis+socket://{folder}/none.sock"}
+    return read_service_settings(given, settings)
 
 
 # -- what vendors send ------------------------------------------------------------------------

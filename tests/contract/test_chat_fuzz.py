@@ -16,16 +16,14 @@ from urllib.parse import urlencode
 import chat_world as says
 import pytest
 import uvicorn
-from chat_world import FORGE_STRANGER, STRANGER, Sent, chat_of
+from chat_world import FORGE_STRANGER, OPERATOR, STRANGER, Sent, chat_of, service_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox.settings import Settings
 from workers.api.application import make
 from workers.chat.hearing import Ear
 from workers.database import Database, migrate, open_database
 from workers.ledger import reading
-from workers.settings import read_service_settings
 
 CHANNELS = ("ops", "town", "bridge", "hub", "lab", "lab-signed")
 MANY = settings(
@@ -72,8 +70,7 @@ class Hooks:
 @pytest.fixture(scope="module")
 def hooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hooks]:
     folder: Path = tmp_path_factory.mktemp("hooks")
-    given = {"SANDBOX_SERVICE_BROKER": f"redis+socket://{folder}/none.sock"}
-    configured = read_service_settings(given, Settings(state=folder))
+    configured = service_settings(folder)
     database = open_database(f"sqlite:///{folder}/truth.db")
     migrate(database)
     ear = Ear(configured, database, chat_of(folder, "http://127.0.0.1:9"))
@@ -177,3 +174,19 @@ def test_any_form_is_no_fault(hooks: Hooks, channel: str, fields: dict[str, str]
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=500))
 def test_any_words_are_answered(hooks: Hooks, make: Callable[[str], Sent], text: str) -> None:
     hooks.must_survive(make(text), 200)
+
+
+def test_any_of_these_could_have_been_a_run(hooks: Hooks) -> None:
+    """The last: the same requests, by somebody who may."""
+    made = [
+        says.slash("upgrade-test web01", user=OPERATOR),
+        says.mention("upgrade-test web02"),
+        says.mattermost("upgrade-test web03"),
+        says.webhook("upgrade-test web04"),
+        says.github("/rehearse web05"),
+        says.gitlab("/rehearse web06"),
+        says.gitlab("/rehearse web07", signed=True),
+    ]
+    assert [hooks.send(sent) for sent in made] == [200] * len(made)
+    guests = sorted(row.guest for row in reading.recent(hooks.database))
+    assert guests == [f"web0{number}" for number in range(1, 8)]

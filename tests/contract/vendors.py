@@ -151,11 +151,6 @@ def github_pull(there: Vendors, data: Any, token: str, number: str) -> Said:
     )
 
 
-@route("GET", rf"/github/repos/{REPOSITORY}/commits/([0-9a-f]{{40}})")
-def github_commit(there: Vendors, data: Any, token: str, sha: str) -> Said:
-    return Said(200, {"url": f"{_repository(there)}/commits/{sha}", "sha": sha})
-
-
 @route("POST", rf"/github/repos/{REPOSITORY}/statuses/([0-9a-f]{{40}})")
 def github_status(there: Vendors, data: dict[str, Any], token: str, sha: str) -> Said:
     if data["state"] not in ("error", "failure", "pending", "success"):

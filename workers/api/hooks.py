@@ -5,10 +5,8 @@ from __future__ import annotations
 import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from starlette.background import BackgroundTask
 
-from workers import intake
-from workers.api.access import service_of
+from sandbox.errors import HostError
 from workers.api.problems import Problem
 from workers.chat.hearing import Ear, NoChannel
 from workers.chat.values import NotHeard, Refused
@@ -25,12 +23,12 @@ async def receive(request: Request, name: str) -> Response:
 
 
 def _hear(request: Request, name: str, body: bytes) -> Response:
-    service, ear = service_of(request), request.app.state.ear
+    ear = request.app.state.ear
     if not isinstance(ear, Ear):
         raise Problem(404, "nobody is listened to here", "SANDBOX_SERVICE_CHAT names a chat.yaml")
     try:
         channel = ear.channel(name)
-        answer, host = ear.hear(channel, dict(request.headers), body)
+        answer = ear.hear(channel, dict(request.headers), body)
     except NoChannel as problem:
         raise Problem(404, problem.message, problem.hint) from problem
     except Refused as problem:
@@ -39,10 +37,8 @@ def _hear(request: Request, name: str, body: bytes) -> Response:
         raise Problem(401, problem.message, problem.hint) from problem
     except NotHeard as problem:
         raise Problem(400, problem.message, problem.hint) from problem
-    # Workers are woken when the answer is out: a broker that is away must not hold it up.
-    woken = BackgroundTask(intake.wake, service.settings, host, _say) if host else None
-    return Response(answer.body, media_type=answer.media_type, background=woken)
-
-
-def _say(problem: str) -> None:
-    log.warning("workers were not woken", problem=problem)
+    except HostError as problem:  # it may say where the database is
+        log.warning("not answered", channel=name, problem=str(problem))
+        what = "the service cannot do that now; nothing was done"
+        raise Problem(503, what, "send it again", {"Retry-After": "5"}) from problem
+    return Response(answer.body, media_type=answer.media_type)

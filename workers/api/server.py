@@ -39,8 +39,8 @@ def serve(settings: ServiceSettings) -> None:
         tls = _tls(settings)
         chat = _chat(settings)
         listener = _listener(settings.api_listen)
-        with listener, sending(database, chat) as senders:
-            ear = Ear(settings, database, chat, senders.hurry)
+        with listener, sending(settings, database, chat) as senders:
+            ear = Ear(settings, database, chat, senders.hurry, senders.wake)
             app = make(settings, database, lambda: server.should_exit, ear)
             config = uvicorn.Config(
                 app,

@@ -112,13 +112,7 @@ class Messages:
         pull = repository.get_pull(int(place["number"]))
         commit = str(known.get("commit") or pull.head.sha)
         if telling.word and known.get("word") != telling.word:
-            words: dict[str, str] = {"target_url": telling.link} if telling.link else {}
-            repository.get_commit(commit).create_status(
-                CONCLUSIONS[telling.word],
-                description=comments.short(telling, LONGEST),
-                context=comments.context_of(telling),
-                **words,
-            )
+            self._set(f"/repos/{place['repository']}/statuses/{commit}", telling)
         text = markup.markdown(telling.lines)
         if "comment" in known:
             pull.get_issue_comment(int(known["comment"])).edit(text)
@@ -126,6 +120,16 @@ class Messages:
         else:
             number = pull.create_issue_comment(text).id
         return {"commit": commit, "comment": number, "word": telling.word}
+
+    def _set(self, path: str, telling: Telling) -> None:
+        """Not by the library's commit: that is read first, which takes one more permission."""
+        status = {
+            "state": CONCLUSIONS[telling.word],
+            "description": comments.short(telling, LONGEST),
+            "context": comments.context_of(telling),
+        }
+        status |= {"target_url": telling.link} if telling.link else {}
+        self._github.requester.requestJsonAndCheck("POST", path, input=status)
 
 
 def _is_limit(problem: GithubException) -> bool:

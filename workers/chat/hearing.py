@@ -33,12 +33,14 @@ class NoChannel(RequestError):
 
 @dataclass(frozen=True)
 class Ear:
-    """What all requests share. ``said``: somebody has something to send now."""
+    """What all requests share. ``said`` and ``wake`` hear of channels that have something to send,
+    and of hosts that have a run to begin."""
 
     settings: ServiceSettings
     database: Database
     chat: Chat
     said: Callable[[str], None] = lambda _channel: None
+    wake: Callable[[str], None] = lambda _host: None
 
     def channel(self, name: str) -> Channel:
         for one in self.chat.channels:
@@ -46,22 +48,28 @@ class Ear:
                 return one
         raise NoChannel(f"there is no channel {name[:40]!r}", "chat.yaml names those there are")
 
-    def hear(
-        self, channel: Channel, headers: Mapping[str, str], body: bytes
-    ) -> tuple[Answer, str | None]:
-        """The answer, and the host that has a run to begin. Raises :class:`Refused` and
-        :class:`NotHeard`; what a user did wrong is an answer."""
+    def hear(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Raises :class:`Refused` and :class:`NotHeard`; what a user did wrong is an answer."""
         kind = KINDS[channel.kind]
         heard = kind.hear(channel, headers, body, time.time())
         if isinstance(heard, Answer):
-            return heard, None
+            return heard
         if not heard.strangers and not roles.roles_of(channel, heard.user):
             log.info("a stranger's wish", channel=channel.name, user=heard.user)
-            return Answer(), None
-        lines, host = self._once(channel, heard)
-        if not heard.seen or host:
+            return Answer()
+        try:
+            lines, host = self._once(channel, heard)
+        except HostError as problem:
+            if not heard.seen:
+                raise  # the vendor shows that, and may deliver it again
+            log.warning("not done", channel=channel.name, user=heard.user, why=problem.message)
+            sorry = HostError("the service cannot do that now; nothing was done", "try again later")
+            return kind.say(telling.of_problem(sorry))
+        if host:
+            self.wake(host)
+        if host or not heard.seen:
             self.said(channel.name)
-        return kind.say(lines), host
+        return kind.say(lines)
 
     def _once(self, channel: Channel, heard: Heard) -> tuple[Lines, str | None]:
         """What is delivered twice is answered twice, and done once."""
@@ -93,12 +101,6 @@ class Ear:
         except RequestError as problem:
             lines = telling.of_problem(problem)
             log.info("not done", **_facts(asked), why=problem.message)
-        except HostError as problem:
-            if not asked.heard.seen:
-                raise  # the vendor shows that, and may deliver it again
-            log.warning("not done", **_facts(asked), why=problem.message)
-            sorry = HostError("the service cannot do that now; nothing was done", "try again later")
-            return telling.of_problem(sorry), None
         with self.database.write() as connection:
             self._note(connection, asked, lines)
         return lines, None

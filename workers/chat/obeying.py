@@ -13,7 +13,7 @@ from workers.chat.values import Channel, Heard, Line, Lines, Span
 from workers.chat.words import Command, NotUnderstood, Verb
 from workers.database import Database
 from workers.ledger import reading, submitting
-from workers.ledger.values import Order, RunRow, Submitted
+from workers.ledger.values import NoSuchRun, Order, RunRow, Submitted
 from workers.overview import named_scenario
 from workers.settings import ServiceSettings
 from workers.states import State
@@ -105,16 +105,21 @@ def _cancel(asked: Asked, text: str) -> Lines:
 def _run(asked: Asked, right: str, text: str) -> RunRow:
     """One that the user may see: of the others it is not even said that they are there."""
     roles.require(asked.channel, asked.user, right)
-    if text == "latest":
-        rows = reading.recent(asked.database, _LOOKED_AT)
-    else:
-        rows = (reading.find(asked.database, text),) if text else ()
-    for row in rows:
+    for row in _named(asked.database, text):
         if _may(asked, right, row):
             return row
     raise NotUnderstood(
         f"there is no run {shown(text)} of a guest that you may {right}", "try status"
     )
+
+
+def _named(database: Database, text: str) -> tuple[RunRow, ...]:
+    if text == "latest":
+        return reading.recent(database, _LOOKED_AT)
+    try:
+        return (reading.find(database, text),)
+    except NoSuchRun:
+        return ()
 
 
 def _may(asked: Asked, right: str, row: RunRow) -> bool:

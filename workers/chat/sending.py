@@ -15,19 +15,21 @@ from workers.chat import messages, telling
 from workers.chat.kinds import KINDS
 from workers.chat.messages import Waiting
 from workers.chat.values import Channel, Chat, Gone, Sent, Telling, TryLater
+from workers.chat.waking import Waker
 from workers.database import Database
 from workers.ledger import reading
+from workers.settings import ServiceSettings
 
 LOOK_EVERY = 1.0  # seconds
 _FORGET_EVERY = 3600.0  # seconds
-_END = 15.0  # seconds that a message has when the process ends: longer than a vendor may take
+_END = 8.0  # seconds that a message has when the process ends; else it may come twice
 log = structlog.get_logger("sandbox.chat")
 
 
 @contextlib.contextmanager
-def sending(database: Database, chat: Chat) -> Iterator[Senders]:
+def sending(settings: ServiceSettings, database: Database, chat: Chat) -> Iterator[Senders]:
     """Send as long as the context lasts."""
-    senders = Senders(database, chat)
+    senders = Senders(settings, database, chat)
     try:
         yield senders
     finally:
@@ -37,16 +39,22 @@ def sending(database: Database, chat: Chat) -> Iterator[Senders]:
 class Senders:
     """All of a process."""
 
-    def __init__(self, database: Database, chat: Chat) -> None:
+    def __init__(self, settings: ServiceSettings, database: Database, chat: Chat) -> None:
         self._threads = {one.name: Sender(database, one, chat.link) for one in chat.channels}
-        for thread in self._threads.values():
+        self._waker = Waker(settings)
+        for thread in (*self._threads.values(), self._waker):
             thread.start()
+
+    def wake(self, host: str) -> None:
+        """Its workers have something to do."""
+        self._waker.wake(host)
 
     def hurry(self, channel: str) -> None:
         """There is something to say."""
         self._threads[channel].woken.set()
 
     def end(self) -> None:
+        self._waker.end()
         for thread in self._threads.values():
             thread.ending = True
             thread.woken.set()

@@ -32,7 +32,7 @@ def wait_of(headers: Mapping[str, str]) -> float:
             seconds = float(given["x-ratelimit-reset"]) - time.time()
     except (KeyError, ValueError):
         return PAUSE
-    return min(max(seconds, 1.0), _LONGEST_WAIT)
+    return min(max(1.0, seconds), _LONGEST_WAIT)  # in this order NaN is no number of seconds
 
 
 class Wire:
