@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from workers.chat import generic, github, gitlab, mattermost, slack
-from workers.chat.values import Answer, Channel, Heard, Lines, Sent
+from workers.chat.values import Answer, Channel, Heard, Lines, Messenger
 
 Hear = Callable[[Channel, Mapping[str, str], bytes, float], Heard | Answer]
 
@@ -17,7 +17,7 @@ class Kind:
 
     hear: Hear  # raises Refused, NotHeard
     say: Callable[[Lines], Answer]
-    messages: Callable[[Channel], Sent]
+    messages: Callable[[Channel], Messenger]
 
 
 KINDS: Mapping[str, Kind] = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import structlog
 
@@ -14,10 +14,11 @@ from sandbox.errors import SandboxError
 from workers.chat import messages, telling
 from workers.chat.kinds import KINDS
 from workers.chat.messages import Waiting
-from workers.chat.values import Channel, Chat, Gone, Sent, Telling, TryLater
+from workers.chat.values import Channel, Chat, Gone, Messenger, Telling, TryLater
 from workers.chat.waking import Waker
 from workers.database import Database
 from workers.ledger import reading
+from workers.ledger.values import RunRow
 from workers.settings import ServiceSettings
 
 LOOK_EVERY = 1.0  # seconds
@@ -73,7 +74,7 @@ class Sender(threading.Thread):
         self._database = database
         self._channel = channel
         self._link = link
-        self._messages: Sent | None = None
+        self._messages: Messenger | None = None
         self._forgotten = 0.0
 
     def run(self) -> None:
@@ -90,10 +91,13 @@ class Sender(threading.Thread):
 
     def turn(self) -> None:
         """Send what is new."""
-        for message in messages.waiting(self._database, self._channel.name):
+        open_ones = messages.waiting(self._database, self._channel.name)
+        about = [one.run_id for one in open_ones if one.run_id]
+        runs = reading.several(self._database, about) if about else {}
+        for message in open_ones:
             if self.ending:
                 return
-            told = self._telling(message)
+            told = self._telling(message, runs)
             if messages.digest(told) == message.said and not told.final:
                 continue
             if messages.take(self._database, message) and not self._send(message, told):
@@ -102,10 +106,10 @@ class Sender(threading.Thread):
             messages.forget(self._database)
             self._forgotten = time.monotonic()
 
-    def _telling(self, message: Waiting) -> Telling:
+    def _telling(self, message: Waiting, runs: Mapping[str, RunRow]) -> Telling:
         if message.run_id is None:
             return telling.of_lines(message.lines)
-        return telling.of_run(reading.get(self._database, message.run_id), self._link)
+        return telling.of_run(runs[message.run_id], self._link)
 
     def _send(self, message: Waiting, told: Telling) -> bool:
         """False when the channel wants quiet."""

@@ -80,7 +80,7 @@ class Telling:
     link: str = ""
 
 
-class Sent(Protocol):
+class Messenger(Protocol):
     """Posts and edits the messages of one channel."""
 
     def send(self, place: Place, known: Mapping[str, Any], telling: Telling) -> Mapping[str, Any]:
