@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from vendors import HEAD, REPOSITORY, Said, Vendors, vendors
 
 from sandbox.records import Verdict
-from workers.chat import messages
+from workers.chat import messages, telling
 from workers.chat.sending import Sender
 from workers.chat.values import Channel, Chat, Heard, Span
 from workers.database import Database, migrate, open_database
