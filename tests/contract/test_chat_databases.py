@@ -15,7 +15,9 @@ from ledger_world import PASS, taken
 from sqlalchemy import func, select
 from vendors import Vendors, vendors
 
+from sandbox.host_checks import State
 from workers.chat import messages
+from workers.chat.checking import channels
 from workers.chat.hearing import Ear
 from workers.chat.sending import Sender
 from workers.chat.values import Answer
@@ -77,7 +79,7 @@ def test_equal_wishes_of_several_are_one_run_with_a_message_for_each(ear: Ear) -
     assert about == [row.id] * MANY
 
 
-def test_each_message_is_sent_by_one(ear: Ear, there: Vendors) -> None:
+def test_each_message_is_sent_by_one(ear: Ear, there: Vendors, tmp_path: Path) -> None:
     for number in range(MANY):
         heard(ear, says.slash(f"upgrade-test web{number}"))
     for _ in range(MANY):
@@ -85,6 +87,7 @@ def test_each_message_is_sent_by_one(ear: Ear, there: Vendors) -> None:
     senders = [Sender(ear.database, ear.channel("ops"), "") for _ in range(4)]
     at_once(*[sender.turn for sender in senders])
     assert len(there.of(kind="slack")) == MANY
+    assert channels(ear.database, str(tmp_path / "chat.yaml")).state is State.OK
     assert messages.waiting(ear.database, "ops") == ()
     messages.forget(ear.database)
 

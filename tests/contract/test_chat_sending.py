@@ -15,8 +15,10 @@ from ledger_world import FAIL, PASS, order, taken
 from sqlalchemy import select, update
 from vendors import HEAD, REPOSITORY, Said, Vendors, vendors
 
+from sandbox.host_checks import State
 from sandbox.records import Verdict
 from workers.chat import messages, telling
+from workers.chat.checking import channels
 from workers.chat.sending import Sender
 from workers.chat.values import Channel, Chat, Heard, Span
 from workers.database import Database, migrate, open_database
@@ -212,7 +214,7 @@ def test_a_message_that_is_gone_is_made_anew(
 
 @pytest.mark.parametrize("name", PLACES)
 def test_a_vendor_that_fails_is_asked_again(
-    there: Vendors, chat: Chat, database: Database, name: str
+    there: Vendors, chat: Chat, database: Database, name: str, tmp_path: Path
 ) -> None:
     queued(database, name)
     finish(database, taken(database), PASS)
@@ -221,11 +223,15 @@ def test_a_vendor_that_fails_is_asked_again(
         turn(database, chat, name)
     left = row(database)
     assert (left.tries, left.done) == (4, None)
+    told = channels(database, str(tmp_path / "chat.yaml"))
+    assert told.state is State.WARNING
+    assert f"{name}: 1 message not sent" in told.detail
     assert left.try_at > database.now() + 10, "pauses grow"
     there.trouble = lambda _method, _path: None
     turn(database, chat, name)
     assert row(database).done is not None
     assert len(there.messages) + len(there.received) == 1
+    assert channels(database, str(tmp_path / "chat.yaml")).state is State.OK
 
 
 def test_a_vendor_that_is_away_is_given_up_in_the_end(

@@ -124,11 +124,11 @@ def sent(database: Database, message: Waiting, known: Mapping[str, Any], telling
     _write(database, message, **values)
 
 
-def failed(database: Database, message: Waiting, *, gone: bool = False) -> bool:
+def failed(database: Database, message: Waiting, problem: str, *, gone: bool = False) -> bool:
     """It is tried again later; False when it is given up."""
     pause = PAUSES[min(message.tries, len(PAUSES) - 1)]
     tries = message.tries + 1
-    values: dict[str, Any] = {"tries": tries, "try_at": now() + pause}
+    values: dict[str, Any] = {"tries": tries, "try_at": now() + pause, "problem": problem}
     values |= {"known": {}} if gone else {}
     values |= {"done": now()} if tries >= MOST_TRIES else {}
     _write(database, message, **values)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import structlog
 
 from sandbox.errors import SandboxError
+from sandbox.report.clean import one_line
 from workers.chat import messages, telling
 from workers.chat.kinds import KINDS
 from workers.chat.messages import Waiting
@@ -19,6 +20,7 @@ from workers.chat.waking import Waker
 from workers.database import Database
 from workers.ledger import reading
 from workers.ledger.values import RunRow
+from workers.logs import without_secrets
 from workers.settings import ServiceSettings
 
 LOOK_EVERY = 1.0  # seconds
@@ -123,8 +125,9 @@ class Sender(threading.Thread):
             messages.wait(self._database, self._channel.name, message, problem.seconds)
             return False
         except Exception as problem:  # libraries raise what they like
-            again = messages.failed(self._database, message, gone=isinstance(problem, Gone))
             why = problem.message if isinstance(problem, SandboxError) else _short(problem)
+            gone = isinstance(problem, Gone)
+            again = messages.failed(self._database, message, why, gone=gone)
             level = log.warning if again else log.error
             level("message not sent", **facts, problem=why, tried=message.tries + 1, again=again)
             return True
@@ -133,4 +136,4 @@ class Sender(threading.Thread):
 
 
 def _short(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {str(problem)[:300]}"
+    return one_line(without_secrets(f"{type(problem).__name__}: {problem}"), 300)

@@ -319,6 +319,7 @@ chat_messages = Table(
     Column("said", Text, nullable=False, server_default=""),  # digest of what it says by now
     Column("turn", Integer, nullable=False, server_default="0"),  # grows whenever it is taken
     Column("tries", Integer, nullable=False, server_default="0"),  # that came to nothing, in a row
+    Column("problem", Text, nullable=False, server_default=""),  # of the last of them
     Column("created", Float, nullable=False),
     Column("try_at", Float, nullable=False),
     Column("done", Float),

@@ -279,6 +279,7 @@ def _chat() -> None:
         sa.Column("said", sa.Text(), server_default="", nullable=False),
         sa.Column("turn", sa.Integer(), server_default="0", nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("problem", sa.Text(), server_default="", nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("try_at", sa.Float(), nullable=False),
         sa.Column("done", sa.Float(), nullable=True),
