@@ -44,6 +44,8 @@ channels:
     secret: {folder}/slack_secret
     token: {folder}/bot_token
     url: {url}/slack/
+    user: admin
+    key: {folder}/word
     host: xen1{chat}
   - name: town
     kind: mattermost

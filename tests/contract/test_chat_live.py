@@ -104,6 +104,8 @@ def test_slack_asks_and_one_message_says_how_it_goes(world: World) -> None:
     assert "queued" in told
     assert row.id in told
     assert (row.scenario, row.host, row.origin) == ("kernel", "xen1", f"chat ops: {OPERATOR}")
+    assert row.request["user"] == "admin"
+    assert row.request["key"].endswith("/word")
     texts = world.last("slow-web01", "✅", kind="slack", channel="C0OPS")
     assert any("running" in text for text in texts)
     assert len(set(texts)) == len(texts), "only what is new is sent"

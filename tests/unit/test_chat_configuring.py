@@ -73,6 +73,8 @@ def test_a_good_one_is_read_and_tells_no_secret(folder: Path) -> None:
         (("may: [read]", "may: [cancel]"), r"yaml:9: .*users: '\*' may only read"),
         (("secret: {0}/secret", "secret: secret"), r"yaml:5: .*not an absolute path"),
         (("secret: {0}/secret", "secret: {0}/none"), r"yaml:5: .*cannot be read: No such file"),
+        (("name: ops", "key: {0}/none\n    name: ops"), r"channels.0.key: .*none is no file here"),
+        (("name: ops", "user: -x\n    name: ops"), r"channels.0.user: '-x' is not a user name"),
         (("name: ops", "name: ../ops"), r"yaml:3: channels.0.name"),
         (("name: ops", "url: http://slack.example.org\n    name: ops"), r"must be https"),
         (("channels:", "link: https://sandbox.example.org\nchannels:"), r"\{run\}"),

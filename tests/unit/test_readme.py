@@ -136,7 +136,7 @@ def test_the_example_summary_is_what_the_code_says() -> None:
 def test_the_example_of_chat_is_valid_and_names_every_command(tmp_path: Path) -> None:
     chat = README.partition("### Chat")[2].partition("\n### ")[0]
     (example,) = re.findall(r"```yaml\n(.*?)```", chat, re.DOTALL)
-    for name in set(re.findall(r"/etc/upgrade-sandbox/(\w+)$", example, re.MULTILINE)):
+    for name in set(re.findall(r"/etc/upgrade-sandbox/(\w+)", example)):
         (tmp_path / name).write_text("0123456789abcdef")
     (tmp_path / "chat.yaml").write_text(example.replace("/etc/upgrade-sandbox", str(tmp_path)))
     assert [one.kind for one in read_chat(tmp_path / "chat.yaml").channels] == ["slack", "github"]

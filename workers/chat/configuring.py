@@ -148,6 +148,12 @@ class ChannelEntry(Section):
     host: Annotated[str, PlainValidator(values.host_name)] | None = Field(
         default=None, description="of the guests; default: the scenario's"
     )
+    user: Annotated[str, PlainValidator(values.user_name)] | None = Field(
+        default=None, description="of the guests, to log in; default: the scenario's"
+    )
+    key: SecretFile | None = Field(
+        default=None, description="private key that the guests accept; default: the scenario's"
+    )
     scenario: Annotated[str, PlainValidator(_scenario)] = Field(
         default="security", description="that is meant where none is named"
     )
@@ -181,6 +187,8 @@ def read_chat(path: Path) -> Chat:
                 secrets[key] = _secret(entry, key)
             except ValueError as problem:
                 problems.append(Problem(("channels", number, key), str(problem)))
+        if entry.key and not Path(entry.key).is_file():
+            problems.append(Problem(("channels", number, "key"), f"{entry.key} is no file here"))
         if len(secrets) == 2:
             channels.append(_channel(entry, secrets))
     if parsed is None or problems:
@@ -199,6 +207,8 @@ def _channel(entry: ChannelEntry, secrets: Mapping[str, str]) -> Channel:
         url=entry.url or ADDRESSES.get(entry.kind, ""),
         repositories=tuple(one.lower() for one in entry.repositories or ()),
         host=entry.host,
+        user=entry.user,
+        key=Path(entry.key) if entry.key else None,
         scenario=entry.scenario,
         roles=tuple(Role(r.users, r.may, r.guests, r.scenarios) for r in entry.roles),
     )

@@ -46,7 +46,13 @@ def order(asked: Asked, command: Command) -> Order:
     channel = asked.channel
     name = command.scenario or channel.scenario
     roles.require(channel, asked.user, SUBMIT, command.guest, name)
-    wish = Request(named_scenario(asked.settings, name), guest=command.guest, host=channel.host)
+    wish = Request(
+        named_scenario(asked.settings, name),
+        guest=command.guest,
+        user=channel.user,
+        key=channel.key,
+        host=channel.host,
+    )
     priority = "gate" if asked.heard.urgent else "normal"
     return intake.order(asked.database, asked.settings, wish, priority, origin=asked.origin)
 

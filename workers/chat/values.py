@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sandbox.errors import HostError, RequestError
@@ -109,6 +110,8 @@ class Channel:
     url: str = ""
     repositories: tuple[str, ...] = ()
     host: str | None = None
+    user: str | None = None  # and key: to enter guests with
+    key: Path | None = None
     scenario: str = "security"
     roles: tuple[Role, ...] = ()
 
