@@ -32,7 +32,7 @@ VARIABLES = {
     "API_TLS_CERT": "file with its certificate, and those up to the root (default: plain HTTP)",
     "API_TLS_KEY": "file with the certificate's private key",
     "API_PROXIES": "addresses of reverse proxies whose X-Forwarded-For is believed",
-    "API_RATE": "requests a minute that a token has (default 600)",
+    "API_RATE": "requests a minute that a token or a chat channel has (default 600)",
     "API_FAILURES": "refused tokens a minute that an address has (default 10)",
     "API_KEYS": "folder of private keys that requests may name (default: scenarios say theirs)",
     "CHAT": "chat.yaml: the channels that commands come from (default: none)",

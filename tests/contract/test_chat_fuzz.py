@@ -50,6 +50,7 @@ class Hooks:
 
     port: int
     database: Database
+    wait: list[int]
 
     def send(self, sent: Sent) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -73,7 +74,8 @@ def hooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hooks]:
     configured = service_settings(folder)
     database = open_database(f"sqlite:///{folder}/truth.db")
     migrate(database)
-    ear = Ear(configured, database, chat_of(folder, "http://127.0.0.1:9"))
+    chat, wait = chat_of(folder, "http://127.0.0.1:9"), [0]
+    ear = Ear(configured, database, chat, limit=lambda _channel: wait[0])
     app = make(configured, database, lambda: False, ear)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -82,7 +84,7 @@ def hooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hooks]:
         assert thread.is_alive()
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Hooks(port, database)
+    yield Hooks(port, database, wait)
     server.should_exit = True
     thread.join()
     database.close()
@@ -174,6 +176,13 @@ def test_any_form_is_no_fault(hooks: Hooks, channel: str, fields: dict[str, str]
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=500))
 def test_any_words_are_answered(hooks: Hooks, make: Callable[[str], Sent], text: str) -> None:
     hooks.must_survive(make(text), 200)
+
+
+def test_what_is_too_much_is_told_so_and_does_nothing(hooks: Hooks) -> None:
+    hooks.wait[0] = 7
+    hooks.must_survive(says.slash("upgrade-test web01"), 429)
+    hooks.must_survive(Sent("ops", b"forged"), 401)  # and is not counted
+    hooks.wait[0] = 0
 
 
 def test_any_of_these_could_have_been_a_run(hooks: Hooks) -> None:

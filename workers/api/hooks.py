@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from sandbox.errors import HostError
 from workers.api.problems import Problem
 from workers.chat.hearing import Ear, NoChannel
-from workers.chat.values import NotHeard, Refused
+from workers.chat.values import NotHeard, Refused, TooMany
 
 senders = APIRouter(prefix="/hooks", include_in_schema=False)
 log = structlog.get_logger("sandbox.api")
@@ -37,6 +37,9 @@ def _hear(request: Request, name: str, body: bytes) -> Response:
         raise Problem(401, problem.message, problem.hint) from problem
     except NotHeard as problem:
         raise Problem(400, problem.message, problem.hint) from problem
+    except TooMany as problem:
+        wait = {"Retry-After": str(problem.seconds)}
+        raise Problem(429, problem.message, problem.hint, wait) from problem
     except HostError as problem:  # it may say where the database is
         log.warning("not answered", channel=name, problem=str(problem))
         what = "the service cannot do that now; nothing was done"

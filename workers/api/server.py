@@ -14,6 +14,7 @@ import uvicorn
 from sandbox.errors import RequestError
 from workers import logs
 from workers.api.application import make
+from workers.api.limiting import Limiter
 from workers.chat.configuring import read_chat
 from workers.chat.hearing import Ear
 from workers.chat.sending import sending
@@ -40,7 +41,11 @@ def serve(settings: ServiceSettings) -> None:
         chat = _chat(settings)
         listener = _listener(settings.api_listen)
         with listener, sending(settings, database, chat) as senders:
-            ear = Ear(settings, database, chat, senders.hurry, senders.wake)
+            limiter = Limiter(settings)
+            ear = Ear(
+                *(settings, database, chat, senders.hurry, senders.wake),
+                limit=lambda name: limiter.hit(limiter.requests, f"channel {name}"),
+            )
             app = make(settings, database, lambda: server.should_exit, ear)
             config = uvicorn.Config(
                 app,

@@ -17,7 +17,7 @@ from sandbox.errors import HostError, RequestError
 from workers.chat import messages, obeying, roles, telling
 from workers.chat.kinds import KINDS
 from workers.chat.obeying import Asked
-from workers.chat.values import Answer, Channel, Chat, Heard, Lines
+from workers.chat.values import Answer, Channel, Chat, Heard, Lines, TooMany
 from workers.chat.words import Verb, understand
 from workers.database import Database
 from workers.ledger.submitting import submit_in
@@ -34,13 +34,15 @@ class NoChannel(RequestError):
 @dataclass(frozen=True)
 class Ear:
     """What all requests share. ``said`` and ``wake`` hear of channels that have something to send,
-    and of hosts that have a run to begin."""
+    and of hosts that have a run to begin; ``limit`` counts a channel's request, and says for how
+    many seconds there may be none."""
 
     settings: ServiceSettings
     database: Database
     chat: Chat
     said: Callable[[str], None] = lambda _channel: None
     wake: Callable[[str], None] = lambda _host: None
+    limit: Callable[[str], int] = lambda _channel: 0
 
     def channel(self, name: str) -> Channel:
         for one in self.chat.channels:
@@ -49,7 +51,8 @@ class Ear:
         raise NoChannel(f"there is no channel {name[:40]!r}", "chat.yaml names those there are")
 
     def hear(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Raises :class:`Refused` and :class:`NotHeard`; what a user did wrong is an answer."""
+        """Raises :class:`Refused`, :class:`NotHeard` and :class:`TooMany`; what a user did wrong
+        is an answer."""
         kind = KINDS[channel.kind]
         heard = kind.hear(channel, headers, body, time.time())
         if isinstance(heard, Answer):
@@ -57,6 +60,9 @@ class Ear:
         if not heard.strangers and not roles.roles_of(channel, heard.user):
             log.info("a stranger's wish", channel=channel.name, user=heard.user)
             return Answer()
+        seconds = self.limit(channel.name)  # not before: nobody else uses up what is the channel's
+        if seconds:
+            raise TooMany(seconds)
         try:
             lines, host = self._once(channel, heard)
         except HostError as problem:

@@ -21,6 +21,14 @@ class NotHeard(RequestError):
     """It is from there, but nothing that a vendor would send."""
 
 
+class TooMany(RequestError):
+    """A channel's requests of this minute are used up."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__("too many requests", f"wait for {seconds} s")
+        self.seconds = seconds
+
+
 class TryLater(HostError):
     """A vendor wants no message for so many seconds."""
 
