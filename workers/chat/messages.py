@@ -22,7 +22,7 @@ from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import chat_deliveries, chat_messages
 
-KEPT = 7 * 86400.0  # seconds; what is older is refused by its time
+KEPT = 7 * 86400.0  # seconds; what is older is refused by its time, where the vendor signs one
 LEASE = 60.0  # seconds that a sender has for a message: longer than a vendor may take
 PACE = 2.0  # seconds between two edits of a message: vendors count them
 # Seconds after a try that came to nothing; the last pause comes again until a message is given up.
