@@ -27,7 +27,7 @@ LEASE = 60.0  # seconds that a sender has for a message: longer than a vendor ma
 PACE = 2.0  # seconds between two edits of a message: vendors count them
 # Seconds after a try that came to nothing; the last pause comes again until a message is given up.
 PAUSES = (1.0, 3.0, 10.0, 30.0, 120.0, 600.0, 1800.0)
-MOST_TRIES = 24  # some ten hours
+MOST_TRIES = 26  # some ten hours
 
 
 @dataclass(frozen=True)
