@@ -58,7 +58,8 @@ test-vm: ## rehearsals on QEMU, benchmarks
 	  --ignore=tests/vm/test_demo_run.py --ignore=tests/vm/test_bad_input.py \
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
 	  '--ignore-glob=tests/benchmarks/test_xen_*.py' \
-	  --ignore=tests/benchmarks/test_service_fleet.py
+	  --ignore=tests/benchmarks/test_service_fleet.py \
+	  --ignore=tests/benchmarks/test_chat_answers.py
 
 test-faults: ## runs that are killed in every phase, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py \

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sandbox.cli import main
 from workers import commands, operations
 from workers.api import commands as api
+from workers.chat import commands as chat
 from workers.embedded import commands as embedded
 from workers.gating import commands as gating
 
@@ -17,6 +18,7 @@ ALL = (
     *operations.COMMANDS,
     *api.COMMANDS,
     *gating.COMMANDS,
+    chat.chat,
 )
 for command in ALL:
     main.add_command(command)

@@ -38,20 +38,33 @@ def submit(
 
     ``say``: hears what is wrong with the broker, which keeps nothing from being queued.
     """
+    wanted = order(database, settings, request, priority, origin=origin, fresh=fresh)
+    told = submitting.submit(database, wanted, once)
+    if not is_served(database, wanted.host):
+        say(f"it waits: {nobody_serves(wanted.host)}")
+    wake(settings, wanted.host, say)
+    return told
+
+
+def order(
+    database: Database,
+    settings: ServiceSettings,
+    request: Request,
+    priority: str,
+    *,
+    origin: str,
+    fresh: bool = False,
+) -> Order:
+    """What is to be queued, for who does that in a transaction of their own."""
     require_schema(database)
-    scenario = prepare(request, settings.sandbox)
     served = {name for one in present(database) for name in one.hosts}
-    order = order_of(scenario, request, settings, hosts=served)
-    values = asdict(order) | {
+    made = order_of(prepare(request, settings.sandbox), request, settings, hosts=served)
+    values = asdict(made) | {
         "priority": Priority[priority.upper()],
         "fresh": fresh,
         "origin": origin,
     }
-    told = submitting.submit(database, Order(**values), once)
-    if not is_served(database, order.host):
-        say(f"it waits: {nobody_serves(order.host)}")
-    wake(settings, order.host, say)
-    return told
+    return Order(**values)
 
 
 def retry(

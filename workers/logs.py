@@ -59,6 +59,11 @@ def _passwords(url: str) -> tuple[str, ...]:
     return tuple(one for one in (found, unquote(found)) if len(one) >= _SHORTEST)
 
 
+def hide(*secrets: str) -> None:
+    """From now on these are in no line, either."""
+    _hide_all(one for one in secrets if len(one) >= _SHORTEST)
+
+
 def _hide_all(secrets: Iterable[str]) -> None:
     for secret in secrets:
         _secrets.update((secret, json.dumps(secret)[1:-1]))

@@ -27,6 +27,7 @@ from workers import canary
 from workers.app import make_app
 from workers.artifacts import Folder, place_for
 from workers.asking import known_hosts
+from workers.chat.checking import channels
 from workers.database import Database, open_database, schema_versions
 from workers.database.clock import now
 from workers.database.schema import counters
@@ -75,6 +76,8 @@ def service_checks(
         for host in _hosts(service):
             yield Check("Work", f"worker {host}", partial(worker, service, host))
             yield Check("Work", f"canary {host}", partial(answer, service, host), patience + 30)
+        if settings.chat:
+            yield Check("Chat", "channels", partial(channels, service.database, settings.chat))
         yield Check("Artifacts", "this machine", partial(room, settings))
         yield Check("Artifacts", "place", partial(place, settings), 90.0)
     finally:

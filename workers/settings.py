@@ -36,9 +36,10 @@ VARIABLES = {
     "API_TLS_CERT": "file with its certificate, and those up to the root (default: plain HTTP)",
     "API_TLS_KEY": "file with the certificate's private key",
     "API_PROXIES": "addresses of reverse proxies whose X-Forwarded-For is believed",
-    "API_RATE": "requests a minute that a token has (default 600)",
+    "API_RATE": "requests a minute that a token or a chat channel has (default 600)",
     "API_FAILURES": "refused tokens a minute that an address has (default 10)",
     "API_KEYS": "folder of private keys that requests may name (default: scenarios say theirs)",
+    "CHAT": "chat.yaml: the channels that commands come from (default: none)",
     "EXECUTOR": "what does the work (default rehearsal; simulated is for tests)",
 }
 SECRETS = ("DATABASE", "BROKER", "NOTIFY")
@@ -71,6 +72,7 @@ class ServiceSettings:
     api_rate: int = 600  # a minute
     api_failures: int = 10  # a minute
     api_keys: str = ""
+    chat: str = ""
 
     @property
     def embedded(self) -> Path:
@@ -151,6 +153,7 @@ def read_service_settings(
         api_rate=int(_number(given, "API_RATE", ServiceSettings.api_rate, least=1)),
         api_failures=int(_number(given, "API_FAILURES", ServiceSettings.api_failures, least=1)),
         api_keys=given.get("API_KEYS", ""),
+        chat=given.get("CHAT", ""),
     )
 
 

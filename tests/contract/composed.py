@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import secrets
 import signal
 import subprocess
@@ -70,7 +71,10 @@ class Composed:
         return entry.pw_uid, entry.pw_gid
 
     def environment(self, name: str) -> dict[str, str]:
-        stated = self.services[name].get("environment", {})
+        stated = {
+            key: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)  # nobody says otherwise here
+            for key, value in self.services[name].get("environment", {}).items()
+        }
         programs = f"{Path(sys.executable).parent}:{PROGRAMS[-1]}:/usr/sbin:/usr/bin"
         given = {"PATH": programs, "HOME": "/tmp", "LC_ALL": "C.UTF-8", **stated}
         if name == "postgres":

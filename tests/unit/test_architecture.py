@@ -51,7 +51,7 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("operations",),
     ("api", "embedded", "gating"),
     ("commands",),
-    ("asking", "processes", "health", "units", "service_checks", "reporting"),
+    ("asking", "processes", "health", "units", "service_checks", "reporting", "chat"),
     ("intake", "fetching", "nightly", "overview", "gate"),
     ("tasks",),
     ("turns",),

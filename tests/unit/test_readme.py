@@ -15,6 +15,8 @@ from sandbox.hosts import HostEntry, read_hosts
 from sandbox.records import Verdict
 from sandbox.scenario import Schedule, load_scenario, shared_checks
 from sandbox.settings import CLIENT_VARIABLES, SERVICE_PREFIX, VARIABLES, shipped_scenarios
+from workers.chat.configuring import read_chat
+from workers.chat.words import USAGE, Command, Verb, understand
 from workers.cli import main
 from workers.settings import SECRETS
 from workers.settings import VARIABLES as OF_SERVICE
@@ -119,7 +121,8 @@ def test_the_example_schedule_is_valid_and_names_every_key(tmp_path: Path) -> No
 
 
 def test_the_example_summary_is_what_the_code_says() -> None:
-    (example,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    nightly = README.partition("### Nightly")[2]
+    (example,) = re.findall(r"```text\n(.*?)```", nightly, re.DOTALL)
     good, bad = Verdict.PASS, Verdict.FAIL
     guests = (
         GuestNight("xen2", "db01", "1", "finished", bad, "postgresql does not start", "pass"),
@@ -128,6 +131,19 @@ def test_the_example_summary_is_what_the_code_says() -> None:
     )
     due = datetime(2026, 11, 25, 0, 30, tzinfo=UTC).timestamp()
     assert text(Night("shop", due, "Europe/Berlin", "run", due, guests)) == example
+
+
+def test_the_example_of_chat_is_valid_and_names_every_command(tmp_path: Path) -> None:
+    chat = README.partition("### Chat")[2].partition("\n### ")[0]
+    (example,) = re.findall(r"```yaml\n(.*?)```", chat, re.DOTALL)
+    for name in set(re.findall(r"/etc/upgrade-sandbox/(\w+)", example)):
+        (tmp_path / name).write_text("0123456789abcdef")
+    (tmp_path / "chat.yaml").write_text(example.replace("/etc/upgrade-sandbox", str(tmp_path)))
+    assert [one.kind for one in read_chat(tmp_path / "chat.yaml").channels] == ["slack", "github"]
+    (commands,) = re.findall(r"```text\n(.*?)```", chat, re.DOTALL)
+    first, *others = re.split(r" {3,}", commands.strip())
+    assert understand(first) == Command(Verb.TEST, "web01", "kernel")
+    assert others == [USAGE[verb] for verb in Verb if verb is not Verb.TEST]
 
 
 def test_the_ready_scenarios_are_named() -> None:

@@ -17,11 +17,12 @@ from fastapi.routing import APIRoute
 from sandbox import __version__
 from sandbox.errors import HostError
 from workers import health
-from workers.api import events, files, looking, models, problems, runs, tokens
+from workers.api import events, files, hooks, looking, models, problems, runs, tokens
 from workers.api.access import Service
 from workers.api.guards import Guards
 from workers.api.limiting import Limiter
 from workers.api.problems import MEDIA_TYPE, Problem
+from workers.chat.hearing import Ear
 from workers.database import Database
 from workers.settings import ServiceSettings
 
@@ -38,7 +39,13 @@ ROUTERS = (
 )
 
 
-def make(settings: ServiceSettings, database: Database, stopping: Callable[[], bool]) -> FastAPI:
+def make(
+    settings: ServiceSettings,
+    database: Database,
+    stopping: Callable[[], bool],
+    ear: Ear | None = None,
+) -> FastAPI:
+    """``ear``: hears commands from chats."""
     app = FastAPI(
         title="Upgrade Sandbox",
         version=__version__,
@@ -54,9 +61,11 @@ def make(settings: ServiceSettings, database: Database, stopping: Callable[[], b
         settings, database, Limiter(settings), stopping, threading.BoundedSemaphore(MOST_STREAMS)
     )
     app.state.health = _Health(settings, database)
+    app.state.ear = ear
     problems.handle(app)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
+    app.include_router(hooks.senders)
     app.state.allowed = _allowed
     app.add_middleware(Guards)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]
@@ -72,7 +81,8 @@ async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
 def _allowed(path: str) -> set[str]:
     """The methods of a path: they may be on several routes, each with a scope of its own."""
     bare = path.removeprefix(PREFIX)
-    routes = [one for router in ROUTERS for one in router.routes if isinstance(one, APIRoute)]
+    routers = (*ROUTERS, hooks.senders)
+    routes = [one for router in routers for one in router.routes if isinstance(one, APIRoute)]
     return {method for one in routes if one.path_regex.match(bare) for method in one.methods or ()}
 
 

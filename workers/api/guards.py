@@ -13,6 +13,7 @@ import structlog
 from workers.api.problems import Problem
 
 MOST_BYTES = 64 * 1024  # of a body; what is asked for is a handful of words
+MOST_HOOK_BYTES = 512 * 1024  # a forge sends the whole pull request along
 BODY_SECONDS = 10.0
 _LONGEST_PATH = 300  # in the log
 _HEADERS = (
@@ -97,24 +98,25 @@ class _Answer:
 async def _body(scope: Scope, receive: Receive) -> bytes:
     """All of it, before anybody looks at it; raises :class:`Problem` for one that is too long."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
+    most = MOST_HOOK_BYTES if scope["path"].startswith("/hooks/") else MOST_BYTES
     stated = headers.get(b"content-length", b"0")
-    if stated.isdigit() and int(stated) > MOST_BYTES:
-        raise _too_long()
+    if stated.isdigit() and int(stated) > most:
+        raise _too_long(most)
     body = b""
     while True:
         message = await receive()
         if message["type"] != "http.request":
             return body
         body += bytes(message.get("body", b""))
-        if len(body) > MOST_BYTES:
-            raise _too_long()
+        if len(body) > most:
+            raise _too_long(most)
         if not message.get("more_body", False):
             return body
 
 
-def _too_long() -> Problem:
+def _too_long(most: int) -> Problem:
     return Problem(
-        413, f"the body is longer than {MOST_BYTES >> 10} KiB", "a request is a handful of words"
+        413, f"the body is longer than {most >> 10} KiB", "a request is a handful of words"
     )
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import sys
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -13,6 +14,11 @@ import uvicorn
 from sandbox.errors import RequestError
 from workers import logs
 from workers.api.application import make
+from workers.api.limiting import Limiter
+from workers.chat.configuring import read_chat
+from workers.chat.hearing import Ear
+from workers.chat.sending import sending
+from workers.chat.values import Chat
 from workers.database import open_database, require_schema
 from workers.listening import address
 from workers.settings import ServiceSettings
@@ -32,9 +38,15 @@ def serve(settings: ServiceSettings) -> None:
     try:
         require_schema(database)
         tls = _tls(settings)
+        chat = _chat(settings)
         listener = _listener(settings.api_listen)
-        with listener:
-            app = make(settings, database, lambda: server.should_exit)
+        with listener, sending(settings, database, chat) as senders:
+            limiter = Limiter(settings)
+            ear = Ear(
+                *(settings, database, chat, senders.hurry, senders.wake),
+                limit=lambda name: limiter.hit(limiter.requests, f"channel {name}"),
+            )
+            app = make(settings, database, lambda: server.should_exit, ear)
             config = uvicorn.Config(
                 app,
                 log_config=None,
@@ -82,6 +94,15 @@ def _listener(listen: str) -> socket.socket:
             f"the HTTP API cannot be served at {listen}: {problem.strerror or problem}",
             "choose another HOST:PORT: --listen, or SANDBOX_SERVICE_API_LISTEN",
         ) from problem
+
+
+def _chat(settings: ServiceSettings) -> Chat:
+    if not settings.chat:
+        return Chat()
+    chat = read_chat(Path(settings.chat))
+    for channel in chat.channels:
+        logs.hide(channel.secret, channel.token)
+    return chat
 
 
 def _url(listener: socket.socket, *, secure: bool) -> str:

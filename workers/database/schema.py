@@ -307,3 +307,40 @@ idempotency_keys = Table(
     Column("created", Float, nullable=False),
 )
 Index("idempotency_keys_by_age", idempotency_keys.c.created)
+
+# Requests that came from chats: what is delivered again is answered as before, and done once.
+chat_deliveries = Table(
+    "chat_deliveries",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("delivery", Text, primary_key=True),
+    Column("answer", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+)
+Index("chat_deliveries_by_age", chat_deliveries.c.created)
+
+# Messages in chats. One about a run is edited until that has ended.
+chat_messages = Table(
+    "chat_messages",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("place", JSON, nullable=False),  # where it goes, in the vendor's words
+    Column("known", JSON, nullable=False),  # how the vendor calls it, once it is there
+    Column("run_id", Text, ForeignKey(runs.c.id)),
+    Column("lines", JSON, nullable=False),  # what it says, where no run does
+    Column("said", Text, nullable=False, server_default=""),  # digest of what it says by now
+    Column("turn", Integer, nullable=False, server_default="0"),  # grows whenever it is taken
+    Column("tries", Integer, nullable=False, server_default="0"),  # that came to nothing, in a row
+    Column("problem", Text, nullable=False, server_default=""),  # of the last of them
+    Column("created", Float, nullable=False),
+    Column("try_at", Float, nullable=False),
+    Column("done", Float),
+)
+Index(
+    "chat_messages_to_send",
+    chat_messages.c.channel,
+    chat_messages.c.try_at,
+    sqlite_where=text("done IS NULL"),
+    postgresql_where=text("done IS NULL"),
+)

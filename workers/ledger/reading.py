@@ -29,6 +29,7 @@ from workers.ledger.due import is_due
 from workers.ledger.values import Event, NoSuchRun, RunRow
 from workers.states import HELD, State
 
+_PORTION = 500  # ids of a statement: databases limit its parameters
 _COLUMNS = (
     runs.c.id,
     runs.c.scenario,
@@ -62,6 +63,17 @@ def get(database: Database, run_id: str) -> RunRow:
     if row is None:
         raise NoSuchRun(run_id)
     return _row(row)
+
+
+def several(database: Database, run_ids: Sequence[str]) -> dict[str, RunRow]:
+    """Those that there are of some runs, by their ids."""
+    found: dict[str, RunRow] = {}
+    with database.read() as connection:
+        for start in range(0, len(run_ids), _PORTION):
+            portion = runs.c.id.in_(run_ids[start : start + _PORTION])
+            rows = connection.execute(select(*_COLUMNS).where(portion))
+            found |= {row.id: _row(row) for row in rows}
+    return found
 
 
 def find(database: Database, text: str) -> RunRow:

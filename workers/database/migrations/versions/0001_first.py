@@ -266,9 +266,50 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_verdicts_run_id")),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_verdicts")),
     )
+    _chat()
+
+
+def _chat() -> None:
+    op.create_table(
+        "chat_deliveries",
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("delivery", sa.Text(), nullable=False),
+        sa.Column("answer", sa.JSON(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("channel", "delivery", name=op.f("pk_chat_deliveries")),
+    )
+    op.create_index("chat_deliveries_by_age", "chat_deliveries", ["created"], unique=False)
+    op.create_table(
+        "chat_messages",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("place", sa.JSON(), nullable=False),
+        sa.Column("known", sa.JSON(), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("lines", sa.JSON(), nullable=False),
+        sa.Column("said", sa.Text(), server_default="", nullable=False),
+        sa.Column("turn", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("problem", sa.Text(), server_default="", nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("try_at", sa.Float(), nullable=False),
+        sa.Column("done", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_chat_messages_run_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_chat_messages")),
+    )
+    op.create_index(
+        "chat_messages_to_send",
+        "chat_messages",
+        ["channel", "try_at"],
+        unique=False,
+        sqlite_where=sa.text("done IS NULL"),
+        postgresql_where=sa.text("done IS NULL"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("chat_messages")
+    op.drop_table("chat_deliveries")
     op.drop_table("verdicts")
     op.drop_table("night_guests")
     op.drop_table("news")
