@@ -24,6 +24,7 @@ from workers.api.limiting import Limiter
 from workers.api.problems import MEDIA_TYPE, Problem
 from workers.database import Database
 from workers.settings import ServiceSettings
+from workers.web import application as web
 
 PREFIX = "/v1"
 THREADS = 12  # fewer than the database lets in at once
@@ -50,15 +51,17 @@ def make(settings: ServiceSettings, database: Database, stopping: Callable[[], b
         lifespan=_lifespan,
         generate_unique_id_function=lambda route: str(route.name),
     )
-    app.state.service = Service(
+    service = Service(
         settings, database, Limiter(settings), stopping, threading.BoundedSemaphore(MOST_STREAMS)
     )
+    app.state.service = service
     app.state.health = _Health(settings, database)
     problems.handle(app)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
     app.state.allowed = _allowed
-    app.add_middleware(Guards)
+    app.add_middleware(web.Beside, api=app, pages=web.make(service), prefix=PREFIX)
+    app.add_middleware(Guards, answer=web.teller(PREFIX))
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]
     return app
 

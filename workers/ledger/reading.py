@@ -147,6 +147,23 @@ def events_after(
         return tuple(Event(*row) for row in connection.execute(query))
 
 
+def last_events(
+    database: Database, run_id: str, limit: int, kinds: Sequence[str] = ()
+) -> tuple[Event, ...]:
+    """The newest events of a run, of these kinds or of all, oldest first."""
+    query = (
+        select(events.c.id, events.c.run_id, events.c.at, events.c.kind, events.c.text)
+        .add_columns(events.c.percent)
+        .where(events.c.run_id == run_id)
+        .order_by(events.c.id.desc())
+        .limit(limit)
+    )
+    if kinds:
+        query = query.where(events.c.kind.in_(kinds))
+    with database.read() as connection:
+        return tuple(Event(*row) for row in reversed(connection.execute(query).all()))
+
+
 def due_hosts(database: Database) -> dict[str, int]:
     """Hosts with runs that could start now, with how many."""
     query = (
