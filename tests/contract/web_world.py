@@ -15,7 +15,7 @@ from sample_records import write_artifacts
 from sandbox.records import RunRecord
 from sandbox.store import Store
 from workers.keeping import keep_attempt
-from workers.ledger.events import say
+from workers.ledger import leases
 from workers.ledger.leases import claim, finish, note_folder
 from workers.ledger.submitting import submit
 from workers.ledger.values import Claim, Order, Outcome
@@ -87,8 +87,7 @@ def begun(served: Api, guest: str, scenario: str = "security", host: str = HOST)
 
 
 def tell(served: Api, held: Claim, kind: str, text: str, percent: float | None = None) -> None:
-    with served.there.database.write() as connection:
-        say(connection, held.run_id, kind, text, percent)
+    leases.tell(served.there.database, held, kind, text, percent)
 
 
 def rehearsed(
