@@ -74,7 +74,8 @@ def test_what_a_guest_says_does_nothing(seen: Window, served: Api, name: str) ->
     text = CORPUS[name]
     record = hostile(text)
     for one in (record, without_after(record)):
-        run_id = rehearsed(served, one, guest=f"{text}{one is record}"[:2000], scenario=text[:2000])
+        guest = f"{text}{one is record}"[:2000]
+        run_id = rehearsed(served, one, guest, scenario=text[:2000], said=text)
         seen.go(f"/runs/{run_id}")
         expect(seen.page.get_by_role("heading", level=1)).to_be_visible()
         seen.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")

@@ -96,8 +96,9 @@ def rehearsed(
     guest: str | None = None,
     scenario: str = "security",
     host: str = HOST,
+    said: str = "",
 ) -> str:
-    """A run that ended as the record says, with the record and its files."""
+    """A run that ended as the record says, with the record and its files; ``said``: meanwhile."""
     held = begun(served, guest or record.guest, scenario, host)
     settings, database = served.there.settings, served.there.database
     place = Store(settings.sandbox).create()
@@ -109,6 +110,8 @@ def rehearsed(
         tell(served, held, "phase", done.phase.value)
         word = "done" if done.ok else "failed"
         tell(served, held, "phase-end", f"{done.phase.value} {word} after {done.seconds:.1f} s")
+    if said:
+        tell(served, held, "detail", said)
     place.remove_clone()
     assert record.decision is not None
     outcome = Outcome(record.decision.verdict, record.decision.reason, evidence_of(record))
