@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, ScalarSelect, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, FromClause, Row, ScalarSelect, Select, func, select
 
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.schema import runs, verdicts
+from workers.ledger import reading
 from workers.states import State
 
 
@@ -65,23 +66,29 @@ def fleet(database: Database) -> tuple[Standing, ...]:
     """Who needs attention first, then by name."""
     with database.read() as connection:
         rows = connection.execute(_FLEET).all()
-    found = [
-        Standing(
-            host=row.host,
-            guest=row.guest,
-            scenario=row.scenario,
-            run_id=row.run_id,
-            verdict=None if row.verdict is None else Verdict(row.verdict),
-            reason=row.reason or "",
-            ended=row.ended,
-            newest_id=row.newest_id,
-            newest_state=None if row.newest_state is None else State(row.newest_state),
-        )
-        for row in rows
-    ]
+    found = [_standing(database, row) for row in rows]
     order = list(Answer)
     found.sort(key=lambda one: (order.index(one.answer), one.guest, one.host, one.scenario))
     return tuple(found)
+
+
+def _standing(database: Database, row: Row[Any]) -> Standing:
+    verdict, open_one = (row.run_id, row.verdict, row.reason, row.ended), not row.newest_upgrade
+    if row.upgrade:  # the newest verdict is of another question: look for the one of this
+        run = reading.newest_verdict(database, row.scenario, row.guest, row.host)
+        verdict = (run.id, run.verdict, run.reason, run.ended) if run else (None, None, "", None)
+    run_id, word, reason, ended = verdict
+    return Standing(
+        host=row.host,
+        guest=row.guest,
+        scenario=row.scenario,
+        run_id=run_id,
+        verdict=None if word is None else Verdict(word),
+        reason=reason or "",
+        ended=ended,
+        newest_id=row.newest_id if open_one else None,
+        newest_state=State(row.newest_state) if open_one else None,
+    )
 
 
 def pending(database: Database, run_ids: Sequence[str]) -> Mapping[str, Pending]:
@@ -109,15 +116,28 @@ def _question(table: FromClause) -> tuple[ColumnElement[str], ...]:
     return table.c.host, table.c.guest, table.c.scenario
 
 
+def _upgrade(table: FromClause) -> ColumnElement[str]:
+    """What was asked for otherwise than the scenario says; "" or NULL for nothing."""
+    said: ColumnElement[str] = table.c.request["upgrade"].as_string()
+    return said
+
+
 def _newest(question: FromClause, name: str, *, verdict: bool) -> ScalarSelect[str]:
-    """The newest run that asked just this; with a verdict, or whatever has become of it."""
+    """The newest run of a guest and scenario; with a verdict, or whatever has become of it."""
     one = runs.alias(name)
     same = [mine == its for mine, its in zip(_question(one), _question(question), strict=True)]
-    as_stated = func.coalesce(one.c.request["upgrade"].as_string(), "") == ""
-    query = select(one.c.id).where(*same, as_stated)
+    query = select(one.c.id).where(*same)
     if verdict:
         query = query.where(one.c.verdict.is_not(None))
     return query.order_by(one.c.submitted.desc(), one.c.id.desc()).limit(1).scalar_subquery()
+
+
+def _following(at: FromClause, after: FromClause, same: int) -> ScalarSelect[str]:
+    """The first question after one that has the first so many parts of it in common."""
+    pairs = list(zip(_question(after), _question(at), strict=True))
+    query = select(after.c.id).where(*(mine == its for mine, its in pairs[:same]))
+    query = query.where(pairs[same][0] > pairs[same][1]).order_by(*_question(after)[same:])
+    return query.limit(1).scalar_subquery()
 
 
 def _fleet() -> Select[*tuple[Any, ...]]:
@@ -125,13 +145,9 @@ def _fleet() -> Select[*tuple[Any, ...]]:
     first = select(runs.c.id).order_by(*_question(runs)).limit(1).scalar_subquery()
     steps = select(first.label("id")).cte("steps", recursive=True)
     at, after = runs.alias("at"), runs.alias("after")
-    following = (
-        select(after.c.id)
-        .where(tuple_(*_question(after)) > tuple_(*_question(at)))
-        .order_by(*_question(after))
-        .limit(1)
-        .scalar_subquery()
-    )
+    # The next scenario of the guest, else the next guest of the host, else the next host: each is
+    # found in the index. A comparison of all three at once SQLite answers from the first alone.
+    following = func.coalesce(*(_following(at, after, same) for same in (2, 1, 0)))
     steps = steps.union_all(select(following).select_from(steps.join(at, at.c.id == steps.c.id)))
     question = runs.alias("question")
     found = (
@@ -141,12 +157,14 @@ def _fleet() -> Select[*tuple[Any, ...]]:
             _newest(question, "one", verdict=False).label("newest_id"),
         )
         .select_from(steps.join(question, question.c.id == steps.c.id))
+        .offset(0)  # each is looked for once, not again for every column of it
         .subquery()
     )
     newest = runs.alias("newest")
     return (
         select(found, runs.c.verdict, runs.c.reason, runs.c.ended)
-        .add_columns(newest.c.state.label("newest_state"))
+        .add_columns(_upgrade(runs).label("upgrade"))
+        .add_columns(newest.c.state.label("newest_state"), _upgrade(newest).label("newest_upgrade"))
         .outerjoin(runs, runs.c.id == found.c.run_id)
         .outerjoin(newest, newest.c.id == found.c.newest_id)
     )

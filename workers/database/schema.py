@@ -109,7 +109,10 @@ Index(
 )
 Index("runs_by_time", runs.c.submitted)
 Index("runs_of_a_guest", runs.c.host, runs.c.guest, runs.c.submitted)
-Index("runs_of_a_question", runs.c.host, runs.c.guest, runs.c.scenario, runs.c.submitted)
+Index(
+    "runs_of_a_question",
+    *(runs.c.host, runs.c.guest, runs.c.scenario, runs.c.submitted, runs.c.id),
+)
 Index(
     "runs_of_a_night",
     runs.c.night,

@@ -145,7 +145,10 @@ def upgrade() -> None:
     )
     op.create_index("runs_of_a_guest", "runs", ["host", "guest", "submitted"], unique=False)
     op.create_index(
-        "runs_of_a_question", "runs", ["host", "guest", "scenario", "submitted"], unique=False
+        "runs_of_a_question",
+        "runs",
+        ["host", "guest", "scenario", "submitted", "id"],
+        unique=False,
     )
     op.create_index(
         "runs_of_a_night",
