@@ -8,18 +8,13 @@ import pytest
 from api_world import HOST, Api
 from browsers import PHONE, Window, chromium, window
 from playwright.sync_api import Browser, expect
-from sample_records import broken_nginx, inconclusive, mirror_error, no_boot, passed
-from web_world import begun, dashboard, rehearsed, tell
+from web_example import LONG, example
+from web_world import begun, dashboard, tell
 
 from sandbox.records import Verdict
-from sandbox.volumes.lvm import Pool
 from workers.ledger.leases import finish
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order, Outcome
-from workers.pools import note_pools
+from workers.ledger.values import Outcome
 from workers.tokens import Scope
-
-LONG = "a-guest-with-a-name-that-is-as-long-as-the-names-of-guests-may-be-64"
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +25,7 @@ def served() -> Iterator[Api]:
 
 @pytest.fixture(scope="module")
 def runs(served: Api) -> dict[str, str]:
-    """Of every kind, by name."""
-    kinds = {
-        "web01": passed(),
-        "web02": broken_nginx(),
-        "db01": no_boot(),
-        "mail01": inconclusive(),
-        "cache01": mirror_error(),
-        LONG: passed(),
-    }
-    found = {guest: rehearsed(served, record, guest=guest) for guest, record in kinds.items()}
-    database = served.there.database
-    note_pools(database, HOST, (Pool("vg0", "thin", 1 << 40, 81.5, 23.0),))
-    held = begun(served, "app01")
-    tell(served, held, "phase", "plan")
-    tell(served, held, "phase", "clone")
-    found["app01"] = held.run_id
-    found["queue01"] = submit(database, Order("security", "queue01", "xen2")).run_id
-    return found
+    return example(served, LONG)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +76,22 @@ def test_what_a_guest_showed_is_seen(seen: Window, runs: dict[str, str]) -> None
     expect(seen.page.get_by_text("Gave up waiting for root file system")).to_be_visible()
     seen.go(f"/runs/{runs['web01']}")
     expect(seen.page.locator(".diff")).to_contain_text("+worker_processes auto;")
+
+
+def test_schedules_and_hosts_say_how_it_is(seen: Window, runs: dict[str, str]) -> None:
+    page = seen.page
+    page.get_by_role("link", name="Schedules").click()
+    expect(page.get_by_role("row", name="shop")).to_contain_text("1 of 3 guests may be upgraded")
+    night = page.get_by_role("region", name="shop: the night of")
+    expect(night.locator("tbody tr")).to_have_count(3)
+    expect(night.locator("tbody tr").nth(0)).to_contain_text("web02")  # who needs attention first
+    night.get_by_role("link", name="web02").click()
+    page.wait_for_url(f"**/runs/{runs['web02']}")
+    page.get_by_role("link", name="Hosts").click()
+    row = page.get_by_role("row", name=HOST)
+    for text in ("vg0/thin", "82 %", "23 %", "w1 up", "2 slots", "w0 gone"):
+        expect(row).to_contain_text(text)
+    expect(row.get_by_role("meter", name="metadata")).to_have_attribute("value", "23.0")
 
 
 def test_a_run_is_watched_to_its_end(seen: Window, served: Api) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode
 
-from api_world import HOST, Answer, Api, api
+from api_world import HOST, MANY, Answer, Api, started
 from sample_records import write_artifacts
+from services import service
 
 from sandbox.records import RunRecord
 from sandbox.store import Store
@@ -64,8 +65,10 @@ class Visitor:
 
 @contextlib.contextmanager
 def dashboard(**settings: str) -> Iterator[Api]:
-    with api(**settings) as served:
-        yield served
+    given = {"API_LISTEN": "127.0.0.1:0", "API_RATE": MANY, "API_FAILURES": MANY, **settings}
+    with service(**given) as there:
+        (there.folder / "scenarios").mkdir()  # looked for when a process begins
+        yield started(there)
 
 
 def visitor(served: Api, scope: Scope | None = Scope.READ) -> Visitor:
