@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from fastapi import Request, Response
@@ -170,8 +169,3 @@ def _not_ours() -> Problem:
     return Problem(
         403, "this form was not sent from a page of this session", "open the page, and do it there"
     )
-
-
-def values(request: Request) -> dict[str, Any]:
-    """What every page of somebody who is signed in needs."""
-    return {"visit": visit_of(request)}
