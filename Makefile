@@ -87,6 +87,7 @@ bench: ## all benchmarks, with a whole rehearsal against the same by hand
 	@.ci/setup --with-tests
 	$(BIN)/pytest tests/benchmarks -s
 
-picture: ## make the README's pictures again from a real run
+picture: ## make the README's pictures again from a real run, and an example of the web
 	@.ci/setup --with-browser
 	@$(BIN)/python -m sandbox.demo.picture
+	@$(BIN)/python tests/contract/web_example.py

@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -40,6 +40,13 @@ class Stored:
     size: int
 
 
+Wanted = Callable[[str], bool]
+
+
+def everything(_name: str) -> bool:
+    return True
+
+
 class Place(Protocol):
     """What is done with artifacts; raises :class:`HostError` when the place does not answer."""
 
@@ -53,8 +60,8 @@ class Place(Protocol):
     def files(self, name: str) -> tuple[Stored, ...]:
         """The files under a name, by name; none when there is nothing."""
 
-    def fetch(self, name: str, to: Path) -> None:
-        """Copy them into a folder, which is made."""
+    def fetch(self, name: str, to: Path, wanted: Wanted = everything) -> None:
+        """Copy them, or those that are wanted by their names, into a folder, which is made."""
 
     def stream(self, name: str, file: str) -> Iterator[bytes]:
         """One of its files in portions; raises :class:`NoSuchFile` at once for none of them."""
@@ -128,10 +135,10 @@ class Folder:
         with self._explained("looked at"):
             return tuple(sorted(files_of(self._place(name)), key=lambda one: one.name))
 
-    def fetch(self, name: str, to: Path) -> None:
+    def fetch(self, name: str, to: Path, wanted: Wanted = everything) -> None:
         with self._explained("copied from"):
             to.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for one in self.files(name):
+            for one in _those(self.files(name), wanted):
                 _copy(self._place(name) / one.name, _inside(to, one.name))
 
     def stream(self, name: str, file: str) -> Iterator[bytes]:
@@ -210,10 +217,10 @@ class S3:
                 for found in page.get("Contents", ())
             )
 
-    def fetch(self, name: str, to: Path) -> None:
+    def fetch(self, name: str, to: Path, wanted: Wanted = everything) -> None:
         with self._client("copied from") as client:
             to.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for one in self.files(name):
+            for one in _those(self.files(name), wanted):
                 path = _inside(to, one.name)
                 _prepare(path)
                 client.download_file(self.bucket, self._key(name, one.name), str(path))
@@ -273,6 +280,11 @@ def _s3_client(endpoint: str) -> Any:
         response_checksum_validation="when_required",
     )
     return Session().client("s3", endpoint_url=endpoint or None, config=config)
+
+
+def _those(files: Iterable[Stored], wanted: Wanted) -> Iterator[Stored]:
+    """The record is wanted whatever else is."""
+    return (one for one in files if one.name == RECORD or wanted(one.name))
 
 
 def _require(place: Place, name: str, file: str) -> None:

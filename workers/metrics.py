@@ -24,11 +24,11 @@ from workers.database.clock import now
 from workers.database.schema import counters, pools, runs, state_in
 from workers.ledger.counting import PHASE_COUNT, PHASE_SECONDS, TICKED
 from workers.listening import address
+from workers.pools import STALE
 from workers.presence import present
 from workers.settings import ServiceSettings
 from workers.states import HELD, State
 
-POOL_STALE = 3600.0  # seconds; what nobody looked at for so long is not told any more
 _COUNTED = {
     "leases_lost": "Runs whose worker was lost while it held them.",
     "things_reaped": "Domains, volumes, bridges and the like that dead runs left, removed.",
@@ -133,7 +133,7 @@ def _pools(connection: Connection) -> list[Metric]:
         "How full the hosts' thin pools were when a worker last looked.",
         labels=("host", "pool", "part"),
     )
-    query = select(pools).where(pools.c.looked > now() - POOL_STALE)
+    query = select(pools).where(pools.c.looked > now() - STALE)
     for row in connection.execute(query.order_by(pools.c.host, pools.c.pool)):
         fill.add_metric((row.host, row.pool, "data"), row.data)
         fill.add_metric((row.host, row.pool, "metadata"), row.metadata)

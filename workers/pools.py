@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sandbox.deadline import Deadline
@@ -16,8 +18,28 @@ from workers.database.clock import now
 from workers.database.schema import pools
 from workers.settings import ServiceSettings
 
+STALE = 3600.0  # seconds; what nobody looked at for so long is not told any more
 _LOOK_SECONDS = 60.0
 log = structlog.get_logger("sandbox.pools")
+
+
+@dataclass(frozen=True)
+class PoolKnown:
+    """How full a thin pool was when a worker last looked; percent."""
+
+    host: str
+    pool: str
+    data: float
+    metadata: float
+    looked: float
+
+
+def known_pools(database: Database) -> tuple[PoolKnown, ...]:
+    """Those that were looked at lately, by host and name."""
+    query = select(pools).where(pools.c.looked > now() - STALE)
+    with database.read() as connection:
+        rows = connection.execute(query.order_by(pools.c.host, pools.c.pool)).all()
+    return tuple(PoolKnown(*row) for row in rows)
 
 
 def look_at_pools(database: Database, settings: ServiceSettings, host: str) -> None:

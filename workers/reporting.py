@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import select
 
 from sandbox.closing import told
 from sandbox.errors import RequestError
+from sandbox.records import RunRecord
 from sandbox.report import render
 from sandbox.store import RunFolder, Store
-from workers.artifacts import RECORD
+from workers.artifacts import RECORD, Wanted, everything
 from workers.database import Database
 from workers.database.schema import attempts
 from workers.fetching import Left, left
@@ -25,22 +28,39 @@ class NoReport(RequestError):
 
 
 def report(database: Database, settings: ServiceSettings, run_id: str, format: str) -> str:
-    """Of the last attempt that left a record; raises :class:`NoReport`, and :class:`WrongState`
-    while that attempt is still at work."""
-    found = left(database, settings, run_id)
+    """Of the last attempt that left a record; raises as :func:`last_record` does."""
+    last = last_record(database, settings, left(database, settings, run_id), run_id)
+    with opened(settings, last) as (record, folder):
+        return render(record, folder, format)
+
+
+def last_record(
+    database: Database, settings: ServiceSettings, found: Sequence[Left], run_id: str
+) -> Left:
+    """The attempt that the report is of; raises :class:`NoReport`, and :class:`WrongState` while
+    that attempt is still at work."""
     if not found:
         raise NoReport(f"run {run_id} has no report: no attempt has begun", "wait for its end")
     last = found[-1]
     _require_ended(database, settings, run_id, last)
     if last.place is None or RECORD not in {one.name for one in last.files}:
         raise NoReport(f"run {run_id} has no report here", _why(last))
+    return last
+
+
+@contextmanager
+def opened(
+    settings: ServiceSettings, last: Left, wanted: Wanted = everything
+) -> Iterator[tuple[RunRecord, Path]]:
+    """A record with the folder of its artifacts; ``wanted``: which ones are to be had, where they
+    have to be fetched."""
+    assert last.place is not None
     with tempfile.TemporaryDirectory(prefix="sandbox-report-") as fetched:
         here = Store(settings.sandbox).folder(last.record)
         if last.state == "stored":
-            last.place.fetch(last.record, Path(fetched))
+            last.place.fetch(last.record, Path(fetched), wanted)
             here = RunFolder(last.record, Path(fetched), here.clone)
-        record = told(here, Store(settings.sandbox).load(here))
-        return render(record, here.artifacts, format)
+        yield told(here, Store(settings.sandbox).load(here)), here.artifacts
 
 
 def _require_ended(database: Database, settings: ServiceSettings, run_id: str, last: Left) -> None:

@@ -82,7 +82,7 @@ def create(database: Database, name: str, scope: Scope, seconds: float | None) -
                 expires=None if seconds is None else now() + seconds,
             )
         )
-    return _get(database, token_id), text
+    return get(database, token_id), text
 
 
 def lifetime(text: str) -> float | None:
@@ -121,7 +121,7 @@ def revoke(database: Database, text: str) -> Token:
             .where(tokens.c.id == good[0].id, tokens.c.revoked.is_(None))
             .values(revoked=now())
         )
-    return _get(database, good[0].id)
+    return get(database, good[0].id)
 
 
 class NoSuchToken(RequestError):
@@ -162,7 +162,8 @@ def note_use(database: Database, token: Token) -> None:
 _TOKENS = select(tokens, now().label("moment"))
 
 
-def _get(database: Database, token_id: str) -> Token:
+def get(database: Database, token_id: str) -> Token:
+    """One that there is, by its id."""
     with database.read() as connection:
         return _token(connection.execute(_TOKENS.where(tokens.c.id == token_id)).one())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -30,7 +30,7 @@ SCREENS = 4
 ROWS = 400
 DIFF_LINES = 200
 DETAIL = 6000  # characters of one check's output
-_ICONS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "error": "!", "rejected": "–"}
+ICONS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "error": "!", "rejected": "–"}
 _Item = TypeVar("_Item")
 
 
@@ -55,38 +55,46 @@ class Diff:
 def render_html(shown: View, run_dir: Path) -> str:
     """The whole page."""
     style = (TEMPLATES / "style.css").read_text("utf-8")
-    record = shown.record
-    upgrade = record.facts.upgrade
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
-            shown=shown,
-            record=record,
-            facts=record.facts,
-            source=record.source,
-            differences=shown.differences,
+            **parts(shown, run_dir),
             style=Markup(style),  # noqa: S704 - our own file
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-            icon=_ICONS.get(shown.verdict, "…"),
-            sentence=shown.headline.removeprefix(shown.answer).lstrip(", "),
-            diffs=[_diff(file) for file in (upgrade.conffiles if upgrade else ())[:50]],
-            screens=_screens(record, run_dir),
-            timeline=Markup(timeline_svg(record)),  # noqa: S704 - serialised from a tree
         )
     )
 
 
+def parts(shown: View, run_dir: Path) -> dict[str, Any]:
+    """What the templates of a report's parts are filled with, on whatever page they are."""
+    record = shown.record
+    upgrade = record.facts.upgrade
+    return {
+        "shown": shown,
+        "record": record,
+        "facts": record.facts,
+        "source": record.source,
+        "differences": shown.differences,
+        "icon": ICONS.get(shown.verdict, "…"),
+        "sentence": shown.headline.removeprefix(shown.answer).lstrip(", "),
+        "diffs": [_diff(file) for file in (upgrade.conffiles if upgrade else ())[:50]],
+        "screens": _screens(record, run_dir),
+        "timeline": Markup(timeline_svg(record)),  # noqa: S704 - serialised from a tree
+    }
+
+
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+def environment(*more: Path) -> Environment:
+    """Jinja with our filters and templates; those of ``more`` folders come before them."""
+    made = Environment(
+        loader=FileSystemLoader([*more, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "duration": duration,
         "instant": instant,
         "size": size,
@@ -94,8 +102,8 @@ def _environment() -> Environment:
         "rows": _rows,
         "cap": _cap,
     }
-    environment.globals |= {"row_limit": ROWS}
-    return environment
+    made.globals |= {"row_limit": ROWS}
+    return made
 
 
 def _rows(items: Sequence[_Item]) -> Sequence[_Item]:

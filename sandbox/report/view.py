@@ -17,6 +17,14 @@ from sandbox.report.clean import clean, one_line, tail_lines
 CONSOLE_LINES = 200
 TRANSCRIPT_LINES = 80
 CONSOLE_BYTES = 256 * 1024
+# What a verdict answers to "may I upgrade?".
+ANSWERS = {
+    Verdict.PASS: "YES",
+    Verdict.FAIL: "NO",
+    Verdict.INCONCLUSIVE: "UNKNOWN",
+    Verdict.ERROR: "NO ANSWER",
+    Verdict.REJECTED: "NOT REHEARSED",
+}
 _EFFECT_ORDER = (
     Effect.BROKE,
     Effect.LOST,
@@ -134,15 +142,17 @@ def view(record: RunRecord, run_dir: Path) -> View:
 
 def headline(record: RunRecord) -> str:
     """The one line that answers "may I upgrade?"."""
-    guest = one_line(record.guest, 80)
-    answer = _answer(record)
     if record.decision is None:
-        phase = record.phase.value
+        guest, answer, phase = one_line(record.guest, 80), _answer(record), record.phase.value
         if record.state == "running":
             return f"{answer} for {guest}: the rehearsal is running (phase {phase})."
         return f"{answer} for {guest}: the rehearsal ended without a verdict in phase {phase}."
-    reason = one_line(record.decision.reason).rstrip(".")
-    verdict = record.decision.verdict
+    return sentence(record.decision.verdict, record.guest, record.decision.reason)
+
+
+def sentence(verdict: Verdict, guest: str, reason: str) -> str:
+    """What a verdict says, in one line that begins with the answer."""
+    guest, reason, answer = one_line(guest, 80), one_line(reason).rstrip("."), ANSWERS[verdict]
     if verdict is Verdict.PASS:
         return f"{answer}, upgrade {guest}: {reason}."
     if verdict is Verdict.FAIL:
@@ -166,13 +176,7 @@ def price_of_keeping(record: RunRecord) -> str:
 def _answer(record: RunRecord) -> str:
     if record.decision is None:
         return "NO ANSWER YET" if record.state == "running" else "NO ANSWER"
-    return {
-        Verdict.PASS: "YES",
-        Verdict.FAIL: "NO",
-        Verdict.INCONCLUSIVE: "UNKNOWN",
-        Verdict.ERROR: "NO ANSWER",
-        Verdict.REJECTED: "NOT REHEARSED",
-    }[record.decision.verdict]
+    return ANSWERS[record.decision.verdict]
 
 
 def _verdict(record: RunRecord) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
 
 from table import Measurement, Results, as_table, write
 

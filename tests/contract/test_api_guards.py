@@ -37,10 +37,8 @@ def served() -> Iterator[Api]:
 def test_all_that_goes_wrong_has_one_form(served: Api) -> None:
     json_type = {"Content-Type": "application/json"}
     for status, path, method, body, headers in (
-        (404, "/", "GET", None, {}),
         (404, "/v1", "GET", None, {}),
         (404, "/v1/runs/", "GET", None, {}),
-        (404, "/docs", "GET", None, {}),
         (404, "/v1/%00", "GET", None, {}),
         (405, "/v1/runs", "DELETE", None, {}),
         (405, "/v1/health", "POST", None, {}),

@@ -84,10 +84,14 @@ def needing(scope: Scope) -> type[APIRoute]:
 def admit(request: Request, scope: Scope) -> Token:
     """Whose request it is; raises :class:`Problem` for somebody who may not do this."""
     service = service_of(request)
-    text = _given(request)
-    peer = request.client.host if request.client else ""
-    token = _known(service, text, peer)
+    token = known(service, _given(request), peer_of(request))
     request.scope["sandbox.token"] = token  # for the log
+    allow(service, token, scope)
+    return token
+
+
+def allow(service: Service, token: Token, scope: Scope) -> None:
+    """Count the request; raises :class:`Problem` for one too many, and one that it may not ask."""
     wait = service.limiter.hit(service.limiter.requests, token.id)
     if wait:
         most = service.settings.api_rate
@@ -99,7 +103,10 @@ def admit(request: Request, scope: Scope) -> Token:
             f"sandbox token create --scope {scope.value} makes one that may",
             _challenge(f'error="insufficient_scope", scope="{scope.value}"'),
         )
-    return token
+
+
+def peer_of(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _given(request: Request) -> str:
@@ -109,7 +116,7 @@ def _given(request: Request) -> str:
     return text.strip()
 
 
-def _known(service: Service, text: str, peer: str) -> Token:
+def known(service: Service, text: str, peer: str) -> Token:
     """Guesses are slowed down; whoever had a good token lately does not suffer from others'."""
     limiter, digest = service.limiter, tokens.digest(text)
     if service.known.get(digest, -TRUSTED) <= time.monotonic() - TRUSTED:

@@ -25,6 +25,7 @@ from workers.api.problems import MEDIA_TYPE, Problem
 from workers.chat.hearing import Ear
 from workers.database import Database
 from workers.settings import ServiceSettings
+from workers.web import application as web
 
 PREFIX = "/v1"
 THREADS = 12  # fewer than the database lets in at once
@@ -57,9 +58,10 @@ def make(
         lifespan=_lifespan,
         generate_unique_id_function=lambda route: str(route.name),
     )
-    app.state.service = Service(
+    service = Service(
         settings, database, Limiter(settings), stopping, threading.BoundedSemaphore(MOST_STREAMS)
     )
+    app.state.service = service
     app.state.health = _Health(settings, database)
     app.state.ear = ear
     problems.handle(app)
@@ -67,7 +69,8 @@ def make(
         app.include_router(router, prefix=PREFIX)
     app.include_router(hooks.senders)
     app.state.allowed = _allowed
-    app.add_middleware(Guards)
+    app.add_middleware(web.Beside, api=app, pages=web.make(service), prefix=PREFIX)
+    app.add_middleware(Guards, answer=web.teller(PREFIX))
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]
     return app
 

@@ -65,17 +65,21 @@ def stream_events(
 ) -> Response:
     """What happens as it comes, until the run has ended: events named `state`, `phase`, `detail`,
     `check`, and at last `end` with the run's state, verdict and reason."""
+    return watch(service, token, run_id, last_event_id or "0")
+
+
+def watch(service: Service, token: Token, run_id: str, last: str) -> Response:
+    """What happens in a run after the event with that id, as it comes."""
     reading.get(service.database, run_id)
-    last = last_event_id or "0"
     if last.endswith(END):
         return Response(status_code=204)  # a browser's EventSource asks no more
     if not service.streams.acquire(blocking=False):
         raise Problem(
             503, "too many watch at once", "ask for events as JSON", {"Retry-After": "30"}
         )
-    watch = _Watch(service, token, run_id, int(last))
+    one = _Watch(service, token, run_id, int(last))
     return _Stream(
-        watch.lines(), media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no"}, watch=watch
+        one.lines(), media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no"}, watch=one
     )
 
 

@@ -23,7 +23,7 @@ TYPES = {
     "html": "text/html; charset=utf-8",
 }
 # The page brings its style and pictures with it, and nothing else.
-_PAGE = (
+PAGE = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
 )
 _BYTES = "application/octet-stream"
@@ -48,7 +48,7 @@ def get_report(service: Shared, run_id: RunId, format: Format) -> Response:
     """The report of the run's last attempt."""
     reading.get(service.database, run_id)
     text = reporting.report(service.database, service.settings, run_id, format)
-    headers = {"Content-Security-Policy": _PAGE} if format == "html" else {}
+    headers = {"Content-Security-Policy": PAGE} if format == "html" else {}
     return Response(text, media_type=TYPES[format], headers=headers)
 
 
@@ -82,6 +82,11 @@ def get_artifact(
     name: Annotated[str, Path(max_length=1000)],
 ) -> Response:
     """One file, named as the list names it."""
+    return fetched(service, run_id, attempt, name)
+
+
+def fetched(service: Service, run_id: str, attempt: int, name: str) -> Response:
+    """A file of an attempt, to be saved: never shown as what it says it is."""
     reading.get(service.database, run_id)
     left = fetching.left(service.database, service.settings, run_id)
     of_attempt = [one for one in left if one.attempt == attempt and one.place is not None]

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import structlog
+from starlette.responses import Response
 
 from workers.api.problems import Problem
 
@@ -31,10 +32,11 @@ log = structlog.get_logger("sandbox.api")
 
 
 class Guards:
-    """ASGI, around all of the application."""
+    """ASGI, around all of the application. ``answer``: how a problem is told, by what was asked."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, answer: Callable[[Scope, Problem], Response]) -> None:
         self._app = app
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,13 +50,13 @@ class Guards:
                 raise Problem(408, "the request's body did not come", "send it again") from None
             await self._app(scope, _replayed(body, receive), answer)
         except Problem as problem:
-            await problem.response()(scope, receive, answer)
+            await self._answer(scope, problem)(scope, receive, answer)
         except Exception as fault:
             log.error("a fault of ours", **_where(fault))
             if answer.begun:
                 return  # the connection is closed: half an answer does not look whole
             told = Problem(500, "a fault of this service", "its log says where; report it")
-            await told.response()(scope, receive, answer)
+            await self._answer(scope, told)(scope, receive, answer)
         finally:
             answer.tell()
 

@@ -6,7 +6,7 @@ Also for what the framework refuses by itself: unknown paths, wrong methods, bod
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -59,14 +59,14 @@ class Problem(Exception):
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
-            "detail": _clean(self.detail),
-            "hint": _clean(self.hint),
+            "detail": clean(self.detail),
+            "hint": clean(self.hint),
             **self.more,
         }
         return Response(json.dumps(said), self.status, media_type=MEDIA_TYPE, headers=self.headers)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     return without_secrets(text)[:_LONGEST].encode(errors="replace").decode()
 
 
@@ -84,44 +84,53 @@ def of_ours(problem: SandboxError) -> Problem:
     return Problem(500, problem.message, problem.hint)
 
 
-def handle(app: FastAPI) -> None:
-    """All that endpoints and the framework raise."""
-    app.add_exception_handler(Problem, _answer)
-    app.add_exception_handler(SandboxError, _answer_ours)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(HTTPException, _answer_http)
+Answer = Callable[[Request, Problem], Response]
 
 
-def _answer(_request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, Problem)
+def as_json(_request: Request, problem: Problem) -> Response:
     return problem.response()
 
 
-def _answer_ours(_request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, SandboxError)
-    if isinstance(problem, HostError):
-        log.warning("not answered", problem=str(problem))
-    return of_ours(problem).response()
+def handle(app: FastAPI, answer: Answer = as_json) -> None:
+    """All that endpoints and the framework raise."""
+
+    def handler(request: Request, raised: Exception) -> Response:
+        return answer(request, _problem_of(request, raised))
+
+    for kind in (Problem, SandboxError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handler)
 
 
-def _answer_invalid(_request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, RequestValidationError)
-    mistakes: Sequence[Any] = problem.errors()
+def _problem_of(request: Request, raised: Exception) -> Problem:
+    match raised:
+        case Problem():
+            return raised
+        case SandboxError():
+            if isinstance(raised, HostError):
+                log.warning("not answered", problem=str(raised))
+            return of_ours(raised)
+        case RequestValidationError():
+            return _invalid(raised)
+    assert isinstance(raised, HTTPException)
+    return _of_http(request, raised)
+
+
+def _invalid(raised: RequestValidationError) -> Problem:
+    mistakes: Sequence[Any] = raised.errors()
     told = [
-        {"where": _clean(".".join(map(str, one["loc"])))[:200], "what": _clean(str(one["msg"]))}
+        {"where": clean(".".join(map(str, one["loc"])))[:200], "what": clean(str(one["msg"]))}
         for one in mistakes[:_SHOWN]
     ]
     said = "; ".join(f"{one['where']}: {one['what']}" for one in told)
     hint = "/v1/openapi.json describes what is understood; nothing was done"
-    return Problem(422, said, hint, errors=told).response()
+    return Problem(422, said, hint, errors=told)
 
 
-def _answer_http(request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, HTTPException)
-    detail = f"{request.method} {request.url.path}: {problem.detail}"
-    headers = dict(problem.headers or {})
-    if problem.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+def _of_http(request: Request, raised: HTTPException) -> Problem:
+    detail = f"{request.method} {request.url.path}: {raised.detail}"
+    headers = dict(raised.headers or {})
+    if raised.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = sorted(request.app.state.allowed(request.url.path))
         headers = {"Allow": ", ".join(allowed)} if allowed else headers
-    hint = _HINTS.get(problem.status_code, "")
-    return Problem(problem.status_code, detail, hint, headers).response()
+    hint = _HINTS.get(raised.status_code, "")
+    return Problem(raised.status_code, detail, hint, headers)

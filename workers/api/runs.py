@@ -62,17 +62,22 @@ def submit(
     wanted = _once(token, key, "submit", asked.model_dump(mode="json"))
     told = once.look(service.database, wanted) if wanted else None
     if told is None:  # asked for the first time: a scenario that is gone by now is no matter else
-        told = intake.submit(
-            service.database,
-            service.settings,
-            _wish(asked, service.settings),
-            asked.priority,
-            _say,
-            origin=_origin(token),
-            fresh=asked.fresh,
-            once=wanted,
-        )
+        told = queue(service, asked, origin_of(token), wanted)
     return _accepted(service, told, response)
+
+
+def queue(service: Service, asked: Submission, origin: str, once: Once | None = None) -> Submitted:
+    """As a form of the web asks for it, too."""
+    return intake.submit(
+        service.database,
+        service.settings,
+        _wish(asked, service.settings),
+        asked.priority,
+        say,
+        origin=origin,
+        fresh=asked.fresh,
+        once=once,
+    )
 
 
 @readers.get("/runs")
@@ -110,7 +115,7 @@ def get_run(service: Shared, run_id: RunId) -> Run:
 @submitters.post("/runs/{run_id}/cancel", status_code=202)
 def cancel_run(service: Shared, token: Whose, run_id: RunId) -> Run:
     """Take it back: it is not begun, or its worker removes the clone."""
-    submitting.cancel(service.database, run_id, _origin(token))
+    submitting.cancel(service.database, run_id, origin_of(token))
     return Run.of(reading.get(service.database, run_id))
 
 
@@ -122,7 +127,7 @@ def retry_run(
     wanted = _once(token, key, "retry", run_id)
     told = once.look(service.database, wanted) if wanted else None
     if told is None:
-        told = intake.retry(service.database, service.settings, run_id, _say, once=wanted)
+        told = intake.retry(service.database, service.settings, run_id, say, once=wanted)
     return _accepted(service, told, response)
 
 
@@ -166,9 +171,9 @@ def _key(name: str | None, settings: ServiceSettings) -> Path | None:
     return Path(settings.api_keys, name)
 
 
-def _origin(token: Token) -> str:
-    return f"api {token.name} ({token.id})"
+def origin_of(token: Token, door: str = "api") -> str:
+    return f"{door} {token.name} ({token.id})"
 
 
-def _say(problem: str) -> None:
+def say(problem: str) -> None:
     log.warning("workers were not woken", problem=problem)

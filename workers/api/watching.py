@@ -90,8 +90,7 @@ class Looks:
     def _look(self) -> None:
         """Runs before their events: what a run says last is among its events then."""
         watched = sorted(self._tails)
-        for run in reading.several(self._database, watched):
-            self._runs[run.id] = run
+        self._runs |= reading.several(self._database, watched)
         for event in reading.events_of(self._database, watched, self._newest - LATE):
             self._tails[event.run_id].add(event)
             self._newest = max(self._newest, event.id)

@@ -110,6 +110,10 @@ Index(
 Index("runs_by_time", runs.c.submitted)
 Index("runs_of_a_guest", runs.c.host, runs.c.guest, runs.c.submitted)
 Index(
+    "runs_of_a_question",
+    *(runs.c.host, runs.c.guest, runs.c.scenario, runs.c.submitted, runs.c.id),
+)
+Index(
     "runs_of_a_night",
     runs.c.night,
     sqlite_where=text("night IS NOT NULL"),
@@ -294,6 +298,18 @@ tokens = Table(
     Column("used", Float),  # to the hour
     CheckConstraint("scope IN ('read', 'submit', 'admin')", name="scope"),
 )
+
+# Who is signed in to the web: by a token, and for no longer than that is good. The secret is in
+# the browser, here is only its SHA-256.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("token_id", Text, ForeignKey(tokens.c.id), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+)
+Index("sessions_by_end", sessions.c.expires)
 
 # What was asked for under a key that the client made up: asked again, it is the same run.
 idempotency_keys = Table(

@@ -157,13 +157,6 @@ def events_after(
         return tuple(Event(*row) for row in connection.execute(query))
 
 
-def several(database: Database, ids: Sequence[str]) -> tuple[RunRow, ...]:
-    """The runs with these ids, as far as there are any."""
-    with database.read() as connection:
-        rows = connection.execute(select(*_COLUMNS).where(runs.c.id.in_(ids)))
-        return tuple(_row(row) for row in rows)
-
-
 def events_of(database: Database, ids: Sequence[str], last: int) -> tuple[Event, ...]:
     """The events of several runs after the one with id ``last``, oldest first."""
     query = _EVENTS.where(events.c.run_id.in_(ids), events.c.id > last)
@@ -176,6 +169,17 @@ def newest_event(database: Database, run_id: str) -> int:
     query = select(func.max(events.c.id)).where(events.c.run_id == run_id)
     with database.read() as connection:
         return int(connection.execute(query).scalar() or 0)
+
+
+def last_events(
+    database: Database, run_id: str, limit: int, kinds: Sequence[str] = ()
+) -> tuple[Event, ...]:
+    """The newest events of a run, of these kinds or of all, oldest first."""
+    query = _EVENTS.where(events.c.run_id == run_id).order_by(events.c.id.desc()).limit(limit)
+    if kinds:
+        query = query.where(events.c.kind.in_(kinds))
+    with database.read() as connection:
+        return tuple(Event(*row) for row in reversed(connection.execute(query).all()))
 
 
 def due_hosts(database: Database) -> dict[str, int]:

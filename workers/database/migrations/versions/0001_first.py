@@ -146,6 +146,12 @@ def upgrade() -> None:
     )
     op.create_index("runs_of_a_guest", "runs", ["host", "guest", "submitted"], unique=False)
     op.create_index(
+        "runs_of_a_question",
+        "runs",
+        ["host", "guest", "scenario", "submitted", "id"],
+        unique=False,
+    )
+    op.create_index(
         "runs_of_a_night",
         "runs",
         ["night"],
@@ -244,6 +250,16 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_news_run_id")),
         sa.PrimaryKeyConstraint("run_id", "target", name=op.f("pk_news")),
     )
+    op.create_table(
+        "sessions",
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("token_id", sa.Text(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["token_id"], ["tokens.id"], name=op.f("fk_sessions_token_id")),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_sessions")),
+    )
+    op.create_index("sessions_by_end", "sessions", ["expires"], unique=False)
     op.create_table(
         "night_guests",
         sa.Column("schedule", sa.Text(), nullable=False),

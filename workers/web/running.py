@@ -1,0 +1,119 @@
+"""A run: the answer first, then what it rests on; while it runs, where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+
+from sandbox.errors import SandboxError
+from sandbox.report.html import ICONS, parts
+from sandbox.report.view import ANSWERS, sentence, view
+from workers import fetching, reporting
+from workers.api import events, files
+from workers.api.access import Service, service_of
+from workers.api.models import RunId
+from workers.fleet import evidence
+from workers.ledger import reading
+from workers.ledger.values import RunRow
+from workers.states import ENDED, State
+from workers.tokens import Scope
+from workers.web.guarding import page, visit_of
+from workers.web.phases import steps
+from workers.web.rendering import show
+
+EVENTS = 60  # that are shown
+_STEPS = ("state", "phase", "phase-end")
+_MOST_STEPS = 200
+readers = APIRouter(route_class=page(Scope.READ))
+Shared = Annotated[Service, Depends(service_of)]
+
+
+@readers.get("/runs/{run_id}")
+def show_run(request: Request, service: Shared, run_id: RunId) -> Response:
+    run = reading.get(service.database, run_id)  # before its events: the last one is there then
+    told = reading.last_events(service.database, run_id, EVENTS)
+    marks = reading.last_events(service.database, run_id, _MOST_STEPS, _STEPS)
+    found = fetching.left(service.database, service.settings, run_id)
+    answer, rest = _answer(run)
+    values = {
+        "run": run,
+        "answer": answer,
+        "rest": rest,
+        "look": run.verdict.value if run.verdict else "open",
+        "icon": ICONS.get(run.verdict.value, "…") if run.verdict else "…",
+        "is_open": run.state not in ENDED,
+        "may_cancel": run.state in (State.QUEUED, State.RUNNING),
+        "events": told,
+        "last": told[-1].id if told else 0,
+        "steps": steps(marks),
+        "left": found,
+        "kept": evidence(service.database, run_id) if run.verdict else {},
+        "missing": "",
+    }
+    return show(request, "run.html", {**values, **_parts(service, run, found)})
+
+
+def _answer(run: RunRow) -> tuple[str, str]:
+    """(the answer; the rest of the page's first line)."""
+    if run.verdict is not None:
+        answer = ANSWERS[run.verdict]
+        told = sentence(run.verdict, run.guest, run.reason)
+        return answer, told.removeprefix(answer).lstrip(", ")
+    match run.state:
+        case State.CANCELLED:
+            return "NO ANSWER", "the rehearsal was cancelled."
+        case State.CANCELLING:
+            return "NO ANSWER", "the rehearsal is being cancelled; its clone is removed."
+        case State.QUEUED:
+            why = f": {run.waiting}" if run.waiting else ""
+            return "NO ANSWER YET", f"the rehearsal is queued{why}."
+    return "NO ANSWER YET", f"the rehearsal is running (phase {run.phase or 'plan'})."
+
+
+def _parts(service: Service, run: RunRow, found: Sequence[fetching.Left]) -> Mapping[str, Any]:
+    """What the last record tells; ``missing`` says why there is none to be shown."""
+    if run.state not in ENDED:
+        return {"shown": None}
+    try:
+        last = reporting.last_record(service.database, service.settings, found, run.id)
+        with reporting.opened(service.settings, last, _is_shown) as (record, folder):
+            return parts(view(record, folder), folder)
+    except SandboxError as problem:
+        return {"shown": None, "missing": f"{problem.message}: {problem.hint}"}
+
+
+def _is_shown(name: str) -> bool:
+    """Pictures and the console; the rest stays where it is."""
+    return PurePosixPath(name).suffix.lower() == ".png" or PurePosixPath(name).name == "console.log"
+
+
+@readers.get("/runs/{run_id}/stream")
+def stream_run(
+    request: Request,
+    service: Shared,
+    run_id: RunId,
+    after: Annotated[int, Query(ge=0, lt=1 << 62)] = 0,
+    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,18}(-end)?$")] = None,
+) -> Response:
+    """What happens after what the page shows."""
+    token = visit_of(request).token
+    return events.watch(service, token, run_id, last_event_id or str(after))
+
+
+@readers.get("/runs/{run_id}/report/{format}")
+def show_report(service: Shared, run_id: RunId, format: files.Format) -> Response:
+    """The stored report, by itself: its own policy lets it do nothing, not even follow a link."""
+    return files.get_report(service, run_id, format)
+
+
+@readers.get("/runs/{run_id}/artifacts/{attempt}/{name:path}")
+def get_artifact(
+    service: Shared,
+    run_id: RunId,
+    attempt: Annotated[int, Path(ge=1, lt=1 << 31)],
+    name: Annotated[str, Path(max_length=1000)],
+) -> Response:
+    return files.fetched(service, run_id, attempt, name)
