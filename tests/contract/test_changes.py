@@ -13,6 +13,7 @@ from nights_world import DAY, DUE, FIRST_SEEN, Hook, World, rehearse, web_hook
 from sqlalchemy import func, select
 
 from sandbox.errors import RequestError
+from sandbox.scenario import load_scenario
 from workers import changes, housekeeping, mornings, nights, notify
 from workers.database import Database
 from workers.database.schema import news, night_guests
@@ -109,7 +110,9 @@ def test_the_runs_of_a_night_are_told_of_by_its_summary(
     assert told(database, settings, hook) == []
     assert left(database) == 0
     # One that the next night joins.
-    content = digest(settings.sandbox.scenarios[0] / "fleet")
+    folders = settings.sandbox
+    scenario = load_scenario(folders.scenarios[0] / "fleet", shared=folders.shared_checks)
+    content = digest(scenario)
     joined = submit(database, Order("fleet", "web01", "xen1", content=content)).run_id
     nights.begin(database, settings, DUE + DAY)
     with database.read() as connection:
@@ -117,8 +120,8 @@ def test_the_runs_of_a_night_are_told_of_by_its_summary(
         assert joined in set(connection.execute(known).scalars())
     rehearse(database, web01="fail")
     assert told(database, settings, hook) == []
-    mornings.close(database, settings, DUE + DAY)
-    mornings.send(database, settings, database.now())
+    mornings.close(database, DUE + DAY)
+    mornings.send(database, settings, DUE + DAY)
     assert any("web01" in str(one["message"]) for one in hook.got)
 
 
