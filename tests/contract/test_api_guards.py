@@ -228,7 +228,7 @@ def test_without_redis_a_run_is_queued_all_the_same() -> None:
         served.there.redis.kill()
         told = served.submit()
         assert told.status == 202
-        assert "workers were not woken" in served.there.log.read_text()
+        assert "a queued run waits" in served.there.log.read_text()
 
 
 # -- where it listens -------------------------------------------------------------------------

@@ -176,4 +176,4 @@ def origin_of(token: Token, door: str = "api") -> str:
 
 
 def say(problem: str) -> None:
-    log.warning("workers were not woken", problem=problem)
+    log.warning("a queued run waits", problem=problem)
