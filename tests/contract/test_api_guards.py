@@ -144,7 +144,7 @@ def test_no_secret_is_logged_or_told(postgres_server: Postgres) -> None:
         told = [one.body.decode() for one in answers if one.status >= 400]
         for text in (log, *told):
             for secret in (*good, never, PASSWORD):
-                assert secret.rpartition("_")[2] not in text
+                assert secret.split("_", 2)[-1] not in text  # a secret part may hold more of them
         assert "guest=" not in log, "what is looked for is not the log's business"
         for line in log.splitlines():
             assert json.loads(line)["event"]
