@@ -1,7 +1,7 @@
 """Looks at the database for all who watch: two hundred of them cost hardly more than one.
 
 Whoever comes reads what there is by itself; from then on the newest events of all runs that are
-watched are read together, at most twice a second, and everybody takes theirs from memory.
+watched are read together, at most ten times a second, and everybody takes theirs from memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workers.database import Database
 from workers.ledger import reading
 from workers.ledger.values import Event, RunRow
 
-FRESH = 0.4  # seconds that a look is good for; watchers look a little less often
+FRESH = 0.1  # seconds that a look is good for: what it adds to the wait of those who share it
 # Ids are given before their transactions end: an event may turn up after one with a larger id.
 LATE = 1000
 _KEPT = 500  # events a run; who is behind by more reads by itself
