@@ -59,7 +59,7 @@ test-vm: ## rehearsals on QEMU, benchmarks
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
 	  '--ignore-glob=tests/benchmarks/test_xen_*.py' \
 	  --ignore=tests/benchmarks/test_service_fleet.py \
-	  --ignore=tests/benchmarks/test_chat_answers.py
+	  --ignore=tests/benchmarks/test_chat_answers.py --ignore=tests/benchmarks/test_api_watchers.py
 
 test-faults: ## runs that are killed in every phase, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py \
