@@ -152,6 +152,10 @@ def work_off(
     Runs in the main thread of its process. ``claimed``: the monotonic time before the claim.
     """
     logger = log.bind(run=claim.run_id, attempt=claim.attempt, guest=claim.guest, host=claim.host)
+    if claimed is not None and time.monotonic() - claimed > lease * SAFE:
+        # The database was silent in mid-claim: by now the run may be another worker's.
+        logger.warning("claimed too late, not begun")
+        return None
     logger.info("attempt begins", scenario=claim.scenario)
     with Keeper(database, claim, lease, drained, claimed=claimed) as keeper:
         end = _run(database, claim, executor, keeper)

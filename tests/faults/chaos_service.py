@@ -256,12 +256,15 @@ class Service:
         """(run, fence) -> (pid, stage) of the attempts that these processes are at."""
         found = {}
         for path in (self.executor.folder / "at").glob("*"):
-            pid, _, stage = path.read_text().partition(" ")
+            try:
+                pid, _, stage = path.read_text().partition(" ")
+            except FileNotFoundError:  # its attempt has just ended
+                continue
             if stage in STAGES and int(pid) in pids:
                 run_id, _, fence = path.name.rpartition("-")
                 found[run_id, int(fence)] = (int(pid), stage)
             elif pid and not Path(f"/proc/{pid}").exists():
-                path.unlink()
+                path.unlink(missing_ok=True)
         return found
 
 

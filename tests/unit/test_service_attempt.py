@@ -114,6 +114,14 @@ def test_a_lease_outlasts_work_that_takes_longer(database: Database) -> None:
     assert work_off(database, run, Scripted(act), 4.0) is State.FINISHED
 
 
+def test_what_a_slow_database_gave_too_late_is_not_begun(database: Database) -> None:
+    """Its lease may have run out while the answer was on its way: somebody else has it then."""
+    run, executor = held(database, lease=4.0), Scripted(lambda *_: PASS)
+    assert work_off(database, run, executor, 4.0, claimed=time.monotonic() - 3.5) is None
+    assert executor.cleaned == [], "nothing was made"
+    assert work_off(database, run, executor, 4.0, claimed=time.monotonic() - 1.0) is State.FINISHED
+
+
 def test_a_cancelled_run_is_interrupted_and_cleaned_up(database: Database) -> None:
     run = held(database)
 
