@@ -237,6 +237,20 @@ class Reboot(Record):
     message: str = ""  # why not: "kernel panic", "initramfs shell", "no answer in 300 s"
 
 
+class Control(Record):
+    """The clone's twin from the same instant, not upgraded: rebooted and checked as the clone was.
+
+    Its checks run several times over, so that it is known which of them are flaky.
+    """
+
+    missing: str = ""  # why there was none, or why it says nothing
+    before: Observation | None = None
+    checks_before: tuple[CheckSession, ...] = ()
+    reboot: Reboot | None = None  # None: its twin was not rebooted either
+    after: Observation | None = None
+    checks_after: tuple[CheckSession, ...] = ()
+
+
 class Expectations(Record):
     """What the scenario demands of the upgrade's result."""
 
@@ -267,6 +281,8 @@ class Facts(Record):
     reboot: Reboot | None = None  # None: no reboot was wanted
     after: Observation | None = None
     checks_after: CheckSession | None = None
+    checks_again: tuple[CheckSession, ...] = ()  # those that broke, asked again
+    control: Control | None = None  # None: the scenario wants none
     trouble: Trouble | None = None
 
 
