@@ -103,8 +103,9 @@ def create_control(
     place = make_folder(control_place(folder), 0o711)
     console = folder.artifacts / "control-console.log"
     with _admitted(hypervisor, order, f"{folder.id} control", deadline) as admission:
-        net = network.names(folder.id, control=True)
-        network.create(hypervisor, net, order.mark, order.login.port, deadline)
+        net = network.create(
+            hypervisor, folder.id, order.mark, order.login.port, deadline, control=True
+        )
         name = domain_name(folder.id, control=True)
         spec = _spec(order, name, clone.twins, net, console, place / _NVRAM)
         derived = hypervisor.derive(order.source.xml, spec)
@@ -148,8 +149,7 @@ def _create(
     twins = made.twins
     if order.control and hypervisor.kind != "xen":
         twins = _copy_overlays(made.disks, control_place(folder))
-    net = network.names(folder.id)
-    network.create(hypervisor, net, order.mark, order.login.port, deadline)
+    net = network.create(hypervisor, folder.id, order.mark, order.login.port, deadline)
     console = folder.artifacts / "console.log"
     name = domain_name(folder.id)
     spec = _spec(order, name, made.disks, net, console, folder.clone / _NVRAM)

@@ -107,12 +107,15 @@ def gate_rules(network: Network, ssh_port: int) -> str:
 
 def create(
     hypervisor: Hypervisor,
-    network: Network,
+    run_id: str,
     mark: Mark,
     ssh_port: int,
     deadline: Deadline,
-) -> None:
+    *,
+    control: bool = False,
+) -> Network:
     """Make a clone's bridge and close it off; :func:`remove` undoes it, also when half made."""
+    network = names(run_id, control=control)
     _create_bridge(hypervisor, network, mark)
     hypervisor.host.run(
         ["sh", "-c", _CLOSE, "sh", network.bridge, *_FORWARD_LLDP],
@@ -120,6 +123,7 @@ def create(
         input=gate_rules(network, ssh_port).encode(),
         hint="the clone's bridge cannot be closed off without nftables (netdev and bridge)",
     )
+    return network
 
 
 def _create_bridge(hypervisor: Hypervisor, network: Network, mark: Mark) -> None:
