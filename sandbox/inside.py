@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost
 from sandbox.guest import Guest
-from sandbox.observe import observe
+from sandbox.observe import is_reboot_due
 from sandbox.plan import Plan
 from sandbox.proxy import PackageProxy
 from sandbox.records import (
@@ -133,8 +133,7 @@ def must_reboot(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> bool:
         return False
     if plan.reboot == "always":
         return True
-    now = observe(guest, deadline)
-    return now.reboot_required or bool(now.stale_processes)
+    return is_reboot_due(guest, deadline)
 
 
 def upgraded(facts: Facts) -> bool:

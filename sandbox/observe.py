@@ -20,9 +20,20 @@ def observe(shell: Shell, deadline: Deadline) -> Observation:
     :class:`~sandbox.errors.GuestUnreachable` when the answer is not one, and what the shell
     raises.
     """
+    return _ask(shell, deadline, "all")
+
+
+def is_reboot_due(shell: Shell, deadline: Deadline) -> bool:
+    """Whether the guest asks for a reboot, or runs what an upgrade has replaced. Raises what
+    :func:`observe` raises."""
+    now = _ask(shell, deadline, "reboot")
+    return now.reboot_required or bool(now.stale_processes)
+
+
+def _ask(shell: Shell, deadline: Deadline, what: str) -> Observation:
     mark = f"%%{secrets.token_hex(16)}%%"
     script = files("sandbox").joinpath("observe.sh").read_text()
-    answer = shell.run(script, deadline, args=(mark,))
+    answer = shell.run(script, deadline, args=(mark, what))
     return parse(answer.stdout, mark, own_port=_port_of(shell.proxy_url()))
 
 

@@ -1,6 +1,7 @@
 # Everything that an observation needs, in one go and with few processes: under emulation each
 # one costs. POSIX sh only; works without systemd, ss, dpkg. $1 is a mark that no output of the
-# guest can contain; every section has a size limit, because the guest may be hostile.
+# guest can contain; every section has a size limit, because the guest may be hostile. $2: "all",
+# or "reboot" for what tells whether one is due.
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C LANGUAGE=C SYSTEMD_COLORS=0 COLUMNS=500
 export PATH LC_ALL LANGUAGE SYSTEMD_COLORS COLUMNS
@@ -27,6 +28,13 @@ main() {
     done | head -c 20000
     section reboot_required
     if [ -e /run/reboot-required ] || [ -e /var/run/reboot-required ]; then echo yes; fi
+    if [ "$2" = all ]; then system; fi
+    section stale
+    stale_processes | head -c 20000
+    section end
+}
+
+system() {
     units
     packages
     ports
@@ -37,9 +45,6 @@ main() {
     section inodes
     df -P -i -l 2>/dev/null || df -P -i
     logs
-    section stale
-    stale_processes | head -c 20000
-    section end
 }
 
 units() {

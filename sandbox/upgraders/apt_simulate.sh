@@ -7,6 +7,8 @@ main() {
     shift 7
     mkdir -p "$work" && chmod 755 "$work" || return 1
     find_proxied
+    dpkg --get-selections >"$work/selections" 2>/dev/null &
+    selections=$!
     if [ -n "$update" ]; then
         propose_sources || return 1
         stage update
@@ -20,17 +22,53 @@ main() {
         set -- "$@" $metapackages
     fi
     stage simulate
+    begin_uris "$@"
     simulation=$(run_apt -s -y "$@" 2>&1)
     status=$?
     printf '%s\n' "$simulation"
-    if [ "$status" -ne 0 ]; then return "$status"; fi
-    if printf '%s\n' "$simulation" | grep -q '^Inst ' && are_wanted; then
+    if [ "$status" -eq 0 ] && printf '%s\n' "$simulation" | grep -q '^Inst ' && are_wanted; then
         stage uris
+        show_uris "$@"
+    else
+        forget_uris
+    fi
+    if [ "$status" -ne 0 ]; then return "$status"; fi
+    stage held
+    if wait "$selections"; then
+        on_hold <"$work/selections"
+    else
+        dpkg --get-selections | on_hold
+    fi
+    return 0
+}
+
+on_hold() {
+    sed -n 's/[[:space:]]\{1,\}hold$//p'
+}
+
+# What another processor of the guest can do meanwhile. A file may fail where a pipe does not, on
+# a full disk for one: then it is asked again.
+begin_uris() {
+    fetcher=
+    if [ "$(nproc 2>/dev/null || echo 1)" -gt 1 ]; then
+        run_apt -y --print-uris "$@" >"$work/uris" 2>&1 &
+        fetcher=$!
+    fi
+}
+
+show_uris() {
+    if [ -n "$fetcher" ] && wait "$fetcher"; then
+        cat "$work/uris"
+    else
         run_apt -y --print-uris "$@" 2>&1
     fi
-    stage held
-    dpkg --get-selections | sed -n 's/[[:space:]]\{1,\}hold$//p'
-    return 0
+}
+
+forget_uris() {
+    if [ -n "$fetcher" ]; then
+        kill "$fetcher" 2>/dev/null
+        wait "$fetcher"
+    fi
 }
 
 # Who asks looks closer: what is wanted in vain costs one start of apt.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -48,6 +49,25 @@ def test_all(rehearsal: Rehearsal, interpreter: tuple[str, ...]) -> None:
     assert "Setting up web (2.0)" in log.log
     assert "%%" not in log.log
     assert not rehearsal.work.exists()
+
+
+@pytest.mark.usefixtures("updates")
+@pytest.mark.parametrize("broken", ["one processor", "no room for the files"])
+def test_sizes_and_holds_are_known_however_they_are_asked(
+    rehearsal: Rehearsal, tmp_path: Path, broken: str
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    if broken == "one processor":
+        (tools / "nproc").write_text("#!/bin/sh\necho 1\n")
+        (tools / "nproc").chmod(0o755)
+    else:  # a folder in a file's place cannot be written to
+        for name in ("uris", "selections"):
+            (rehearsal.work / name).mkdir(parents=True)
+    rehearsal.shell.env["PATH"] = f"{tools}:{os.environ['PATH']}"
+    log = rehearsal.run(UpgradeRequest("all"))
+    assert (log.status, log.held) == (UpgradeStatus.APPLIED, ("pinned",))
+    assert log.download_bytes > 0
 
 
 @pytest.mark.usefixtures("updates")

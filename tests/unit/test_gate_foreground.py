@@ -19,8 +19,9 @@ from workers.gating import files, foreground, ways
 from workers.gating.job import Job
 from workers.gating.server import body_of
 from workers.gating.telling import Teller
-from workers.gating.values import Away, Ending, Heard
+from workers.gating.values import Away, Ending, Heard, Seen
 from workers.settings import read_server
+from workers.states import State
 
 pytest_plugins = ["stage_fixtures"]
 
@@ -160,6 +161,21 @@ def test_a_terminal_has_a_line_that_lives_and_a_log_has_one_for_each_phase() -> 
         "nobody answers; trying again",
         "the connection is back",
     ]
+
+
+def test_a_phase_that_a_look_told_is_not_told_again_when_its_event_comes() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    looked = Seen("r", "s", "web01", "h", State.RUNNING, None, "", "reboot", "", 0.0, None)
+    with Teller(console) as tell:
+        tell.heard(Heard(1, "phase", "boot", None))
+        tell.seen(looked)
+        tell.seen(looked)
+        tell.heard(Heard(2, "phase", "upgrade", None))
+        tell.heard(Heard(3, "phase", "reboot", None))
+        tell.heard(Heard(4, "phase", "boot", None))  # of a second attempt
+    assert isinstance(console.file, io.StringIO)
+    told = [line[9:] for line in console.file.getvalue().splitlines()]
+    assert told == ["boot the clone", "reboot", "upgrade", "boot the clone"]
 
 
 def test_a_fault_of_ours_opens_no_gate_and_is_told_to_ci(

@@ -23,7 +23,7 @@ from local_shell import LocalShell
 
 from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
-from sandbox.observe import observe
+from sandbox.observe import is_reboot_due, observe
 from sandbox.observe_parse import compare_versions, kernels_of, parse
 from sandbox.records import Filesystem, Observation, Package, Port
 
@@ -85,6 +85,22 @@ def test_one_round_trip_and_our_own_door_is_not_seen(listening: int) -> None:
     assert len(shell.scripts) == 1
 
 
+def test_a_reboot_is_due_when_a_library_was_replaced_beneath_a_process(tmp_path: Path) -> None:
+    shell = LocalShell(("sh",))
+    before = is_reboot_due(shell, deadline())
+    seen = observe(shell, deadline())
+    assert before == (seen.reboot_required or bool(seen.stale_processes))
+    program = Path("/usr/local/sbin") / f"sbtest-{tmp_path.name}"
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "60"]) as running:
+        try:
+            program.unlink()
+            assert is_reboot_due(shell, deadline())
+        finally:
+            program.unlink(missing_ok=True)
+            running.kill()
+
+
 @pytest.fixture
 def poor_path(tmp_path: Path) -> Path:
     """A PATH with the least that a POSIX system has: no ss, dpkg, systemctl, journalctl."""
@@ -99,7 +115,7 @@ def test_a_poor_guest(poor_path: Path, listening: int) -> None:
     # The script adds the usual folders to PATH: here they must not bring the tools back.
     shell = LocalShell(("sh",), env={"PATH": str(poor_path)})
     text = SCRIPT.read_text().replace(":/usr/local/sbin:/usr/sbin:/sbin", "")
-    answer = shell.run(text, deadline(), args=(MARK,))
+    answer = shell.run(text, deadline(), args=(MARK, "all"))
     seen = parse(answer.stdout, MARK)
     assert seen.packages == seen.conffiles == seen.units == {}
     assert (seen.state, seen.target, seen.target_reached) == ("unknown", "", True)

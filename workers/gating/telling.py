@@ -32,6 +32,7 @@ class Teller:
         self._live: Live | None = None
         self._now = ""
         self._phase = ""
+        self._ahead = ""  # told by a look; its event may still come
         self._trouble = ""
 
     def __enter__(self) -> Teller:
@@ -61,7 +62,10 @@ class Teller:
         if heard is None:
             self._still()
         elif heard.kind == "phase":
-            self._enter(heard.text)
+            if heard.text == self._ahead:
+                self._ahead, self._phase, self._now = "", heard.text, _word(heard.text)
+            else:
+                self._enter(heard.text)
         elif heard.kind in _SHOWN:
             self.say(heard.text, _SHOWN[heard.kind])
         else:
@@ -73,6 +77,7 @@ class Teller:
         """Where the events cannot be followed."""
         if seen.phase and seen.phase != self._phase:
             self._enter(seen.phase)
+            self._ahead = seen.phase
 
     def away(self, problem: Away) -> None:
         """Once for each trouble, however often it is tried."""

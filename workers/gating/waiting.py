@@ -119,13 +119,14 @@ class _Visit:
 
     def _to_its_end(self) -> Seen:
         last, pause = 0, _Pause()
+        lost: Away | None
         while True:
-            lost: Away | None = None
+            lost, held_back = None, True
             try:
                 left = self._deadline.remaining()
                 for heard in self._queue.follow(self._run_id, last, left):
                     if heard is not None:
-                        last = heard.id
+                        last, held_back = heard.id, False
                     pause.reset()
                     self._tell.heard(heard)
                     self._deadline.check()
@@ -141,7 +142,8 @@ class _Visit:
             self._tell.back()
             if self._seen.state in ENDED:
                 return self._seen
-            self._tell.seen(self._seen)
+            if held_back:
+                self._tell.seen(self._seen)
             self._deadline.sleep(pause.next(lost.after if lost else 0.0))
 
     def _patiently(self, ask: Callable[[], _T], deadline: Deadline) -> _T:
