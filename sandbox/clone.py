@@ -127,9 +127,7 @@ def remove_control(hypervisor: Hypervisor, folder: RunFolder) -> None:
     network.remove_control(hypervisor, folder.id)
 
 
-def _admitted(
-    hypervisor: Hypervisor, order: CloneOrder, who: str, deadline: Deadline
-) -> Admission:
+def _admitted(hypervisor: Hypervisor, order: CloneOrder, who: str, deadline: Deadline) -> Admission:
     memory = memory_of(order.source.xml) if order.memory is None else order.memory
     return admitted(hypervisor, who, memory, order.keep_free, deadline)
 

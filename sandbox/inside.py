@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost
 from sandbox.guest import Guest
-from sandbox.observe import is_reboot_due
+from sandbox.observe import is_reboot_due, observe
 from sandbox.plan import Plan
 from sandbox.proxy import PackageProxy
 from sandbox.records import (
     CheckEnd,
+    CheckResult,
     CheckSession,
     Facts,
     Outcome,
@@ -61,7 +64,8 @@ def _checked(
     log: str,
     only: tuple[str, ...] = (),
 ) -> CheckSession:
-    facts, settings, on_result = run.facts, plan.check_settings, run.progress.check
+    facts, settings = run.facts, plan.check_settings
+    on_result: Callable[[CheckResult], None] = run.progress.check
     current = facts.after or facts.before
     if current is None:
         raise ConnectionLost("the checks have nothing to go by: the guest was not observed")

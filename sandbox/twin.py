@@ -6,6 +6,7 @@ rebooted when the clone is, and checked once more. What differs there is not the
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -82,7 +83,8 @@ class Twin:
         self._told.set()
         if self._enter is not None:
             self._thread.join()
-            remove_control(self._hypervisor, self._folder)
+            with contextlib.suppress(SandboxError):  # the run's own clean-up tries it again
+                remove_control(self._hypervisor, self._folder)
 
     def go_on(self, *, reboot: bool) -> None:
         """The clone is upgraded: the control does what the clone does from here on."""
