@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sandbox.differences import Effect, compare_checks
-from sandbox.records import CheckEnd, CheckSession, Facts, Outcome
+from sandbox.records import CheckEnd, CheckSession, Control, Facts, Outcome
 
 # A red that luck alone brings about this often proves nothing.
 CHANCE = 0.05
@@ -80,13 +80,23 @@ def excuse(facts: Facts, name: str) -> str:
 
 
 def flaky(facts: Facts) -> tuple[str, ...]:
-    """The checks that now hold and now do not where nothing was upgraded."""
+    """The checks that now hold and now do not where nothing was upgraded.
+
+    One that a reboot breaks, there as here, is not among them.
+    """
     control = facts.control
     if control is None:
         return ()
     sessions = (*control.checks_before, *control.checks_after)
     names = dict.fromkeys(result.name for one in sessions for result in one.results)
-    return tuple(name for name in names if rate(name, sessions).mixed)
+    return tuple(name for name in names if _is_flaky(facts, control, name))
+
+
+def _is_flaky(facts: Facts, control: Control, name: str) -> bool:
+    before, after = rate(name, control.checks_before), rate(name, control.checks_after)
+    if before.mixed or after.mixed:
+        return True
+    return on_twin(facts, name).mixed and on_clone(facts, name).held > 0
 
 
 def hangs_alike(facts: Facts) -> bool:

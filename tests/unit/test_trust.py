@@ -139,6 +139,12 @@ def test_flaky_is_what_does_both(before: list[bool], after: list[bool]) -> None:
     assert flaky(facts) == ((NAME,) if any(said) and not all(said) else ())
 
 
+def test_what_a_reboot_breaks_here_and_there_is_not_flaky() -> None:
+    assert flaky(red_on_clone(False, control=twin((True, True), (False, False)))) == ()
+    assert flaky(red_on_clone(False, control=twin((True, True), (False, True)))) == (NAME,)
+    assert flaky(red_on_clone(True, control=twin((True, True), (False, False)))) == (NAME,)
+
+
 def test_skipped_checks_say_nothing() -> None:
     skipped = CheckSession(results=(CheckResult(name=NAME, outcome=Outcome.SKIPPED),))
     control = twin().model_copy(update={"checks_after": (skipped,)})
