@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sandbox.autopsy import examine
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost
 from sandbox.guest import Guest
 from sandbox.observe import is_reboot_due, observe
 from sandbox.plan import Plan
 from sandbox.proxy import PackageProxy
+from sandbox.reasons import suspects
 from sandbox.records import (
+    Autopsy,
     CheckEnd,
     CheckResult,
     CheckSession,
@@ -88,6 +91,15 @@ def _checked(
         only=only,
         log=log,
     )
+
+
+def find_out(run: Run, guest: Guest, deadline: Deadline) -> Autopsy | None:
+    """Why units that ran before do not run any more; None where all run."""
+    facts = run.facts
+    if facts.before is None or facts.after is None:
+        return None
+    units = suspects(facts.before, facts.after, facts.control.after if facts.control else None)
+    return examine(guest, units, deadline) if units else None
 
 
 def worth_upgrading(facts: Facts) -> bool:

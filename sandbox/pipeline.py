@@ -14,6 +14,7 @@ from sandbox.hypervisors import Hypervisor
 from sandbox.inside import (
     check,
     confirm,
+    find_out,
     may_verify,
     must_reboot,
     upgrade,
@@ -155,3 +156,4 @@ def _recipe(
             run.learn(checks_after=check(plan, run, guest, deadline))
             run.learn(checks_again=confirm(plan, run, guest, deadline))
             run.learn(control=twin.found(deadline))
+            run.learn(autopsy=find_out(run, guest, deadline))

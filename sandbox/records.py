@@ -251,6 +251,34 @@ class Control(Record):
     checks_after: tuple[CheckSession, ...] = ()
 
 
+class UnitTrace(Record):
+    """A unit that stopped running: what it is made of, and what it said."""
+
+    unit: str
+    result: str = ""  # systemd's word: "exit-code", "signal", "timeout"
+    status: int = 0  # of its main process
+    files: tuple[str, ...] = ()  # its unit file and drop-ins
+    programs: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()  # that they load
+    log: tuple[str, ...] = ()  # since the boot, the last lines
+
+
+class Autopsy(Record):
+    """What was found out, after the upgrade, about units that do not run any more."""
+
+    units: tuple[UnitTrace, ...] = ()
+    owners: dict[str, str] = {}  # path -> package
+
+
+class Cause(Record):
+    """A likely reason why something does not work any more; ``text`` is one sentence."""
+
+    text: str
+    unit: str = ""
+    package: str = ""  # of the upgrade; "" when none can be named
+    evidence: tuple[str, ...] = ()
+
+
 class Expectations(Record):
     """What the scenario demands of the upgrade's result."""
 
@@ -283,6 +311,7 @@ class Facts(Record):
     checks_after: CheckSession | None = None
     checks_again: tuple[CheckSession, ...] = ()  # those that broke, asked again
     control: Control | None = None  # None: the scenario wants none
+    autopsy: Autopsy | None = None  # None: no unit stopped running
     trouble: Trouble | None = None
 
 
@@ -293,6 +322,7 @@ class Decision(Record):
     reason: str
     findings: tuple[str, ...] = ()
     hint: str = ""
+    causes: tuple[Cause, ...] = ()  # the likeliest first
 
 
 class Artifact(Record):

@@ -20,6 +20,7 @@ from sandbox.judged import (
     package_changes,
     stopped_with_nothing,
 )
+from sandbox.reasons import causes
 from sandbox.records import (
     CheckEnd,
     Decision,
@@ -76,6 +77,7 @@ def _answer(verdict: Verdict, points: Sequence[Point], facts: Facts) -> Decision
         reason=line(first.text),
         findings=tuple(line(text) for text in findings),
         hint=line(first.hint),
+        causes=causes(facts),
     )
 
 
@@ -174,11 +176,19 @@ def _regressions(facts: Facts) -> Iterator[Point]:
     what = f"{short(first.name)}, which held before, fails {when}"
     if len(results) > 1:
         what = f"{len(results)} checks that held before fail {when}; first {short(first.name)}"
-    yield Point(
-        what + because(first),
-        "rehearse again with --keep and enter the clone to look",
-    )
-    for result in results[1:]:
+    likely, what, told = causes(facts), what + because(first), 1
+    if likely:
+        others = "1 check" if len(results) == 1 else f"{len(results)} checks"
+        fail = "fails" if len(results) == 1 else "fail"
+        what, told = f"{likely[0].text} ({others} that held before {fail})", 0
+    yield Point(what, "rehearse again with --keep and enter the clone to look")
+    for number, cause in enumerate(likely):
+        tie = f"{cause.package or cause.unit}: {'; '.join(cause.evidence)}"
+        if number == 0 and cause.evidence:
+            yield Point(f"the likely cause is {tie}")
+        elif number:
+            yield Point(f"less likely: {cause.text}" + (f" ({tie})" if cause.evidence else ""))
+    for result in results[told:]:
         yield Point(f"{short(result.name)} held before and fails after{because(result)}")
 
 

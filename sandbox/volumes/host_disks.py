@@ -22,6 +22,7 @@ from sandbox.hypervisors import Mark
 from sandbox.hypervisors.clone_devices import CloneDisk
 from sandbox.records import Disk
 from sandbox.volumes import MadeDisks, host_space, lvm
+from sandbox.volumes.pausing import PAUSE
 
 # On the host: a folder a run with its mark and the places of its files, which lie on the file
 # system of what they are copies of.
@@ -308,48 +309,13 @@ def _image_options(disk: Disk) -> str:
 def _script(steps: Sequence[Step]) -> str:
     """The host's script: `$1` is the guest to pause, or nothing; `$2` for how long at most."""
     commands = "\n".join(f"{shlex.join(step.command)} || exit" for step in steps)
-    return f"""{_PAUSE}
+    return f"""{PAUSE}
 (
 begin "$1" "$2"
 {commands}
 end
 ) </dev/null
 """
-
-
-# Xen counts pauses: one that somebody else ordered outlives ours, if ours is undone just once.
-_PAUSE = """begin() {
-    guest=$1 seconds=$2 paused= watchdog=
-    [ -n "$guest" ] || return 0
-    id=$(xl domid "$guest") || exit  # to xl's other verbs a name of digits is an id
-    # Whatever ends this script, and if nothing does: production runs on.
-    trap 'run_on && stop_watchdog' EXIT
-    trap 'exit 1' HUP INT TERM PIPE
-    setsid sh -c 'sleep "$2"; xl unpause "$1"' sh "$id" "$seconds" >/dev/null 2>&1 </dev/null &
-    watchdog=$!
-    start=$(date +%s%N)
-    paused=yes
-    xl pause "$id" || { paused=; exit 1; }
-}
-run_on() {
-    [ -z "$paused" ] || xl unpause "$id"
-}
-stop_watchdog() {
-    kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null
-    wait "$watchdog"
-    [ "$?" -gt 128 ]
-}
-end() {
-    [ -n "$guest" ] || return 0
-    run_on || exit
-    stop=$(date +%s%N) paused=
-    trap - EXIT
-    stop_watchdog || {
-        echo "the copies took longer than $seconds s: the guest ran on meanwhile" >&2
-        exit 1
-    }
-    echo "paused-ns $((stop - start))"
-}"""
 
 
 def remove(host: Host, run: str, deadline: Deadline) -> tuple[str, ...]:

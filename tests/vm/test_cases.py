@@ -75,8 +75,11 @@ def test_a_new_version_that_breaks_its_service_fails(
         assert {result.outcome for result in session.results} == {Outcome.PASSED}
     assert len(twin.checks_before) > 1
     assert record.facts.checks_again, "nobody asked again"
-    assert "nginx" in reason(record)
-    assert "\n" not in reason(record)
+    assert reason(record).startswith("nginx.service does not run since web01-site 1.0 -> 2.0: ")
+    assert 'unknown directive "early_hints"' in reason(record)
+    assert record.decision is not None
+    assert [cause.package for cause in record.decision.causes] == [SITE_PACKAGE]
+    assert SITE_CONFIG in record.decision.causes[0].evidence[0]
     assert record.facts.upgrade is not None
     assert record.facts.upgrade.status is UpgradeStatus.APPLIED, "dpkg itself was content"
     assert render(record, lab.artifacts(record), "text").startswith("NO")
