@@ -14,7 +14,7 @@ from types import TracebackType
 
 from sandbox.clone import Clone, control_place, create_control, remove_control
 from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, NoRoom, SandboxError
+from sandbox.errors import ConnectionLost, DeadlineExceeded, NoRoom, SandboxError
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
 from sandbox.observe import observe
@@ -25,6 +25,7 @@ from sandbox.store import RunFolder
 from sandbox.verify import ignore_result, run_checks
 
 ROUNDS = 3  # of checks, at most, before the reboot and after it
+_TRIES = 2 * ROUNDS  # with those in which the connection broke
 _FOLDER = "control"  # of its artifacts
 
 
@@ -139,14 +140,23 @@ class Twin:
     def _rounds(self, guest: Guest, when: str, seconds: float, enough: threading.Event) -> None:
         """Look and check, once for sure; then again until somebody is in need of the result."""
         sessions: list[CheckSession] = []
-        while len(sessions) < ROUNDS and not (sessions and enough.is_set()):
+        for _try in range(_TRIES):
+            if len(sessions) == ROUNDS or (sessions and enough.is_set()):
+                return
             deadline = self._cut(seconds, f"checks of the control {when} the upgrade")
-            now = observe(guest, deadline)
-            if not sessions:
-                self._learn(**{when: now})
-            sessions.append(self._check(guest, now, when, len(sessions), deadline))
+            try:
+                now = observe(guest, deadline)
+                if not sessions:
+                    self._learn(**{when: now})
+                session = self._check(guest, now, when, len(sessions), deadline)
+            except ConnectionLost:
+                session = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST)
+            if session.end is CheckEnd.CONNECTION_LOST:
+                guest.enter(deadline)  # the way there broke: it says nothing of the guest
+                continue
+            sessions.append(session)
             self._learn(**{f"checks_{when}": tuple(sessions)})
-            if sessions[-1].end is not CheckEnd.COMPLETE:
+            if session.end is not CheckEnd.COMPLETE:
                 return
 
     def _check(

@@ -102,8 +102,8 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
         "boot": administrator.inside("cat /proc/sys/kernel/random/boot_id").stdout,
         "kernel": administrator.inside("uname -r").stdout,
     }
-    scenario = xen.scenario("upgrade: {what: kernel}\n", test_own=NGINX, test_attack=CHECK)
-    record = xen.run(scenario)
+    text = "upgrade: {what: kernel}\ncontrol: always\n"
+    record = xen.run(xen.scenario(text, test_own=NGINX, test_attack=CHECK))
     assert verdict(record) is Verdict.PASS, reason(record)
     assert saboteur.restarted == [Phase.BOOT, Phase.REBOOT]
     assert saboteur.cut, "nothing was cut: this proves nothing"
@@ -116,6 +116,14 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
     assert facts.after.kernel == facts.after.kernels[-1]
     assert facts.reboot is not None
     assert facts.reboot.boot_id_before != facts.reboot.boot_id_after
+    twin = facts.control
+    assert twin is not None
+    assert twin.missing == "", "its twin, through the same restarts and cuts"
+    assert twin.before is not None
+    assert twin.after is not None
+    assert twin.after.kernel == twin.before.kernel == facts.before.kernel
+    assert twin.reboot is not None
+    assert twin.reboot.happened
     assert source is not None
     assert source.method == "thin snapshot"
     assert source.consistency == "crash-consistent"
@@ -132,7 +140,8 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
     assert f"paused for {source.paused_ms:.0f} ms" in render(
         record, xen.settings.runs / record.id, "text"
     )
-    expect_nothing_on(names(record.id).bridge, capture(), host.bridge(GUEST))
+    bridges = (names(record.id).bridge, names(record.id, control=True).bridge)
+    expect_nothing_on(bridges, capture(), host.bridge(GUEST))
 
 
 BY_SCRIPT = "upgrade: {what: script, script: upgrade.sh}\nreboot: never\n"
