@@ -104,16 +104,21 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         scenarios=tuple(dict.fromkeys(f.resolve() for f in folders if f.is_dir())),
         upstream_proxy=env.get("SANDBOX_UPSTREAM_PROXY", ""),
         proxy_allow=tuple(env.get("SANDBOX_PROXY_ALLOW", "").split()),
-        control=_one_of(env, "SANDBOX_CONTROL", CONTROL),
+        control=one_of(
+            env.get("SANDBOX_CONTROL", ""),
+            CONTROL,
+            "SANDBOX_CONTROL",
+            VARIABLES["SANDBOX_CONTROL"],
+        ),
     )
 
 
-def _one_of(env: Mapping[str, str], name: str, known: Sequence[str]) -> str:
-    """A word of several, the first where none is given."""
-    value = env.get(name) or known[0]
-    if value not in known:
-        raise RequestError(f"{name} is {value!r}", f"known: {', '.join(known)}")
-    return value
+def one_of(given: str, words: Sequence[str], name: str, hint: str) -> str:
+    """A word of several, the first where none is given; raises :class:`RequestError`."""
+    word = given or words[0]
+    if word not in words:
+        raise RequestError(f"{name} is none of {', '.join(words)}: {word!r}", hint)
+    return word
 
 
 def _probed_uri() -> str:
