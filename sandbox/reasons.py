@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from sandbox.differences import compare
 from sandbox.noise import comes_and_goes
@@ -17,6 +18,18 @@ from sandbox.wording import line, mentions, say
 
 MOST = 3
 _ERROR_LIMIT = 160
+# What a boot needs, the likeliest to break it first.
+_BOOTS = (
+    ("linux-image-[0-9]*", "it brings the kernel that was to boot"),
+    ("initramfs-tools*", "it makes the initramfs"),
+    ("dracut*", "it makes the initramfs"),
+    ("grub*", "it is the boot loader"),
+    *(
+        (name, "the initramfs is made with it")
+        for name in ("cryptsetup*", "lvm2", "mdadm", "multipath-tools*", "udev", "busybox*")
+    ),
+    ("systemd", "it starts everything else"),
+)
 # One that is started again and again ("activating/auto-restart") does not run.
 _UP = ("active/running", "active/exited", "activating/start", "reloading/reload")
 _PATH = re.compile(r"/[A-Za-z0-9_.+@-][A-Za-z0-9_./+@-]*")
@@ -54,6 +67,9 @@ def suspects(before: Observation, after: Observation, twin: Observation | None) 
 
 def causes(facts: Facts) -> tuple[Cause, ...]:
     """The likeliest first, at most three; () where no unit stopped, or nothing is known of it."""
+    if facts.reboot is not None and not facts.reboot.happened:
+        found_by_name = {one.package: one for one in reversed([*_boot_causes(facts)])}
+        return tuple(reversed(found_by_name.values()))[:MOST]
     autopsy = facts.autopsy
     if autopsy is None or facts.before is None or facts.after is None:
         return ()
@@ -73,6 +89,21 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
             found.append((0, _cause(trace, None, error, None)))
     found.sort(key=lambda pair: -pair[0])
     return tuple(cause for _weight, cause in found[:MOST])
+
+
+def _boot_causes(facts: Facts) -> Iterator[Cause]:
+    """Nobody can look inside: what was upgraded of the things that a boot needs."""
+    changes = facts.upgrade.changes if facts.upgrade else ()
+    why = facts.reboot.message if facts.reboot else ""
+    for pattern, words in _BOOTS:
+        for change in changes:
+            if change.new is not None and fnmatchcase(change.name, pattern):
+                text = f"the guest does not boot since {say(change)}" + (f": {why}" if why else "")
+                yield Cause(text=line(text), package=change.name, evidence=(words,))
+    if len(changes) == 1:
+        text = f"the guest does not boot since {say(changes[0])}" + (f": {why}" if why else "")
+        evidence = ("nothing else was upgraded",)
+        yield Cause(text=line(text), package=changes[0].name, evidence=evidence)
 
 
 def first_error(log: Sequence[str]) -> str:

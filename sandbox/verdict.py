@@ -97,6 +97,7 @@ def _failures(facts: Facts) -> Iterator[Point]:
             "do not reboot the source after this upgrade; the last console lines and the screen "
             "show where the boot stopped",
         )
+        yield from _told_causes(facts)
     if upgrade and upgrade.status in (UpgradeStatus.APPLIED, UpgradeStatus.NOTHING):
         yield from _broken_kernel(facts)
         yield from _broken_package_expectations(facts)
@@ -182,14 +183,19 @@ def _regressions(facts: Facts) -> Iterator[Point]:
         fail = "fails" if len(results) == 1 else "fail"
         what, told = f"{likely[0].text} ({others} that held before {fail})", 0
     yield Point(what, "rehearse again with --keep and enter the clone to look")
-    for number, cause in enumerate(likely):
+    yield from _told_causes(facts)
+    for result in results[told:]:
+        yield Point(f"{short(result.name)} held before and fails after{because(result)}")
+
+
+def _told_causes(facts: Facts) -> Iterator[Point]:
+    """What ties the likely causes to what broke; the first one's text is told elsewhere."""
+    for number, cause in enumerate(causes(facts)):
         tie = f"{cause.package or cause.unit}: {'; '.join(cause.evidence)}"
         if number == 0 and cause.evidence:
             yield Point(f"the likely cause is {tie}")
         elif number:
             yield Point(f"less likely: {cause.text}" + (f" ({tie})" if cause.evidence else ""))
-    for result in results[told:]:
-        yield Point(f"{short(result.name)} held before and fails after{because(result)}")
 
 
 def _hang(facts: Facts) -> Iterator[Point]:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_records import BAD_NGINX, broken_nginx, observation
+from sample_records import (
+    BAD_NGINX,
+    CHANGES,
+    NEW_KERNEL,
+    broken_nginx,
+    no_boot,
+    observation,
+    upgrade,
+)
 
 from sandbox.autopsy import examine, read
 from sandbox.deadline import Deadline
@@ -138,6 +146,23 @@ def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
 )
 def test_the_first_error_of_the_last_start(log: tuple[str, ...], error: str) -> None:
     assert first_error(log) == error
+
+
+def test_what_a_boot_needs_is_suspected_when_it_fails() -> None:
+    facts = no_boot().facts
+    found = causes(facts)
+    assert [cause.package for cause in found] == [f"linux-image-{NEW_KERNEL}"]
+    assert found[0].text.startswith(f"the guest does not boot since linux-image-{NEW_KERNEL} 6.1.1")
+    decision = decide(facts)
+    assert decision.reason.startswith("the guest did not come back after the upgrade: it stopped")
+    assert decision.findings[0] == (
+        f"the likely cause is linux-image-{NEW_KERNEL}: it brings the kernel that was to boot"
+    )
+    alone = facts.model_copy(update={"upgrade": upgrade(BAD_NGINX)})
+    (cause,) = causes(alone)
+    assert cause.evidence == ("nothing else was upgraded",)
+    several = facts.model_copy(update={"upgrade": upgrade(CHANGES[:2])})
+    assert causes(several) == (), "base-files and libssl3 are not accused"
 
 
 def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
