@@ -14,7 +14,7 @@ from types import TracebackType
 
 from sandbox.clone import Clone, control_place, create_control, remove_control
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded, NoRoom, SandboxError
+from sandbox.errors import ConnectionLost, DeadlineExceeded, HostError, NoRoom, SandboxError
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
 from sandbox.observe import observe
@@ -92,14 +92,16 @@ class Twin:
         self._goes_on, self._reboot = True, reboot
         self._told.set()
 
-    def found(self, deadline: Deadline) -> Control:
-        """What it found, waited for until the deadline. Without :meth:`go_on` that ends with the
-        checks before the upgrade."""
+    def found(self, deadline: Deadline) -> Control | None:
+        """What it found, waited for until the deadline; None where nobody wanted a control.
+        Without :meth:`go_on` that ends with the checks before the upgrade."""
+        if self._enter is None:
+            return self._found if self._found.missing else None
         self._wanted.set()
         self._told.set()
-        while self._enter is not None and self._thread.is_alive() and not deadline.expired():
+        while self._thread.is_alive() and not deadline.expired():
             self._thread.join(min(0.5, deadline.remaining()))
-        if self._enter is not None and self._thread.is_alive():
+        if self._thread.is_alive():
             return self._found.model_copy(update={"missing": "it took too long"})
         return self._found
 
@@ -194,7 +196,7 @@ def make_twin(
 ) -> Twin:
     """The control of a clone that has just been started.
 
-    Raises :class:`NoRoom` where the scenario insists on one and the host has no memory for it.
+    Raises :class:`HostError` where one is insisted on and the host has no memory for it, or fails.
     """
     order = plan.order
     if not order.control:
@@ -206,10 +208,11 @@ def make_twin(
         return Twin(plan, hypervisor, folder, None, why)
     try:
         entrance = create_control(hypervisor, order, folder, clone, deadline)
-    except NoRoom as problem:
+    except HostError as problem:
         if plan.control == "always":
             raise
-        remove_control(hypervisor, folder)
+        with contextlib.suppress(SandboxError):  # the run's own clean-up tries it again
+            remove_control(hypervisor, folder)
         return Twin(plan, hypervisor, folder, None, problem.message)
 
     def enter(_deadline: Deadline) -> Guest:

@@ -96,6 +96,7 @@ def test_a_host_that_fails_the_twin_alone_is_no_trouble_of_the_run(stage: Stage)
     stage.hypervisor.fail("state", HostError("it hangs"))
     with make_twin(plan, stage.hypervisor, clone, folder, soon()) as twin:
         found = twin.found(soon())
+    assert found is not None
     assert "it hangs" in found.missing
     assert found.checks_before == ()
 
@@ -106,9 +107,24 @@ def test_without_memory_for_two_there_is_one(stage: Stage) -> None:
     stage.hypervisor.memory = 200 << 20
     with make_twin(plan, stage.hypervisor, clone, folder, soon()) as twin:
         found = twin.found(soon())
+    assert found is not None
     assert "200 MiB free" in found.missing
     assert domain_name(folder.id, control=True) not in stage.hypervisor.domains
     assert network.names(folder.id, control=True).name not in stage.hypervisor.networks
+
+
+def test_a_host_that_cannot_make_a_second_bridge_leaves_it_at_one(stage: Stage) -> None:
+    for control in ("auto", "always"):
+        plan, clone, folder = started(stage, control)
+        stage.hypervisor.fail("create_network", HostError("no more bridges"))
+        if control == "always":
+            with pytest.raises(HostError, match="no more bridges"):
+                make_twin(plan, stage.hypervisor, clone, folder, soon())
+            continue
+        with make_twin(plan, stage.hypervisor, clone, folder, soon()) as twin:
+            found = twin.found(soon())
+        assert found is not None
+        assert "no more bridges" in found.missing
 
 
 def test_a_scenario_that_insists_waits_for_room(stage: Stage) -> None:
@@ -130,8 +146,9 @@ def test_a_scenario_that_insists_waits_for_room(stage: Stage) -> None:
 def test_a_scenario_that_wants_none_has_none(stage: Stage) -> None:
     plan, clone, folder = started(stage, "never")
     assert clone.twins == ()
-    with make_twin(plan, stage.hypervisor, clone, folder, soon()):
+    with make_twin(plan, stage.hypervisor, clone, folder, soon()) as twin:
         assert domain_name(folder.id, control=True) not in stage.hypervisor.domains
+        assert twin.found(soon()) is None
     assert not (folder.clone / "control").exists()
 
 
