@@ -1,7 +1,7 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
 .PHONY: test test-unit test-xen test-vm test-faults test-xen-apart test-faults-apart bench picture
-.PHONY: test-service test-service-apart test-chaos
+.PHONY: test-service test-service-apart test-chaos test-chaos-apart test-vm-apart
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 SERVICE_TESTS := tests/faults/test_service_on_qemu.py tests/faults/test_libvirtd_restart.py
@@ -35,20 +35,22 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The lab alone keeps two cores busy once its guests run: beside it what needs few guests. Then
-# the guests on QEMU in two halves, since each keeps one core busy. Last what is done to the service:
-# with pretended rehearsals, most of which is waited out, and with real ones. libvirtd's restart is
-# among these, since nothing else asks libvirtd then.
+# Two at a time, begun in this order: a guest keeps one of two cores busy. The lab, which has guests
+# of its own, takes longest; beside it what needs few. Last what is done to the service, with
+# pretended rehearsals, most of which is waited out, and with real ones.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
-	@status=0; for pair in \
-	    "test-unit test-xen-apart" "test-vm test-faults-apart" "test-chaos test-service-apart"; do \
-	  $(MAKE) --no-print-directory --jobs=2 --keep-going $$pair || status=2; \
-	done; exit "$$status"
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going IN_TURN=yes test-xen-apart test-unit \
+	  test-faults-apart test-vm-apart test-chaos-apart test-service-apart
 
-test-unit: ## unit and contract tests, bad input
-	$(BIN)/pytest tests/unit tests/contract tests/vm/test_bad_input.py
+# It restarts libvirtd: nothing else may ask that then.
+ifdef IN_TURN
+test-service-apart: | test-unit test-faults-apart test-vm-apart
+endif
+
+test-unit: ## unit and contract tests
+	$(BIN)/pytest tests/unit tests/contract
 
 test-xen: ## rehearsals on Xen: in the lab, or on the host that SANDBOX_XEN_URI names
 	$(BIN)/pytest tests/xen $(XEN_TESTS)
@@ -65,14 +67,14 @@ test-faults: ## runs that are killed in every phase, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py \
 	  --ignore-glob='*/test_chaos_*.py' $(addprefix --ignore=,$(SERVICE_TESTS))
 
-test-service: ## workers are killed and libvirtd is restarted in mid-rehearsal
-	TEST_PRODUCTION=sbtest02 $(BIN)/pytest $(SERVICE_TESTS)
+test-service: ## workers are killed and libvirtd is restarted in mid-rehearsal; bad input
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest $(SERVICE_TESTS) tests/vm/test_bad_input.py
 
 test-chaos: ## the service under kill -9, lost servers, double messages: CHAOS_SEED=N repeats one
 	$(BIN)/pytest tests/faults/test_chaos_*.py
 
-# Two halves' lines would mix: these are shown when they have ended.
-test-xen-apart test-faults-apart test-service-apart: test-%-apart:
+# Their lines would mix with the others': these are shown when they have ended.
+test-xen-apart test-faults-apart test-vm-apart test-chaos-apart test-service-apart: test-%-apart:
 	@log=$$(mktemp); $(MAKE) --no-print-directory test-$* >"$$log" 2>&1; status=$$?; \
 	  cat "$$log"; rm -f "$$log"; exit "$$status"
 
