@@ -34,6 +34,7 @@ from sandbox.volumes.readonly_export import ReadonlyExporter
 # What a rehearsal writes at most: downloads, a kernel, an initramfs, logs.
 _NEEDED_SPACE = 1 << 30
 _NVRAM = "nvram.fd"
+CONTROL_CONSOLE = "control-console.log"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def create_control(
     Raises :class:`NoRoom` where the host has memory for one only.
     """
     place = make_folder(control_place(folder), 0o711)
-    console = folder.artifacts / "control-console.log"
+    console = folder.artifacts / CONTROL_CONSOLE
     with _admitted(hypervisor, order, f"{folder.id} control", deadline) as admission:
         net = network.create(
             hypervisor, folder.id, order.mark, order.login.port, deadline, control=True

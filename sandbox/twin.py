@@ -26,7 +26,7 @@ from sandbox.verify import ignore_result, run_checks
 
 ROUNDS = 3  # of checks, at most, before the reboot and after it
 _TRIES = 2 * ROUNDS  # with those in which the connection broke
-_FOLDER = "control"  # of its artifacts
+CONTROL_CHECKS = "control"  # folder of what its checks write
 
 
 class Cut(Deadline):
@@ -174,7 +174,7 @@ class Twin:
             baseline=self._found.before if after else None,
             current=now,
             settings=self._plan.check_settings,
-            work_dir=self._folder.artifacts / _FOLDER,
+            work_dir=self._folder.artifacts / CONTROL_CHECKS,
             deadline=deadline,
             on_result=ignore_result,
             log=f"checks-{when}-{turn + 1}",

@@ -108,6 +108,9 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     assert record.source is not None
     assert any("ran on" in proof for proof in record.source.untouched)
     assert "compared with a twin" in render(record, lab.artifacts(record), "text")
+    names = {artifact.name for artifact in record.artifacts}
+    assert {"control-console.log", "control-checks-before-1.log"} <= names
+    assert all((lab.artifacts(record) / name).is_file() for name in names)
 
 
 NOT_ITS_FAULT = """
