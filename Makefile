@@ -1,10 +1,9 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
-.PHONY: test test-unit test-xen test-vm test-faults test-xen-apart test-faults-apart bench picture
-.PHONY: test-service test-service-apart test-chaos
+.PHONY: test test-unit test-xen test-vm test-faults bench picture
+.PHONY: test-restart test-service test-chaos
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-SERVICE_TESTS := tests/faults/test_service_on_qemu.py tests/faults/test_libvirtd_restart.py
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/make \1\t\2/p' Makefile | expand -t 20
@@ -35,20 +34,34 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The lab alone keeps two cores busy once its guests run: beside it what needs few guests. Then
-# the guests on QEMU in two halves, since each keeps one core busy. Last what is done to the service:
-# with pretended rehearsals, most of which is waited out, and with real ones. libvirtd's restart is
-# among these, since nothing else asks libvirtd then.
+# A guest keeps one of two cores busy, so two of these run at a time, and a third that mostly waits:
+# chaos, with pretended rehearsals. The lab takes longest; its guests are its own. libvirtd's
+# restart is first, since nothing else may ask libvirtd then.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
-	@status=0; for pair in \
-	    "test-unit test-xen-apart" "test-vm test-faults-apart" "test-chaos test-service-apart"; do \
-	  $(MAKE) --no-print-directory --jobs=2 --keep-going $$pair || status=2; \
-	done; exit "$$status"
+	@failed=$$(mktemp) || exit; \
+	  $(MAKE) --no-print-directory --jobs=3 FAILED="$$failed" $(PARTS:%=part-%) || \
+	    echo make >>"$$failed"; \
+	  said=$$(cat "$$failed"); rm -f "$$failed"; \
+	  if [ -n "$$said" ]; then echo "failed:" $$said; exit 1; else echo "all tests passed"; fi
 
-test-unit: ## unit and contract tests, bad input
-	$(BIN)/pytest tests/unit tests/contract tests/vm/test_bad_input.py
+# In this order. One that fails is told at the end, and keeps none from its turn.
+PARTS := xen restart unit faults vm chaos service
+part-unit: | part-restart
+part-faults: | part-unit
+part-vm part-chaos: | part-xen
+part-service: | part-faults
+
+# Their lines would mix: each is shown as a whole when it has ended.
+.PHONY: $(PARTS:%=part-%)
+$(PARTS:%=part-%): part-%:
+	@echo "make test-$*: begun"; log=$$(mktemp); \
+	  $(MAKE) --no-print-directory test-$* >"$$log" 2>&1 || echo "test-$*" >>"$(FAILED)"; \
+	  cat "$$log"; rm -f "$$log"
+
+test-unit: ## unit and contract tests
+	$(BIN)/pytest tests/unit tests/contract
 
 test-xen: ## rehearsals on Xen: in the lab, or on the host that SANDBOX_XEN_URI names
 	$(BIN)/pytest tests/xen $(XEN_TESTS)
@@ -63,23 +76,23 @@ test-vm: ## rehearsals on QEMU, benchmarks
 
 test-faults: ## runs that are killed in every phase, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py \
-	  --ignore-glob='*/test_chaos_*.py' $(addprefix --ignore=,$(SERVICE_TESTS))
+	  --ignore-glob='*/test_chaos_*.py' --ignore=tests/faults/test_service_on_qemu.py \
+	  --ignore=tests/faults/test_libvirtd_restart.py
 
-test-service: ## workers are killed and libvirtd is restarted in mid-rehearsal
-	TEST_PRODUCTION=sbtest02 $(BIN)/pytest $(SERVICE_TESTS)
+test-restart: ## libvirtd is restarted in mid-rehearsal
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults/test_libvirtd_restart.py
+
+test-service: ## workers are killed in mid-rehearsal; bad input
+	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults/test_service_on_qemu.py \
+	  tests/vm/test_bad_input.py
 
 test-chaos: ## the service under kill -9, lost servers, double messages: CHAOS_SEED=N repeats one
 	$(BIN)/pytest tests/faults/test_chaos_*.py
 
-# Two halves' lines would mix: these are shown when they have ended.
-test-xen-apart test-faults-apart test-service-apart: test-%-apart:
-	@log=$$(mktemp); $(MAKE) --no-print-directory test-$* >"$$log" 2>&1; status=$$?; \
-	  cat "$$log"; rm -f "$$log"; exit "$$status"
-
 # PVH and HVM need nested virtualisation, which QEMU emulates slowly and not always; further kinds
 # of files cost three more boots: `make test-xen` runs them, here and on a host of your own; they do
 # not decide on every commit.
-test-xen-apart: export XEN_TESTS = --ignore=tests/xen/test_xen_types.py \
+part-xen: export XEN_TESTS = --ignore=tests/xen/test_xen_types.py \
   --ignore=tests/xen/test_xen_files.py
 
 # Apart from `test`: it upgrades the same guest twice, and wants a machine with nothing else to do.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lxml import etree
@@ -27,12 +28,13 @@ from sandbox.store import RunFolder
 from sandbox.volumes import BackupExporter, Exporter, MadeDisks
 from sandbox.volumes.danger import LEAST_FREE
 from sandbox.volumes.host_disks import HostDisks
-from sandbox.volumes.images import allocated, create_overlay, require_space
+from sandbox.volumes.images import allocated, create_overlay, make_folder, require_space
 from sandbox.volumes.readonly_export import ReadonlyExporter
 
 # What a rehearsal writes at most: downloads, a kernel, an initramfs, logs.
 _NEEDED_SPACE = 1 << 30
 _NVRAM = "nvram.fd"
+CONTROL_CONSOLE = "control-console.log"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class CloneOrder:
     accelerated: bool
     memory: int | None = None
     keep_free: int = 0  # bytes of the host's memory that no clone may take
+    control: bool = False  # whether it has a twin, where there is room
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Clone:
     entrance: Entrance
     facts: SourceFacts
     allocated: int  # bytes that its disks took when it was made
+    twins: tuple[CloneDisk, ...] = ()  # the control's disks, from the same instant
 
 
 class CloneLease:
@@ -86,9 +90,47 @@ def create_clone(
 ) -> Clone:
     """Make and start the clone of a source, under a :class:`CloneLease`."""
     require_space(folder.clone, _NEEDED_SPACE)
-    memory = memory_of(order.source.xml) if order.memory is None else order.memory
-    with admitted(hypervisor, folder.id, memory, order.keep_free, deadline) as admission:
+    with _admitted(hypervisor, order, folder.id, deadline) as admission:
         return _create(hypervisor, order, folder, admission, deadline)
+
+
+def create_control(
+    hypervisor: Hypervisor, order: CloneOrder, folder: RunFolder, clone: Clone, deadline: Deadline
+) -> Entrance:
+    """Start the clone's twin, from the disks that were made for it.
+
+    Raises :class:`NoRoom` where the host has memory for one only.
+    """
+    place = make_folder(control_place(folder), 0o711)
+    console = folder.artifacts / CONTROL_CONSOLE
+    with _admitted(hypervisor, order, f"{folder.id} control", deadline) as admission:
+        net = network.create(
+            hypervisor, folder.id, order.mark, order.login.port, deadline, control=True
+        )
+        name = domain_name(folder.id, control=True)
+        spec = _spec(order, name, clone.twins, net, console, place / _NVRAM)
+        derived = hypervisor.derive(order.source.xml, spec)
+        admission.start(lambda: hypervisor.start(derived.xml, deadline))
+    if hypervisor.kind == "xen":
+        follow_console(hypervisor.host, name, console, folder)
+    return Entrance(name, macs(derived.xml), net.bridge, net.name, console)
+
+
+def control_place(folder: RunFolder) -> Path:
+    """Where the control's files are."""
+    return folder.clone / "control"
+
+
+def remove_control(hypervisor: Hypervisor, folder: RunFolder) -> None:
+    """End the control, whose memory and bridge are needed no more; what it has of disks goes with
+    the run's."""
+    hypervisor.destroy(domain_name(folder.id, control=True), folder.id)
+    network.remove_control(hypervisor, folder.id)
+
+
+def _admitted(hypervisor: Hypervisor, order: CloneOrder, who: str, deadline: Deadline) -> Admission:
+    memory = memory_of(order.source.xml) if order.memory is None else order.memory
+    return admitted(hypervisor, who, memory, order.keep_free, deadline)
 
 
 def _create(
@@ -103,26 +145,52 @@ def _create(
         _watch_disk(hypervisor, folder)
     made = _make_disks(hypervisor, order, folder, deadline)
     mutations = _inject(hypervisor, order, made, folder, deadline)
+    twins = made.twins
+    if order.control and hypervisor.kind != "xen":
+        twins = _copy_overlays(made.disks, control_place(folder))
     net = network.create(hypervisor, folder.id, order.mark, order.login.port, deadline)
     console = folder.artifacts / "console.log"
-    spec = CloneSpec(
-        name=domain_name(folder.id),
-        mark=order.mark,
-        disks=made.disks,
-        bridge=net.bridge,
-        console_log=console,
-        accelerated=order.accelerated,
-        nvram=folder.clone / _NVRAM,
-        nvram_copied=_copy_nvram(source.xml, folder.clone / _NVRAM),
-        memory=order.memory,
-    )
+    name = domain_name(folder.id)
+    spec = _spec(order, name, made.disks, net, console, folder.clone / _NVRAM)
     derived = hypervisor.derive(source.xml, spec)
     (folder.artifacts / "clone.xml").write_text(derived.xml)
     admission.start(lambda: hypervisor.start(derived.xml, deadline))
     if hypervisor.kind == "xen":
-        follow_console(hypervisor.host, spec.name, console, folder)
-    entrance = Entrance(spec.name, macs(derived.xml), net.bridge, net.name, console)
-    return Clone(entrance, _facts(hypervisor, source, made, derived, mutations), made.allocated)
+        follow_console(hypervisor.host, name, console, folder)
+    entrance = Entrance(name, macs(derived.xml), net.bridge, net.name, console)
+    facts = _facts(hypervisor, source, made, derived, mutations)
+    return Clone(entrance, facts, made.allocated, twins)
+
+
+def _spec(
+    order: CloneOrder,
+    name: str,
+    disks: tuple[CloneDisk, ...],
+    net: network.Network,
+    console: Path,
+    nvram: Path,
+) -> CloneSpec:
+    return CloneSpec(
+        name=name,
+        mark=order.mark,
+        disks=disks,
+        bridge=net.bridge,
+        console_log=console,
+        accelerated=order.accelerated,
+        nvram=nvram,
+        nvram_copied=_copy_nvram(order.source.xml, nvram),
+        memory=order.memory,
+    )
+
+
+def _copy_overlays(disks: Sequence[CloneDisk], place: Path) -> tuple[CloneDisk, ...]:
+    """Of a clone that has not run: they stand on the same exports, and are hardly more than
+    empty."""
+    make_folder(place, 0o711)
+    return tuple(
+        replace(disk, overlay=Path(shutil.copy(disk.overlay, place / disk.overlay.name)))
+        for disk in disks
+    )
 
 
 def _watch_disk(hypervisor: Hypervisor, folder: RunFolder) -> None:
@@ -140,7 +208,14 @@ def _make_disks(
     source = order.source
     if hypervisor.kind == "xen":
         maker = HostDisks(hypervisor.host)
-        return maker.make(source.name, source.running, source.disks, order.mark, deadline)
+        return maker.make(
+            source.name,
+            source.running,
+            source.disks,
+            order.mark,
+            deadline,
+            control=order.control,
+        )
     exporter: Exporter = ReadonlyExporter()
     if source.running and source.domain is not None:
         exporter = BackupExporter(hypervisor, source.domain)

@@ -74,6 +74,7 @@ class Differences(Record):
     filesystems: tuple[FilesystemChange, ...] = ()
     stale_processes: tuple[str, ...] = ()  # new ones only
     reboot_required: bool = False  # wanted after, and not before
+    drift: int = 0  # how many were left out, since the twin has them, too
 
     @property
     def installed(self) -> tuple[PackageChange, ...]:
@@ -148,6 +149,32 @@ def compare(before: Observation, after: Observation) -> Differences:
         stale_processes=_new(before.stale_processes, after.stale_processes),
         reboot_required=after.reboot_required and not before.reboot_required,
     )
+
+
+def without_drift(found: Differences, drift: Differences) -> Differences:
+    """What an upgrade changed: not what changed alike on a twin that was not upgraded."""
+    logged = {_kind(line) for line in (*drift.kernel_errors, *drift.journal_errors)}
+    left: dict[str, tuple[object, ...]] = {
+        "units": _apart(found.units, drift.units),
+        "failed_units": _apart(found.failed_units, drift.failed_units),
+        "recovered_units": _apart(found.recovered_units, drift.recovered_units),
+        "ports_opened": _apart(found.ports_opened, drift.ports_opened),
+        "ports_closed": _apart(found.ports_closed, drift.ports_closed),
+        "conffiles": _apart(found.conffiles, drift.conffiles),
+        "stale_processes": _apart(found.stale_processes, drift.stale_processes),
+        "kernel_errors": tuple(e for e in found.kernel_errors if _kind(e) not in logged),
+        "journal_errors": tuple(e for e in found.journal_errors if _kind(e) not in logged),
+    }
+    gone = sum(len(getattr(found, name)) - len(items) for name, items in left.items())
+    update: dict[str, object] = {**left, "drift": gone}
+    if found.state is not None and found.state == drift.state:
+        update |= {"state": None, "drift": gone + 1}
+    return found.model_copy(update=update)
+
+
+def _apart(items: tuple[Record, ...] | tuple[str, ...], others: object) -> tuple[object, ...]:
+    assert isinstance(others, tuple)
+    return tuple(item for item in items if item not in others)
 
 
 def compare_checks(

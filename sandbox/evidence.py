@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+from sandbox.clone import CONTROL_CONSOLE
 from sandbox.deadline import Deadline
 from sandbox.errors import SandboxError
 from sandbox.hypervisors import Hypervisor
@@ -9,6 +12,7 @@ from sandbox.reaper import domain_name
 from sandbox.records import UpgradeStatus
 from sandbox.run import MORE_SPACE, Run
 from sandbox.source import Source, proofs, vitals
+from sandbox.twin import CONTROL_CHECKS
 from sandbox.volumes import host_disks
 from sandbox.volumes.danger import look
 
@@ -75,6 +79,7 @@ def collect(run: Run, hypervisor: Hypervisor) -> None:
     if console.exists():
         console.chmod(0o600)
         run.add_artifact(CONSOLE, "the guest's serial console")
+    _collect_of_the_twin(run)
     if run.has_clone and _went_wrong(run):
         picture = hypervisor.screenshot(domain_name(run.folder.id))
         if picture is not None:
@@ -82,6 +87,20 @@ def collect(run: Run, hypervisor: Hypervisor) -> None:
             path.touch(mode=0o600)
             path.write_bytes(picture)
             run.add_artifact(SCREEN, "the guest's screen when the run ended")
+
+
+def _collect_of_the_twin(run: Run) -> None:
+    """Its console and what its checks said; side by side with the clone's."""
+    place = run.folder.artifacts
+    if (place / CONTROL_CONSOLE).exists():
+        (place / CONTROL_CONSOLE).chmod(0o600)
+        run.add_artifact(CONTROL_CONSOLE, "the twin's serial console")
+    own = place / CONTROL_CHECKS
+    for log in sorted(own.glob("*.log")):
+        name = f"control-{log.name}"
+        log.rename(place / name)
+        run.add_artifact(name, "output of the checks on the twin")
+    shutil.rmtree(own, ignore_errors=True)
 
 
 def _went_wrong(run: Run) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from sandbox.autopsy import examine
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost
 from sandbox.guest import Guest
-from sandbox.observe import is_reboot_due
+from sandbox.observe import is_reboot_due, observe
 from sandbox.plan import Plan
 from sandbox.proxy import PackageProxy
+from sandbox.reasons import suspects
 from sandbox.records import (
+    Autopsy,
     CheckEnd,
+    CheckResult,
     CheckSession,
     Facts,
     Outcome,
@@ -18,36 +24,82 @@ from sandbox.records import (
 )
 from sandbox.run import Run
 from sandbox.ssh import HOST
+from sandbox.trust import broken, still_broken
 from sandbox.upgraders import choose
-from sandbox.verify import run_checks
+from sandbox.verify import ignore_result, run_checks
 
 UPGRADE_LOG = "upgrade.log"
 
 
+AGAIN = 2  # how often a check that broke is asked again
+_SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
+
+
 def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSession:
     """Run the scenario's checks; before the upgrade, or after it when that was observed."""
-    after = run.facts.after is not None
-    current = run.facts.after or run.facts.before
-    if current is None:
-        raise ConnectionLost("the checks have nothing to go by: the guest was not observed")
-    phase = "after" if after else "before"
-    session = run_checks(
-        files=plan.own_checks,
-        shared=plan.shared_checks,
-        ssh_config=guest.connection.config,
-        host=HOST,
-        phase="after" if after else "before",
-        baseline=run.facts.before if after else None,
-        current=current,
-        settings=plan.check_settings,
-        work_dir=run.folder.artifacts,
-        deadline=deadline,
-        on_result=run.progress.check,
-    )
+    phase = "after" if run.facts.after is not None else "before"
+    session = _checked(plan, run, guest, deadline, f"checks-{phase}")
     run.add_artifact(f"checks-{phase}.log", f"output of the checks {phase} the upgrade")
     passed = sum(result.outcome is Outcome.PASSED for result in session.results)
     run.note(f"{passed} of {len(session.results)} checks hold")
     return session
+
+
+def confirm(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> tuple[CheckSession, ...]:
+    """Ask the checks that broke again: one that holds then is no proof of harm."""
+    names = broken(run.facts)
+    sessions: list[CheckSession] = []
+    while names and len(sessions) < AGAIN:
+        log = f"checks-again-{len(sessions) + 1}"
+        run.progress.detail("asking the checks that broke once more")
+        session = _checked(plan, run, guest, deadline, log, only=names)
+        run.add_artifact(f"{log}.log", "output of the checks that broke, asked again")
+        sessions.append(session)
+        names = still_broken(names, session)
+    return tuple(sessions)
+
+
+def _checked(
+    plan: Plan,
+    run: Run,
+    guest: Guest,
+    deadline: Deadline,
+    log: str,
+    only: tuple[str, ...] = (),
+) -> CheckSession:
+    facts, settings = run.facts, plan.check_settings
+    on_result: Callable[[CheckResult], None] = run.progress.check
+    current = facts.after or facts.before
+    if current is None:
+        raise ConnectionLost("the checks have nothing to go by: the guest was not observed")
+    if only:
+        current = observe(guest, deadline)
+        settings = settings.model_copy(update={"settle_seconds": _SETTLE})
+        on_result = ignore_result  # people count each check once
+    return run_checks(
+        files=plan.own_checks,
+        shared=plan.shared_checks,
+        ssh_config=guest.connection.config,
+        host=HOST,
+        phase="after" if facts.after else "before",
+        baseline=facts.before if facts.after else None,
+        current=current,
+        settings=settings,
+        work_dir=run.folder.artifacts,
+        deadline=deadline,
+        on_result=on_result,
+        only=only,
+        log=log,
+    )
+
+
+def find_out(run: Run, guest: Guest, deadline: Deadline) -> Autopsy | None:
+    """Why units that ran before do not run any more; None where all run."""
+    facts = run.facts
+    if facts.before is None or facts.after is None:
+        return None
+    units = suspects(facts.before, facts.after, facts.control.after if facts.control else None)
+    return examine(guest, units, deadline) if units else None
 
 
 def worth_upgrading(facts: Facts) -> bool:
@@ -100,8 +152,12 @@ def must_reboot(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> bool:
     return is_reboot_due(guest, deadline)
 
 
+def upgraded(facts: Facts) -> bool:
+    """Whether the clone goes on from here: its twin then does, too."""
+    log = facts.upgrade
+    return log is not None and log.status in (UpgradeStatus.APPLIED, UpgradeStatus.FAILED)
+
+
 def may_verify(facts: Facts) -> bool:
     """Whether there is a guest to look at whose upgrade has changed something."""
-    log = facts.upgrade
-    changed = log is not None and log.status in (UpgradeStatus.APPLIED, UpgradeStatus.FAILED)
-    return changed and (facts.reboot is None or facts.reboot.happened)
+    return upgraded(facts) and (facts.reboot is None or facts.reboot.happened)

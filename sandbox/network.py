@@ -14,6 +14,7 @@ the one address that no chain sees (LLDP's) the bridge is told to treat like any
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lxml import etree
@@ -47,9 +48,12 @@ class Network:
     table: str
 
 
-def names(run_id: str) -> Network:
-    """The names that belong to a run: derived, never probed for."""
+def names(run_id: str, *, control: bool = False) -> Network:
+    """The names that belong to a run: derived, never probed for. The control has a bridge of its
+    own: both clones have the same MAC and the same addresses."""
     token = run_id.rpartition("-")[2]
+    if control:
+        return Network(f"sandbox-{run_id}-control", f"sc{token}", f"sandbox_{token}_control")
     return Network(f"sandbox-{run_id}", f"sb{token}", f"sandbox_{token}")
 
 
@@ -102,10 +106,16 @@ def gate_rules(network: Network, ssh_port: int) -> str:
 
 
 def create(
-    hypervisor: Hypervisor, run_id: str, mark: Mark, ssh_port: int, deadline: Deadline
+    hypervisor: Hypervisor,
+    run_id: str,
+    mark: Mark,
+    ssh_port: int,
+    deadline: Deadline,
+    *,
+    control: bool = False,
 ) -> Network:
-    """Make the run's bridge and close it off; :func:`remove` undoes it, also when half made."""
-    network = names(run_id)
+    """Make a clone's bridge and close it off; :func:`remove` undoes it, also when half made."""
+    network = names(run_id, control=control)
     _create_bridge(hypervisor, network, mark)
     hypervisor.host.run(
         ["sh", "-c", _CLOSE, "sh", network.bridge, *_FORWARD_LLDP],
@@ -118,7 +128,8 @@ def create(
 
 def _create_bridge(hypervisor: Hypervisor, network: Network, mark: Mark) -> None:
     """Take the run's own subnet; where another run has it, the next one of a fixed sequence."""
-    start = int.from_bytes(hashlib.sha256(mark.run.encode()).digest()[:2], "big") % _SUBNETS
+    digest = hashlib.sha256(network.name.encode()).digest()
+    start = int.from_bytes(digest[:2], "big") % _SUBNETS
     for attempt in range(_TRIES):
         try:
             hypervisor.create_network(network_xml(network, mark, (start + attempt) % _SUBNETS))
@@ -129,21 +140,33 @@ def _create_bridge(hypervisor: Hypervisor, network: Network, mark: Mark) -> None
 
 
 def remove(hypervisor: Hypervisor, run_id: str) -> tuple[str, ...]:
-    """Remove a run's gate and bridge; names what was there. Idempotent."""
-    network = names(run_id)
-    removed = []
-    if hypervisor.destroy_network(network.name, run_id):
-        removed.append(f"network {network.name}")
-    if remove_gate(hypervisor.host, network):
-        removed.append(f"gate {network.table}")
-    return tuple(removed)
+    """Remove a run's gates and bridges; names what was there. Idempotent."""
+    networks = (names(run_id), names(run_id, control=True))
+    removed = [
+        f"network {one.name}" for one in networks if hypervisor.destroy_network(one.name, run_id)
+    ]
+    return (*removed, *(f"gate {table}" for table in _remove_gates(hypervisor.host, networks)))
+
+
+def remove_control(hypervisor: Hypervisor, run_id: str) -> None:
+    """The control's alone. Idempotent."""
+    network = names(run_id, control=True)
+    hypervisor.destroy_network(network.name, run_id)
+    remove_gate(hypervisor.host, network)
 
 
 def remove_gate(host: Host, network: Network) -> bool:
     """Remove a gate's tables; false when there were none."""
+    return bool(_remove_gates(host, (network,)))
+
+
+def _remove_gates(host: Host, networks: Sequence[Network]) -> tuple[str, ...]:
+    """In few round trips: a host may be far away. The names of the tables that there were."""
     deadline = Deadline(20, "removing the gate")
-    there = host.run(["nft", "list", "tables"], deadline, check=False).stdout.splitlines()
-    ours = [line for line in there if line.split()[-1:] == [network.table]]
+    listed = host.run(["nft", "list", "tables"], deadline, check=False).stdout
+    there = [line for line in listed.splitlines() if line.strip()]
+    tables = [network.table for network in networks]
+    ours = [line for line in there if line.split()[-1] in tables]
     for line in ours:
         host.run(["nft", "delete", *line.split()], deadline)
-    return bool(ours)
+    return tuple(table for table in tables if any(line.split()[-1] == table for line in ours))

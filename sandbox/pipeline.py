@@ -8,9 +8,19 @@ from functools import partial
 
 from sandbox import evidence
 from sandbox.clone import CloneLease, create_clone
+from sandbox.deadline import Deadline
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
-from sandbox.inside import check, may_verify, must_reboot, upgrade, worth_upgrading
+from sandbox.inside import (
+    check,
+    confirm,
+    find_out,
+    may_verify,
+    must_reboot,
+    upgrade,
+    upgraded,
+    worth_upgrading,
+)
 from sandbox.limits import NO_LIMITS, Limits
 from sandbox.observe import observe
 from sandbox.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_plan
@@ -22,6 +32,9 @@ from sandbox.scenario import Scenario
 from sandbox.settings import Settings
 from sandbox.space_guard import space_guard
 from sandbox.store import RunFolder
+from sandbox.twin import make_twin
+
+GRACE_SECONDS = 60.0  # that a control may need longer than its clone
 
 
 def rehearse(
@@ -47,7 +60,15 @@ def rehearse(
     with ExitStack() as undo:
         try:
             with run.phase(Phase.PLAN, PLAN_SECONDS) as deadline:
-                plan = make_plan(scenario, hypervisor, folder, accelerated, deadline, limits)
+                plan = make_plan(
+                    scenario,
+                    hypervisor,
+                    folder,
+                    accelerated,
+                    deadline,
+                    limits,
+                    control=settings.control,
+                )
                 run.learn(expectations=plan.expectations)
             witness = evidence.Witness(hypervisor, plan.order.source)
             undo.callback(evidence.collect, run, hypervisor)
@@ -107,6 +128,7 @@ def _recipe(
         guest = undo.enter_context(
             Guest(hypervisor, clone.entrance, order.login, folder.clone, folder.register)
         )
+        twin = undo.enter_context(make_twin(plan, hypervisor, clone, folder, deadline))
     with run.phase(Phase.BOOT, seconds[Phase.BOOT]) as deadline:
         guest.enter(deadline)
         guest.wait_until_up(deadline)
@@ -119,11 +141,19 @@ def _recipe(
     with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline:
         run.learn(upgrade=upgrade(plan, run, guest, proxy, deadline))
         reboot = must_reboot(plan, run, guest, deadline)
+        if upgraded(run.facts):
+            twin.go_on(reboot=reboot)
     if reboot:
         with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
             run.learn(reboot=guest.reboot(deadline))
+            if not may_verify(run.facts):  # did its twin come back?
+                grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.REBOOT)
+                run.learn(control=twin.found(grace))
     if may_verify(run.facts):
         with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
             guest.wait_until_up(deadline)
             run.learn(after=observe(guest, deadline))
             run.learn(checks_after=check(plan, run, guest, deadline))
+            run.learn(checks_again=confirm(plan, run, guest, deadline))
+            run.learn(control=twin.found(deadline))
+            run.learn(autopsy=find_out(run, guest, deadline))

@@ -38,6 +38,7 @@ class Plan:
     shared_checks: tuple[Path, ...]
     check_settings: CheckSettings
     expectations: Expectations
+    control: str  # auto, always, never
     seconds: Mapping[Phase, float]
 
 
@@ -48,9 +49,15 @@ def make_plan(
     accelerated: bool,
     deadline: Deadline,
     host_limits: Limits = NO_LIMITS,
+    *,
+    control: str = "never",
 ) -> Plan:
     """Look the source up and decide; raises :class:`RequestError` for what cannot be done, and
-    :class:`HostError` for what cannot be done now."""
+    :class:`HostError` for what cannot be done now.
+
+    ``control``: auto, always or never, where the scenario does not say it.
+    """
+    control = scenario.control or control
     source = _source(scenario, hypervisor, folder, deadline)
     require_room(host_limits, hypervisor, source, scenario.memory, folder, deadline)
     limits = scenario.deadlines
@@ -75,6 +82,7 @@ def make_plan(
         accelerated=accelerated,
         memory=scenario.memory,
         keep_free=host_limits.keep_free,
+        control=control != "never",
     )
     return Plan(
         order=order,
@@ -91,6 +99,7 @@ def make_plan(
             sudo=scenario.login.user != "root",
         ),
         expectations=scenario.expectations,
+        control=control,
         seconds=seconds,
     )
 

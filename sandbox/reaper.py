@@ -41,14 +41,14 @@ class Reaped:
     danger: str = ""  # why a clone that was kept on purpose had to go
 
 
-def domain_name(run_id: str) -> str:
-    return f"sandbox-{run_id}"
+def domain_name(run_id: str, *, control: bool = False) -> str:
+    return f"sandbox-{run_id}-control" if control else f"sandbox-{run_id}"
 
 
 def remove_run(
     hypervisor: Hypervisor, folder: RunFolder, deadline: Deadline | None = None
 ) -> Reaped:
-    """Remove a run's domain, processes, export, network and disks, in that order.
+    """Remove a run's domains, processes, export, network and disks, in that order.
 
     One step that fails does not keep the others from being tried. Until the ``deadline``, if there
     is one, a step that failed since the host could not be reached is tried again.
@@ -57,9 +57,9 @@ def remove_run(
     failed: dict[Step, str] = {}
     source = folder.facts().get("source", "")
 
-    def domain() -> list[str]:
-        name = domain_name(folder.id)
-        return [f"domain {name}"] if hypervisor.destroy(name, folder.id) else []
+    def domains() -> list[str]:
+        clones = (domain_name(folder.id), domain_name(folder.id, control=True))
+        return [f"domain {name}" for name in clones if hypervisor.destroy(name, folder.id)]
 
     def processes() -> list[str]:
         ended = [p for p in folder.processes() if _end(p)]
@@ -70,7 +70,7 @@ def remove_run(
         ended = bool(source) and hypervisor.end_export(source, folder.clone)
         return [f"export of {source}"] if ended else []
 
-    def bridge() -> list[str]:
+    def bridges() -> list[str]:
         return list(network.remove(hypervisor, folder.id))
 
     def disks() -> list[str]:
@@ -81,7 +81,7 @@ def remove_run(
         folder.remove_clone()
         return [f"folder {folder.clone}"]
 
-    steps: tuple[Step, ...] = (domain, processes, export, bridge, disks)
+    steps: tuple[Step, ...] = (domains, processes, export, bridges, disks)
     waiting = steps
     while True:
         lost = set()

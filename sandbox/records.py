@@ -237,6 +237,48 @@ class Reboot(Record):
     message: str = ""  # why not: "kernel panic", "initramfs shell", "no answer in 300 s"
 
 
+class Control(Record):
+    """The clone's twin from the same instant, not upgraded: rebooted and checked as the clone was.
+
+    Its checks run several times over, so that it is known which of them are flaky.
+    """
+
+    missing: str = ""  # why there was none, or why it says nothing
+    before: Observation | None = None
+    checks_before: tuple[CheckSession, ...] = ()
+    reboot: Reboot | None = None  # None: its twin was not rebooted either
+    after: Observation | None = None
+    checks_after: tuple[CheckSession, ...] = ()
+
+
+class UnitTrace(Record):
+    """A unit that stopped running: what it is made of, and what it said."""
+
+    unit: str
+    result: str = ""  # systemd's word: "exit-code", "signal", "timeout"
+    status: int = 0  # of its main process
+    files: tuple[str, ...] = ()  # its unit file and drop-ins
+    programs: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()  # that they load
+    log: tuple[str, ...] = ()  # since the boot, the last lines
+
+
+class Autopsy(Record):
+    """What was found out, after the upgrade, about units that do not run any more."""
+
+    units: tuple[UnitTrace, ...] = ()
+    owners: dict[str, str] = {}  # path -> package
+
+
+class Cause(Record):
+    """A likely reason why something does not work any more; ``text`` is one sentence."""
+
+    text: str
+    unit: str = ""
+    package: str = ""  # of the upgrade; "" when none can be named
+    evidence: tuple[str, ...] = ()
+
+
 class Expectations(Record):
     """What the scenario demands of the upgrade's result."""
 
@@ -267,6 +309,9 @@ class Facts(Record):
     reboot: Reboot | None = None  # None: no reboot was wanted
     after: Observation | None = None
     checks_after: CheckSession | None = None
+    checks_again: tuple[CheckSession, ...] = ()  # those that broke, asked again
+    control: Control | None = None  # None: the scenario wants none
+    autopsy: Autopsy | None = None  # None: no unit stopped running
     trouble: Trouble | None = None
 
 
@@ -277,6 +322,7 @@ class Decision(Record):
     reason: str
     findings: tuple[str, ...] = ()
     hint: str = ""
+    causes: tuple[Cause, ...] = ()  # the likeliest first
 
 
 class Artifact(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from sandbox.errors import RequestError
 # A unix socket's path may have 107 bytes; "/clones/<id>/ssh.sock.<random>" needs 58 of them.
 _LONGEST_STATE = 48
 HOSTS = Path("/etc/upgrade-sandbox/hosts.yaml")
+CONTROL = ("auto", "always", "never")
 XEN_CAPABILITIES = Path("/proc/xen/capabilities")
 
 SERVICE_PREFIX = "SANDBOX_SERVICE_"  # read by the service, of which we know nothing
@@ -22,6 +23,8 @@ VARIABLES = {
     "SANDBOX_HOSTS": "the inventory of hosts (default /etc/upgrade-sandbox/hosts.yaml, if there)",
     "SANDBOX_SCENARIOS": "the folder with scenarios (default ./scenarios, then the shipped ones)",
     "SANDBOX_UPSTREAM_PROXY": "HTTP proxy through which the package proxy fetches (default none)",
+    "SANDBOX_CONTROL": "whether a clone has a twin that is not upgraded: auto (where the host has "
+    "the memory for two; default), always, never; a scenario's own `control` goes first",
     "SANDBOX_PROXY_ALLOW": "further package sources that clones may reach, space-separated URIs",
 }
 
@@ -44,6 +47,7 @@ class Settings:
     scenarios: tuple[Path, ...] = ()
     upstream_proxy: str = ""
     proxy_allow: tuple[str, ...] = ()
+    control: str = "auto"  # whether clones have twins: auto, always, never
 
     @property
     def runs(self) -> Path:
@@ -100,7 +104,21 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         scenarios=tuple(dict.fromkeys(f.resolve() for f in folders if f.is_dir())),
         upstream_proxy=env.get("SANDBOX_UPSTREAM_PROXY", ""),
         proxy_allow=tuple(env.get("SANDBOX_PROXY_ALLOW", "").split()),
+        control=one_of(
+            env.get("SANDBOX_CONTROL", ""),
+            CONTROL,
+            "SANDBOX_CONTROL",
+            VARIABLES["SANDBOX_CONTROL"],
+        ),
     )
+
+
+def one_of(given: str, words: Sequence[str], name: str, hint: str) -> str:
+    """A word of several, the first where none is given; raises :class:`RequestError`."""
+    word = given or words[0]
+    if word not in words:
+        raise RequestError(f"{name} is none of {', '.join(words)}: {word!r}", hint)
+    return word
 
 
 def _probed_uri() -> str:

@@ -7,16 +7,24 @@ not proved is never a ``pass``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from sandbox.differences import CheckChange, Effect, compare, compare_checks, split_package
+from sandbox.differences import Effect, split_package
+from sandbox.doubts import doubts_before, excused, on_the_whole
+from sandbox.judged import (
+    ENDED,
+    Point,
+    checks,
+    compared,
+    last_observation,
+    package_changes,
+    stopped_with_nothing,
+)
+from sandbox.reasons import causes
 from sandbox.records import (
     CheckEnd,
     Decision,
     Facts,
-    Observation,
-    Outcome,
     PackageChange,
     Phase,
     Trouble,
@@ -24,23 +32,10 @@ from sandbox.records import (
     UpgradeStatus,
     Verdict,
 )
+from sandbox.trust import excuse, flaky, hangs_alike, on_twin, stuck_alike, twin_came_back
 from sandbox.wording import because, count, line, say, short, since, some
 
 _FINDINGS_LIMIT = 40
-_ENDED = {
-    CheckEnd.TIMEOUT: "a check hung",
-    CheckEnd.DIED: "the checks' process ended early",
-    CheckEnd.BROKEN: "the checks could not be collected",
-    CheckEnd.CONNECTION_LOST: "the connection to the clone broke during the checks",
-}
-
-
-@dataclass(frozen=True)
-class _Point:
-    """One thing that stands against the upgrade, or against knowing."""
-
-    text: str
-    hint: str = ""
 
 
 def decide(facts: Facts) -> Decision:
@@ -58,19 +53,19 @@ def decide(facts: Facts) -> Decision:
     if upgrade and upgrade.status is UpgradeStatus.UNAVAILABLE:
         return _answer(Verdict.ERROR, [_unavailable(upgrade)], facts)
     if failures:
-        return _answer(Verdict.FAIL, [*failures, *_doubts_before(facts)], facts)
+        return _answer(Verdict.FAIL, [*failures, *doubts_before(facts), *excused(facts)], facts)
     if lost := [*_lost_connections(facts)]:
         return _answer(Verdict.ERROR, lost, facts)
 
-    early = [*_doubts_before(facts)]
+    early = [*doubts_before(facts)]
     if missing := [*_missing(facts, ended_early=bool(early))]:
         return _answer(Verdict.ERROR, missing, facts)
-    if doubts := [*early, *_doubts_after(facts)]:
+    if doubts := [*early, *on_the_whole(facts)]:
         return _answer(Verdict.INCONCLUSIVE, doubts, facts)
     return _answer(Verdict.PASS, [_held(facts)], facts)
 
 
-def _answer(verdict: Verdict, points: Sequence[_Point], facts: Facts) -> Decision:
+def _answer(verdict: Verdict, points: Sequence[Point], facts: Facts) -> Decision:
     """The first point is the reason; the rest, and what is worth knowing, are findings."""
     first, *others = points
     findings = [*(point.text for point in others), *_notes(facts)]
@@ -82,24 +77,27 @@ def _answer(verdict: Verdict, points: Sequence[_Point], facts: Facts) -> Decisio
         reason=line(first.text),
         findings=tuple(line(text) for text in findings),
         hint=line(first.hint),
+        causes=causes(facts),
     )
 
 
 # --- proofs that the upgrade does harm: any of them is a fail -----------------------------------
 
 
-def _failures(facts: Facts) -> Iterator[_Point]:
+def _failures(facts: Facts) -> Iterator[Point]:
     upgrade = facts.upgrade
     if upgrade and upgrade.status is UpgradeStatus.FAILED:
         yield _failed_upgrade(upgrade)
     yield from _left_half_way(facts)
-    if facts.reboot and not facts.reboot.happened:
-        yield _Point(
+    if facts.reboot and not facts.reboot.happened and not stuck_alike(facts):
+        yield Point(
             "the guest did not come back after the upgrade: "
-            + (facts.reboot.message or "no new boot was seen"),
+            + (facts.reboot.message or "no new boot was seen")
+            + ("; its twin, which was not upgraded, did" if twin_came_back(facts) else ""),
             "do not reboot the source after this upgrade; the last console lines and the screen "
             "show where the boot stopped",
         )
+        yield from _told_causes(facts)
     if upgrade and upgrade.status in (UpgradeStatus.APPLIED, UpgradeStatus.NOTHING):
         yield from _broken_kernel(facts)
         yield from _broken_package_expectations(facts)
@@ -108,19 +106,19 @@ def _failures(facts: Facts) -> Iterator[_Point]:
         yield from _hang(facts)
 
 
-def _failed_upgrade(upgrade: UpgradeLog) -> _Point:
+def _failed_upgrade(upgrade: UpgradeLog) -> Point:
     what = f"the upgrade failed at {upgrade.failed_package}" if upgrade.failed_package else ""
     why = upgrade.error or f"{upgrade.manager} exited with {upgrade.exit_status}"
     hint = "the transcript of the upgrade has the whole story; the source would be left half-way"
     if "no space left" in upgrade.error.lower():
         hint = "make room in the guest (see its filesystems in the report), then rehearse again"
-    return _Point(f"{what or 'the upgrade failed'}: {why}", hint)
+    return Point(f"{what or 'the upgrade failed'}: {why}", hint)
 
 
-def _left_half_way(facts: Facts) -> Iterator[_Point]:
+def _left_half_way(facts: Facts) -> Iterator[Point]:
     names = _newly_half_configured(facts)
     if names:
-        yield _Point(
+        yield Point(
             f"the package manager left {some(names)} half-configured",
             "the transcript of the upgrade names the maintainer script that failed",
         )
@@ -137,9 +135,9 @@ def _newly_half_configured(facts: Facts) -> list[str]:
     return sorted(names)
 
 
-def _broken_kernel(facts: Facts) -> Iterator[_Point]:
+def _broken_kernel(facts: Facts) -> Iterator[Point]:
     wanted = facts.expectations.kernel
-    seen = _last_observation(facts)
+    seen = last_observation(facts)
     if wanted is None or seen is None or (wanted == "newest" and not seen.kernels):
         return
     what = {"newest": "the newest installed ", "unchanged": "it unchanged at "}.get(wanted, "")
@@ -152,47 +150,60 @@ def _broken_kernel(facts: Facts) -> Iterator[_Point]:
         release = facts.before.kernel
     if seen.kernel != release:
         after = "" if facts.reboot else " (no reboot was made)"
-        yield _Point(
+        yield Point(
             f"the guest runs kernel {seen.kernel}, expected {what}{release}{after}",
             "look at the boot loader's default entry, and whether the host supplies the kernel",
         )
 
 
-def _broken_package_expectations(facts: Facts) -> Iterator[_Point]:
-    changes = _package_changes(facts)
+def _broken_package_expectations(facts: Facts) -> Iterator[Point]:
+    changes = package_changes(facts)
     hint = "correct `expect` in the scenario, or what is asked of the upgrade"
     for pattern in facts.expectations.must_change:
         if not any(c.new is not None and _matches(pattern, c) for c in changes):
-            yield _Point(f"{pattern} had to change and did not", hint)
+            yield Point(f"{pattern} had to change and did not", hint)
     for pattern in facts.expectations.must_not_change:
         hit = [c for c in changes if _matches(pattern, c)]
         if hit:
-            yield _Point(f"{some([say(c) for c in hit])}, and {pattern} must not change", hint)
+            yield Point(f"{some([say(c) for c in hit])}, and {pattern} must not change", hint)
 
 
-def _regressions(facts: Facts) -> Iterator[_Point]:
-    broke = _checks(facts, Effect.BROKE)
+def _regressions(facts: Facts) -> Iterator[Point]:
+    broke = [one for one in checks(facts, Effect.BROKE) if not excuse(facts, one.name)]
     if not broke:
         return
     results = [change.after for change in broke if change.after is not None]
-    first, when = results[0], since(_package_changes(facts), results[0])
+    first, when = results[0], since(package_changes(facts), results[0])
     what = f"{short(first.name)}, which held before, fails {when}"
     if len(results) > 1:
         what = f"{len(results)} checks that held before fail {when}; first {short(first.name)}"
-    yield _Point(
-        what + because(first),
-        "rehearse again with --keep and enter the clone to look",
-    )
-    for result in results[1:]:
-        yield _Point(f"{short(result.name)} held before and fails after{because(result)}")
+    likely, what, told = causes(facts), what + because(first), 1
+    if likely:
+        others = "1 check" if len(results) == 1 else f"{len(results)} checks"
+        fail = "fails" if len(results) == 1 else "fail"
+        what, told = f"{likely[0].text} ({others} that held before {fail})", 0
+    yield Point(what, "rehearse again with --keep and enter the clone to look")
+    yield from _told_causes(facts)
+    for result in results[told:]:
+        yield Point(f"{short(result.name)} held before and fails after{because(result)}")
 
 
-def _hang(facts: Facts) -> Iterator[_Point]:
+def _told_causes(facts: Facts) -> Iterator[Point]:
+    """What ties the likely causes to what broke; the first one's text is told elsewhere."""
+    for number, cause in enumerate(causes(facts)):
+        tie = f"{cause.package or cause.unit}: {'; '.join(cause.evidence)}"
+        if number == 0 and cause.evidence:
+            yield Point(f"the likely cause is {tie}")
+        elif number:
+            yield Point(f"less likely: {cause.text}" + (f" ({tie})" if cause.evidence else ""))
+
+
+def _hang(facts: Facts) -> Iterator[Point]:
     before, after = facts.checks_before, facts.checks_after
     if not before or not after or before.end is not CheckEnd.COMPLETE:
         return
-    if after.end is CheckEnd.TIMEOUT:
-        yield _Point(
+    if after.end is CheckEnd.TIMEOUT and not hangs_alike(facts):
+        yield Point(
             "a check that ended before hangs after the upgrade"
             + (f": {after.message}" if after.message else ""),
             "rehearse again with --keep and enter the clone to look",
@@ -202,39 +213,39 @@ def _hang(facts: Facts) -> Iterator[_Point]:
 # --- the request or the sandbox, not the upgrade ------------------------------------------------
 
 
-def _trouble_point(trouble: Trouble) -> _Point:
+def _trouble_point(trouble: Trouble) -> Point:
     message = trouble.message or "the rehearsal ended early"
     where = f" (in phase {trouble.phase.value})" if trouble.blame is Verdict.ERROR else ""
-    return _Point(message + where, trouble.hint)
+    return Point(message + where, trouble.hint)
 
 
-def _impossible(upgrade: UpgradeLog) -> _Point:
-    return _Point(
+def _impossible(upgrade: UpgradeLog) -> Point:
+    return Point(
         upgrade.error or f"{upgrade.requested} does not exist in the guest's package sources",
         "correct the package's name or version in the scenario",
     )
 
 
-def _unavailable(upgrade: UpgradeLog) -> _Point:
-    return _Point(
+def _unavailable(upgrade: UpgradeLog) -> Point:
+    return Point(
         f"the package sources did not answer: {upgrade.error or 'no more is known'}",
         "nothing is known of the upgrade: try again when the mirror answers",
     )
 
 
-def _lost_connections(facts: Facts) -> Iterator[_Point]:
+def _lost_connections(facts: Facts) -> Iterator[Point]:
     for session, when in ((facts.checks_before, "before"), (facts.checks_after, "after")):
         if session and session.end is CheckEnd.CONNECTION_LOST:
             detail = f": {session.message}" if session.message else ""
-            yield _Point(
-                f"{_ENDED[session.end]} {when} the upgrade{detail}",
+            yield Point(
+                f"{ENDED[session.end]} {when} the upgrade{detail}",
                 "nothing is known of the upgrade: rehearse again",
             )
 
 
-def _missing(facts: Facts, ended_early: bool) -> Iterator[_Point]:
+def _missing(facts: Facts, ended_early: bool) -> Iterator[Point]:
     hint = "this is a fault of the sandbox: rehearse again, and report it if it stays"
-    look_again = not ended_early and not _stopped_with_nothing(facts)
+    look_again = not ended_early and not stopped_with_nothing(facts) and not stuck_alike(facts)
     absent = [
         name
         for name, known in (
@@ -248,9 +259,9 @@ def _missing(facts: Facts, ended_early: bool) -> Iterator[_Point]:
         if not known
     ]
     if absent:
-        yield _Point(f"the rehearsal did not record {some(absent)}", hint)
+        yield Point(f"the rehearsal did not record {some(absent)}", hint)
     if facts.reboot and _is_same_boot(facts):
-        yield _Point("a reboot was recorded, but the boot id did not change", hint)
+        yield Point("a reboot was recorded, but the boot id did not change", hint)
 
 
 def _is_same_boot(facts: Facts) -> bool:
@@ -262,84 +273,21 @@ def _is_same_boot(facts: Facts) -> bool:
     return any(old and old == new for old, new in pairs)
 
 
-# --- nobody may conclude that the upgrade is safe -----------------------------------------------
-
-
-def _doubts_before(facts: Facts) -> Iterator[_Point]:
-    session = facts.checks_before
-    if session is None:
-        return
-    if session.end is not CheckEnd.COMPLETE:
-        detail = f": {session.message}" if session.message else ""
-        yield _Point(
-            f"{_ENDED[session.end]} before the upgrade{detail}",
-            "repair the check, then rehearse again",
-        )
-    broken = _checks(facts, Effect.WAS_BROKEN)
-    for change in broken:
-        if change.before:
-            yield _Point(
-                f"{short(change.name)} failed already before the upgrade"
-                f"{because(change.before)}{_since_then(change)}",
-                "repair the guest or the check, then rehearse again",
-            )
-    if not broken and not any(change.held_before for change in _compared(facts)):
-        what = "every check was skipped" if session.results else "no check ran"
-        yield _Point(
-            f"{what} before the upgrade: there is nothing to compare with",
-            "put test_*.py beside the scenario, or name shared checks under `checks`",
-        )
-
-
-def _doubts_after(facts: Facts) -> Iterator[_Point]:
-    session, upgrade = facts.checks_after, facts.upgrade
-    if upgrade and upgrade.status is UpgradeStatus.NOTHING and not facts.expectations.allow_nothing:
-        yield _Point(
-            "there was nothing to upgrade, and the scenario asks for a change",
-            "check the guest's package sources, or set expect.nothing_to_upgrade in the scenario",
-        )
-    seen = _last_observation(facts)
-    if facts.expectations.kernel == "newest" and seen and not seen.kernels:
-        yield _Point(
-            "no installed kernel was found in the guest, so the newest is not known",
-            "name the expected release, or drop the demand on the kernel",
-        )
-    if session is None:
-        return
-    if session.end is not CheckEnd.COMPLETE:
-        detail = f": {session.message}" if session.message else ""
-        yield _Point(
-            f"{_ENDED[session.end]} after the upgrade{detail}",
-            "rehearse again with --keep and run the checks by hand",
-        )
-    if lost := [short(change.name) for change in _checks(facts, Effect.LOST)]:
-        yield _Point(
-            f"{some(lost)} held before and gave no answer after the upgrade",
-            "a check has to run on both sides to prove anything",
-        )
-    for change in _checks(facts, Effect.UNPROVEN):
-        yield _Point(
-            f"{short(change.name)} fails after the upgrade, and was not judged before"
-            + (because(change.after) if change.after else ""),
-            "find out whether it held before: rehearse again with a check that runs on both sides",
-        )
-
-
-def _held(facts: Facts) -> _Point:
-    changes = _package_changes(facts)
-    before = sum(change.held_before for change in _compared(facts))
-    seen = _last_observation(facts)
+def _held(facts: Facts) -> Point:
+    changes = package_changes(facts)
+    before = sum(change.held_before for change in compared(facts))
+    seen = last_observation(facts)
     kernel = f", kernel {seen.kernel} runs" if seen and seen.kernel else ""
     if facts.upgrade and facts.upgrade.status is UpgradeStatus.NOTHING:
-        return _Point(f"nothing to upgrade, {before} of {before} checks hold{kernel}")
+        return Point(f"nothing to upgrade, {before} of {before} checks hold{kernel}")
     what = f"{count(len(changes), 'package')} applied" if changes else "the upgrade was applied"
-    held = len(_checks(facts, Effect.HOLDS))
-    return _Point(f"{what}, {held} of {before} checks hold after{kernel}")
+    held = len(checks(facts, Effect.HOLDS))
+    return Point(f"{what}, {held} of {before} checks hold after{kernel}")
 
 
 def _notes(facts: Facts) -> Iterator[str]:
     """What a person should know whatever the verdict."""
-    upgrade, before, after = facts.upgrade, facts.before, _last_observation(facts)
+    upgrade, before, after = facts.upgrade, facts.before, last_observation(facts)
     if upgrade:
         if upgrade.conffiles:
             names = some([c.path for c in upgrade.conffiles])
@@ -348,6 +296,10 @@ def _notes(facts: Facts) -> Iterator[str]:
             yield f"on hold, so not upgraded: {some(upgrade.held)}"
         if upgrade.kept_back:
             yield f"upgradable, but not in this set: {some(upgrade.kept_back)}"
+    if facts.control and facts.control.missing:
+        yield f"not compared with a twin that is not upgraded: {facts.control.missing}"
+    for name in flaky(facts):
+        yield f"{short(name)} is flaky: on the twin it held {on_twin(facts, name)}"
     if before and before.not_configured:
         names = some(before.not_configured)
         yield f"half-configured before the upgrade already: {names}"
@@ -359,39 +311,6 @@ def _notes(facts: Facts) -> Iterator[str]:
         yield f"clean-up: {facts.trouble.message}"
 
 
-# --- helpers ------------------------------------------------------------------------------------
-
-
-def _stopped_with_nothing(facts: Facts) -> bool:
-    """Nothing was upgraded and the recipe saw no need to look again: before is also after."""
-    nothing = facts.upgrade is not None and facts.upgrade.status is UpgradeStatus.NOTHING
-    return nothing and not facts.reboot and not facts.after and not facts.checks_after
-
-
-def _last_observation(facts: Facts) -> Observation | None:
-    return facts.after or (facts.before if _stopped_with_nothing(facts) else None)
-
-
-def _compared(facts: Facts) -> tuple[CheckChange, ...]:
-    return compare_checks(facts.checks_before, facts.checks_after)
-
-
-def _checks(facts: Facts, effect: Effect) -> list[CheckChange]:
-    return [change for change in _compared(facts) if change.effect is effect]
-
-
-def _package_changes(facts: Facts) -> tuple[PackageChange, ...]:
-    """What really changed; what the simulation announced when nobody could look afterwards."""
-    if facts.before and facts.after:
-        return compare(facts.before, facts.after).packages
-    return facts.upgrade.changes if facts.upgrade else ()
-
-
 def _matches(pattern: str, change: PackageChange) -> bool:
     name = change.name
     return fnmatchcase(name, pattern) or fnmatchcase(f"{name}:{change.architecture}", pattern)
-
-
-def _since_then(change: CheckChange) -> str:
-    passed = change.after is not None and change.after.outcome is Outcome.PASSED
-    return "; it holds after" if passed else ""

@@ -55,13 +55,16 @@ def run_checks(
     work_dir: Path,
     deadline: Deadline,
     on_result: Callable[[CheckResult], None],
+    only: Sequence[str] = (),
+    log: str = "",
 ) -> CheckSession:
     """Run ``files`` (the scenario's own) and ``shared`` checks against ``host`` of ``ssh_config``.
 
     ``host`` must have a live master connection (ControlPath): every command goes through it.
     ``baseline`` is the observation before the upgrade, None in the before-phase. ``work_dir`` is
-    the run's folder, the same in both phases; it gets ``checks-<phase>.log``. ``on_result`` is
-    called for each result as it comes. How the session ended is in the result; raises
+    the run's folder, the same in both phases; it gets ``checks-<phase>.log``, or one of the name
+    that ``log`` states. ``on_result`` is called for each result as it comes. ``only``: of these
+    checks, by name. How the session ended is in the result; raises
     :class:`~sandbox.errors.DeadlineExceeded` only when no time is left to begin with.
     """
     started = time.monotonic()
@@ -89,8 +92,14 @@ def run_checks(
         current=current,
         settings=settings,
         seconds=deadline.remaining(),
+        log=log or f"checks-{phase}",
+        only=tuple(only),
     )
     return _Session(job, deadline, on_result).run(started)
+
+
+def ignore_result(_result: CheckResult) -> None:
+    """For checks that nobody watches."""
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:
@@ -107,7 +116,7 @@ class _Session:
         self._deadline = deadline
         self._on_result = on_result
         self._folder = Path(job.work_dir)
-        self._log = self._folder / f"checks-{job.phase}.log"
+        self._log = self._folder / f"{job.log}.log"
         self._transcript = Transcript(job.token, on_result)
         self._garbled = ""
         self._timed_out = False
@@ -136,7 +145,7 @@ class _Session:
     @contextmanager
     def _child(self, mark: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         """Start the checks' process; whatever happens, its process group does not outlive us."""
-        job_file = self._folder / f"checks-{self._job.phase}.json"
+        job_file = self._folder / f"{self._job.log}.json"
         write_private(job_file, self._job.model_dump_json().encode())
         write_private(self._log, b"")
         (self._folder / TEMPORARY).mkdir(mode=0o700, exist_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sandbox.errors import RequestError
-from sandbox.settings import SERVICE_PREFIX, Settings, read_settings
+from sandbox.settings import SERVICE_PREFIX, Settings, one_of, read_settings
 
 VARIABLES = {
     "DATABASE": "SQLAlchemy URL of the truth (default: SQLite in SANDBOX_STATE)",
@@ -143,7 +143,12 @@ def read_service_settings(
         keep_bytes=_bytes(given, "KEEP_BYTES", 0),
         keep_free=_bytes(given, "KEEP_FREE", ServiceSettings.keep_free),
         notify=tuple(given.get("NOTIFY", "").split()),
-        notify_on=_one_of(given, "NOTIFY_ON", ("change", "every", "never")),
+        notify_on=one_of(
+            given.get("NOTIFY_ON", ""),
+            ("change", "every", "never"),
+            f"{SERVICE_PREFIX}NOTIFY_ON",
+            VARIABLES["NOTIFY_ON"],
+        ),
         metrics=given.get("METRICS", ""),
         executor=given.get("EXECUTOR") or "rehearsal",
         api_listen=given.get("API_LISTEN") or ServiceSettings.api_listen,
@@ -199,16 +204,6 @@ def _number(given: Mapping[str, str], name: str, default: float, least: float = 
             f"{SERVICE_PREFIX}{name} is no number from {least:g} on: {text!r}", VARIABLES[name]
         )
     return number
-
-
-def _one_of(given: Mapping[str, str], name: str, words: tuple[str, ...]) -> str:
-    """The first of the words is the default."""
-    word = given.get(name) or words[0]
-    if word not in words:
-        raise RequestError(
-            f"{SERVICE_PREFIX}{name} is none of {', '.join(words)}: {word!r}", VARIABLES[name]
-        )
-    return word
 
 
 def _bytes(given: Mapping[str, str], name: str, default: int) -> int:

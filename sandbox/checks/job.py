@@ -29,6 +29,8 @@ class Job(Record):
     current: Observation
     settings: CheckSettings
     seconds: float
+    log: str  # the name of its log, without a suffix
+    only: tuple[str, ...] = ()  # checks by name; empty: all of them
 
     @property
     def connection(self) -> Connection:

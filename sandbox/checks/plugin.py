@@ -104,7 +104,12 @@ class ChecksPlugin:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if item.get_closest_marker(NOTHING) is None]
+        only = self._job.only
+        items[:] = [
+            item
+            for item in items
+            if item.get_closest_marker(NOTHING) is None and (not only or self._name(item) in only)
+        ]
 
     # --- collecting ------------------------------------------------------------------------
 

@@ -102,6 +102,7 @@ def _brief(console: Console, shown: View) -> None:
     lines += differences[:_NAMED]
     if len(differences) > _NAMED:
         lines.append(f"… and {len(differences) - _NAMED} more differences")
+    lines += [shown.twin] if shown.twin else []
     if shown.record.source and shown.record.source.untouched:
         lines.append(f"source untouched: {', '.join(shown.record.source.untouched)}")
     _title(console, "In short")
@@ -188,6 +189,7 @@ def _source(console: Console, shown: View) -> None:
     _title(console, f"Source: {one_line(source.name)} on {one_line(source.host)}")
     paused = f"paused for {source.paused_ms:.0f} ms" if source.paused_ms else "not paused"
     lines = [f"{source.kind}, {source.method}, {source.consistency}, {paused}"]
+    lines += [shown.twin] if shown.twin else []
     lines += [f"cost to production: {warning}" for warning in source.warnings]
     lines += [f"untouched: {proof}" for proof in source.untouched]
     lines += [f"not cloned: {device}" for device in source.dropped]

@@ -10,9 +10,17 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from sandbox.differences import CheckChange, Differences, Effect, compare, compare_checks
-from sandbox.records import PackageChange, RunRecord, UpgradeStatus, Verdict
+from sandbox.differences import (
+    CheckChange,
+    Differences,
+    Effect,
+    compare,
+    compare_checks,
+    without_drift,
+)
+from sandbox.records import Facts, PackageChange, RunRecord, UpgradeStatus, Verdict
 from sandbox.report.clean import clean, one_line, tail_lines
+from sandbox.wording import count
 
 CONSOLE_LINES = 200
 TRANSCRIPT_LINES = 80
@@ -99,6 +107,22 @@ class View:
         return _WORDS[effect][many]
 
     @property
+    def twin(self) -> str:
+        """How the clone was compared with its twin; "" where nobody wanted one."""
+        control = self.record.facts.control
+        if control is None:
+            return ""
+        if control.missing:
+            return f"not compared with a twin that is not upgraded: {control.missing}"
+        before, after = len(control.checks_before), len(control.checks_after)
+        rounds = f"checks there: {before} times before"
+        if after:
+            rounds += f", {after} times after {'a reboot' if control.reboot else 'that'}"
+        drift = self.differences.drift if self.differences else 0
+        left = f"; left out, since it happened there, too: {count(drift, 'difference')}"
+        return f"compared with a twin that was not upgraded; {rounds}{left if drift else ''}"
+
+    @property
     def shows_console(self) -> bool:
         """Whether the console tells why the guest could not be looked at to the end."""
         upgrade = self.record.facts.upgrade
@@ -123,9 +147,8 @@ def view(record: RunRecord, run_dir: Path) -> View:
     """Sanitise ``record`` and work out what its reports have in common."""
     # Compared as they are and cleaned afterwards: two texts may differ only in what is cut.
     facts, shown = record.facts, clean(record)
-    differences = (
-        clean(compare(facts.before, facts.after)) if facts.before and facts.after else None
-    )
+    compared = compare_with_twin(facts)
+    differences = clean(compared) if compared else None
     checks = [clean(c) for c in compare_checks(facts.checks_before, facts.checks_after)]
     return View(
         record=shown,
@@ -138,6 +161,16 @@ def view(record: RunRecord, run_dir: Path) -> View:
         packages_word=_packages_word(shown, differences),
         console=_console(record, run_dir),
     )
+
+
+def compare_with_twin(facts: Facts) -> Differences | None:
+    """What the upgrade changed; None where nobody looked twice."""
+    if not facts.before or not facts.after:
+        return None
+    found, twin = compare(facts.before, facts.after), facts.control
+    if twin is None or not twin.before or not twin.after:
+        return found
+    return without_drift(found, compare(twin.before, twin.after))
 
 
 def headline(record: RunRecord) -> str:

@@ -17,6 +17,7 @@ from sandbox.scenario import values
 from sandbox.scenario.model import (
     SHARED_CHECKS,
     Checks,
+    ControlPolicy,
     Deadlines,
     Expect,
     Image,
@@ -58,6 +59,7 @@ class Scenario:
     own_checks: tuple[Path, ...]
     shared_checks: tuple[Path, ...]
     schedule: Schedule | None = None  # for the service: when it runs by itself
+    control: ControlPolicy | None = None  # None: as the settings have it
 
     @property
     def reboot(self) -> RebootPolicy:
@@ -117,6 +119,7 @@ def load_scenario(path: Path, *, shared: Path, require_source: bool = False) -> 
         own_checks=tuple(_own_checks(folder)),
         shared_checks=tuple(dict.fromkeys(roots.shared[name] for name in names)),
         schedule=parsed.schedule,
+        control=parsed.control,
     )
 
 

@@ -36,6 +36,7 @@ SHARED_CHECKS = (
 )
 ImageFormat = Literal["qcow2", "raw", "vmdk", "vhdx", "vpc"]
 RebootPolicy = Literal["always", "if-needed", "never"]
+ControlPolicy = Literal["auto", "always", "never"]
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
@@ -369,6 +370,11 @@ class ScenarioFile(Section):
     upgrade: Upgrade = Field(description="what is rehearsed, e.g. {what: security}")
     reboot: RebootPolicy | None = Field(
         default=None, description="default if-needed; with what: kernel always"
+    )
+    control: ControlPolicy | None = Field(
+        default=None,
+        description="a twin of the clone that is not upgraded, to tell what the upgrade did from "
+        "what happens anyway; default: where the host has the memory",
     )
     checks: Checks = Field(default=Checks(), description="what must hold before and after")
     deadlines: Deadlines = Field(default=Deadlines(), description="how long each phase may take")

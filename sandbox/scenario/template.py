@@ -110,7 +110,8 @@ upgrade:
   # files: [nginx-local.deb]   # beneath this folder
   # repositories:              # proposed for this rehearsal only
   #   - deb [trusted=yes] https://mirror.example/debian bookworm-proposed main
-# reboot: if-needed            # always, if-needed or never""".splitlines()
+# reboot: if-needed            # always, if-needed or never
+# control: auto                # a twin that is not upgraded: always, auto or never""".splitlines()
 
 _REST = """\
 # deadlines: {boot: 5m, upgrade: 1h, reboot: 10m}

@@ -12,7 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from sandbox.deadline import Deadline
@@ -22,6 +22,7 @@ from sandbox.hypervisors import Mark
 from sandbox.hypervisors.clone_devices import CloneDisk
 from sandbox.records import Disk
 from sandbox.volumes import MadeDisks, host_space, lvm
+from sandbox.volumes.pausing import PAUSE
 
 # On the host: a folder a run with its mark and the places of its files, which lie on the file
 # system of what they are copies of.
@@ -47,6 +48,8 @@ class Step:
     command: tuple[str, ...]
     store: str
     warning: str = ""
+    twin: CloneDisk | None = None  # None: there cannot be one
+    twin_command: tuple[str, ...] = ()  # copies the copy, once the guest runs on
 
 
 class HostDisks:
@@ -60,10 +63,18 @@ class HostDisks:
         self._room = room  # bytes that have to be free beside image files
 
     def make(
-        self, name: str, running: bool, disks: Sequence[Disk], mark: Mark, deadline: Deadline
+        self,
+        name: str,
+        running: bool,
+        disks: Sequence[Disk],
+        mark: Mark,
+        deadline: Deadline,
+        *,
+        control: bool = False,
     ) -> MadeDisks:
         """Take all disks at one instant. ``name`` is the guest's, which is paused for that when
-        it runs and has several disks, or one in a file."""
+        it runs and has several disks, or one in a file. ``control``: a second time, if that can
+        be done without taking anything more from production."""
         files = [disk for disk in disks if disk.store != "lvm"]
         places = tuple(dict.fromkeys(_place(disk, mark.run) for disk in files))
         if files:
@@ -86,6 +97,10 @@ class HostDisks:
         for step in steps:
             if step.store == _REFLINK and step.disk.format == "qcow2":
                 self._pin_base(step, deadline)
+        twins = tuple(step.twin for step in steps if step.twin is not None)
+        control = control and len(twins) == len(steps)
+        if control:
+            self._make_twins(steps, deadline)
         stores = tuple(dict.fromkeys(step.store for step in steps))
         return MadeDisks(
             disks=tuple(step.clone for step in steps),
@@ -94,7 +109,12 @@ class HostDisks:
             paused_ms=paused,
             warnings=tuple(step.warning for step in steps if step.warning),
             allocated=sum(self._allocated(s.clone, deadline) for s in steps if s.store == _EXPORT),
+            twins=twins if control else (),
         )
+
+    def _make_twins(self, steps: Sequence[Step], deadline: Deadline) -> None:
+        script = "\n".join(f"{shlex.join(step.twin_command)} || exit" for step in steps)
+        self._host.run(["sh", "-s"], deadline, input=f"(\n{script}\n) </dev/null\n".encode())
 
     def _step(
         self,
@@ -117,7 +137,15 @@ class HostDisks:
                 disk.path,
                 copy,
             )
-            return Step(disk, _clone(disk, copy, disk.format), argv, _REFLINK)
+            twin = str(place / f"{disk.target}.control.{disk.format}")
+            return Step(
+                disk,
+                _clone(disk, copy, disk.format),
+                argv,
+                _REFLINK,
+                twin=_clone(disk, twin, disk.format),
+                twin_command=("cp", "--reflink=always", "--", copy, twin),
+            )
         if running:
             raise RequestError(
                 f"disk {disk.target} ({disk.path}) is a file of a running guest on a file system "
@@ -127,7 +155,15 @@ class HostDisks:
         copy = str(place / f"{disk.target}.overlay.qcow2")
         socket = str(FOLDER / mark.run / f"{disk.target}.sock")  # short, and fit for a URL
         argv = ("sh", "-c", _SERVE, "sh", socket, _image_options(disk), copy, str(disk.size))
-        return Step(disk, _clone(disk, copy, "qcow2"), argv, _EXPORT)
+        twin = str(place / f"{disk.target}.control.qcow2")
+        return Step(
+            disk,
+            _clone(disk, copy, "qcow2"),
+            argv,
+            _EXPORT,
+            twin=_clone(disk, twin, "qcow2"),
+            twin_command=("cp", "--", copy, twin),
+        )
 
     def _pin_base(self, step: Step, deadline: Deadline) -> None:
         """A copy lies in another folder: the base of its original may have a relative name."""
@@ -183,12 +219,21 @@ def _snapshot(disk: Disk, mark: Mark, survey: lvm.Survey) -> Step:
             "every changed block twice; a thin pool has no such cost"
         )
     path = f"/dev/{origin.group}/{name}"
-    return Step(
+    step = Step(
         disk,
         _clone(disk, path, "block"),
         tuple(lvm.snapshot_command(origin, name, mark)),
         THIN if origin.pool else THICK,
         warning,
+    )
+    if not origin.pool:
+        return step  # a second one would have production write every block three times
+    copy = replace(origin, name=name)
+    twin = f"{name}-control"
+    return replace(
+        step,
+        twin=_clone(disk, f"/dev/{origin.group}/{twin}", "block"),
+        twin_command=tuple(lvm.snapshot_command(copy, twin, mark)),
     )
 
 
@@ -264,48 +309,13 @@ def _image_options(disk: Disk) -> str:
 def _script(steps: Sequence[Step]) -> str:
     """The host's script: `$1` is the guest to pause, or nothing; `$2` for how long at most."""
     commands = "\n".join(f"{shlex.join(step.command)} || exit" for step in steps)
-    return f"""{_PAUSE}
+    return f"""{PAUSE}
 (
 begin "$1" "$2"
 {commands}
 end
 ) </dev/null
 """
-
-
-# Xen counts pauses: one that somebody else ordered outlives ours, if ours is undone just once.
-_PAUSE = """begin() {
-    guest=$1 seconds=$2 paused= watchdog=
-    [ -n "$guest" ] || return 0
-    id=$(xl domid "$guest") || exit  # to xl's other verbs a name of digits is an id
-    # Whatever ends this script, and if nothing does: production runs on.
-    trap 'run_on && stop_watchdog' EXIT
-    trap 'exit 1' HUP INT TERM PIPE
-    setsid sh -c 'sleep "$2"; xl unpause "$1"' sh "$id" "$seconds" >/dev/null 2>&1 </dev/null &
-    watchdog=$!
-    start=$(date +%s%N)
-    paused=yes
-    xl pause "$id" || { paused=; exit 1; }
-}
-run_on() {
-    [ -z "$paused" ] || xl unpause "$id"
-}
-stop_watchdog() {
-    kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null
-    wait "$watchdog"
-    [ "$?" -gt 128 ]
-}
-end() {
-    [ -n "$guest" ] || return 0
-    run_on || exit
-    stop=$(date +%s%N) paused=
-    trap - EXIT
-    stop_watchdog || {
-        echo "the copies took longer than $seconds s: the guest ran on meanwhile" >&2
-        exit 1
-    }
-    echo "paused-ns $((stop - start))"
-}"""
 
 
 def remove(host: Host, run: str, deadline: Deadline) -> tuple[str, ...]:

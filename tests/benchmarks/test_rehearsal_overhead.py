@@ -34,7 +34,7 @@ from sandbox.store import Store
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]
 
 SCENARIO = shipped_scenarios() / "security"
-MOST = 1.10
+MOST, MOST_WITH_TWIN = 1.10, 1.4
 HAND, PRODUCT = "by hand", "product"
 TURNS = (HAND, PRODUCT, PRODUCT, HAND)  # what warms up is of use to both
 SECONDS = 3600.0
@@ -76,6 +76,38 @@ def test_whole_rehearsal_against_by_hand(
             seconds={PRODUCT: total, HAND: hand} | phases | steps,
             note=f"means of {len(hands)}, by turns ({said}); {hands[0].changed} packages; the"
             f" product's checks took {sum(session.seconds for session in checks if session):.1f} s",
+        )
+    )
+
+
+def test_the_twin_against_none(results: Results, base_image: DemoImage, state: Path) -> None:
+    """A twin boots, reboots and is checked on the processors that its clone has for itself else."""
+    read_once(base_image.path)
+    by_product(base_image, state, "never")  # warms the packages up
+    took: dict[str, list[float]] = {"never": [], "always": []}
+    for control in ("never", "always", "always", "never"):
+        seconds, record, _machine = by_product(base_image, state, control)
+        took[control].append(seconds)
+        assert record.decision is not None
+        assert record.decision.verdict is Verdict.PASS, record.decision.reason
+        twin = record.facts.control
+        assert (twin is not None) is (control == "always")
+        if twin is not None:
+            assert twin.missing == ""
+            assert len(twin.checks_before) > 1
+            assert twin.checks_after
+    alone, both = statistics.mean(took["never"]), statistics.mean(took["always"])
+    each = "; ".join(
+        f"{way} {' '.join(f'{t:.0f}' for t in found)} s" for way, found in took.items()
+    )
+    results.add(
+        Measurement(
+            name="rehearsal-with-twin",
+            what="a whole rehearsal with a twin against one without",
+            ratio=both / alone,
+            most=MOST_WITH_TWIN,
+            seconds={"with a twin": both, "without": alone},
+            note=f"means of 2, by turns (control: {each}), on {os.cpu_count()} processors",
         )
     )
 
@@ -133,15 +165,20 @@ def by_hand(hypervisor: Hypervisor, image: DemoImage, state: Path) -> tuple[ByHa
         return done, proxy.statistics.fetched
 
 
-def by_product(image: DemoImage, state: Path) -> tuple[float, RunRecord, str]:
-    """The command as a user gives it: its wall-clock time, its record, the clone's XML."""
+def by_product(
+    image: DemoImage, state: Path, control: str = "never"
+) -> tuple[float, RunRecord, str]:
+    """The command as a user gives it: its wall-clock time, its record, the clone's XML.
+
+    ``control``: whether there is a twin. Nobody boots one by hand.
+    """
     started = time.monotonic()
     subprocess.run(
         [
             *(str(Path(sys.executable).with_name("sandbox")), "run", str(SCENARIO)),
             *("--image", str(image.path), "--format", "qcow2", "--key", str(image.key)),
         ],
-        env=os.environ | {"SANDBOX_STATE": str(state)},
+        env=os.environ | {"SANDBOX_STATE": str(state), "SANDBOX_CONTROL": control},
         timeout=SECONDS,
         check=False,  # the verdict, and with it the exit code, is in the record
     )

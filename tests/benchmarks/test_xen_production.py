@@ -144,6 +144,7 @@ def test_production_writes_while_it_is_rehearsed(
         uri=host.uri,
         upstream_proxy=archive.url,
         proxy_allow=(SOURCE,),
+        control="never",
     )
     folder = tmp_path / "scenarios"
     folder.mkdir()

@@ -229,6 +229,7 @@ def _service(lab: Lab, postgres: Postgres, redis: Redis, folder: Path) -> Iterat
     url, settings = postgres.new_database(), lab.settings
     environment = {n: v for n, v in os.environ.items() if not n.startswith("SANDBOX_")} | {
         "SANDBOX_STATE": str(settings.state),
+        "SANDBOX_CONTROL": settings.control,
         "SANDBOX_CACHE": str(settings.cache),
         "SANDBOX_URI": "qemu:///system",
         "SANDBOX_SERVICE_DATABASE": url,

@@ -39,8 +39,9 @@ class Bridged(FakeHypervisor):
 
     def destroy_network(self, name: str, run: str) -> bool:
         there = super().destroy_network(name, run)
-        if there:
-            _ip("link", "del", network.names(run).bridge)
+        for made in (network.names(run), network.names(run, control=True)):
+            if there and made.name == name:
+                _ip("link", "del", made.bridge)
         return there
 
 
@@ -105,9 +106,10 @@ class Stage:
         found += [str(folder.clone) for folder in self.folders if folder.clone.exists()]
         tables = run_program(["nft", "list", "tables"], Deadline(20, "nft")).stdout
         for folder in self.folders:
-            names = network.names(folder.id)
-            found += [names.table] if names.table in tables else []
-            found += [names.bridge] if Path(f"/sys/class/net/{names.bridge}").exists() else []
+            for control in (False, True):
+                names = network.names(folder.id, control=control)
+                found += [names.table] if names.table in tables else []
+                found += [names.bridge] if Path(f"/sys/class/net/{names.bridge}").exists() else []
             found += commands_with(str(folder.clone))
         return found
 

@@ -249,6 +249,7 @@ def test_names_do_not_depend_on_where_the_scenario_lies() -> None:
             baseline=Observation(boot_id="", kernel=""),
             current=Observation(boot_id="", kernel=""),
             settings=CheckSettings(),
+            log="checks-before",
             seconds=1,
         )
 

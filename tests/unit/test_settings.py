@@ -33,6 +33,7 @@ def test_every_variable_counts(tmp_path: Path) -> None:
         "SANDBOX_SCENARIOS": str(tmp_path),
         "SANDBOX_UPSTREAM_PROXY": "http://proxy.example:3128",
         "SANDBOX_PROXY_ALLOW": "http://a.example/debian  http://b.example/debian",
+        "SANDBOX_CONTROL": "always",
     }
     assert set(values) == set(VARIABLES), "a variable without a test"
     assert read_settings(values) == Settings(
@@ -43,6 +44,7 @@ def test_every_variable_counts(tmp_path: Path) -> None:
         scenarios=(tmp_path.resolve(),),
         upstream_proxy="http://proxy.example:3128",
         proxy_allow=("http://a.example/debian", "http://b.example/debian"),
+        control="always",
     )
 
 
@@ -58,6 +60,7 @@ def test_an_empty_variable_is_one_that_is_not_set(
     [
         ("SANDBOX_STAT", "/srv"),
         ("SANDBOX_STATE", "state"),
+        ("SANDBOX_CONTROL", "sometimes"),
         ("SANDBOX_CACHE", "./cache"),
         ("SANDBOX_STATE", "/" + "x" * 60),
         ("SANDBOX_SCENARIOS", "/nonexistent"),

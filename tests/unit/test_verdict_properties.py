@@ -11,6 +11,7 @@ from sandbox.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
+    Control,
     Decision,
     Expectations,
     Facts,
@@ -63,6 +64,17 @@ logs = st.builds(
     failed_package=words,
     not_configured=st.sampled_from([(), (), ("b",)]),
 )
+reboots = st.builds(Reboot, happened=st.booleans(), message=words)
+rounds = st.lists(sessions, max_size=3).map(tuple)
+controls = st.builds(
+    Control,
+    missing=st.sampled_from(["", "", "no room"]),
+    before=st.none() | observations,
+    checks_before=rounds,
+    reboot=st.none() | reboots,
+    after=st.none() | observations,
+    checks_after=rounds,
+)
 troubles = st.builds(
     Trouble, blame=st.sampled_from(Verdict), phase=st.sampled_from(Phase), message=words
 )
@@ -79,9 +91,11 @@ any_facts = st.builds(
     before=st.none() | observations,
     checks_before=st.none() | sessions,
     upgrade=st.none() | logs,
-    reboot=st.none() | st.builds(Reboot, happened=st.booleans(), message=words),
+    reboot=st.none() | reboots,
     after=st.none() | observations,
     checks_after=st.none() | sessions,
+    checks_again=rounds,
+    control=st.none() | controls,
     trouble=st.none() | st.none() | troubles,
 )
 

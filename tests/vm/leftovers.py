@@ -28,8 +28,10 @@ def count(state: Path, runs: Iterable[str] = ()) -> Counter[str]:
     ``runs``: further ids, of runs whose records were removed.
     """
     ids = run_ids(state) | set(runs)
-    nets = [network.names(run_id) for run_id in ids]
-    domains, bridges = {domain_name(i) for i in ids}, {net.bridge for net in nets}
+    which = [(run_id, control) for run_id in ids for control in (False, True)]
+    nets = [network.names(run_id, control=control) for run_id, control in which]
+    domains = {domain_name(run_id, control=control) for run_id, control in which}
+    bridges = {net.bridge for net in nets}
     tables = {net.table for net in nets}
     commands = [line for line in _commands() if str(state) in line]
     found = Counter(

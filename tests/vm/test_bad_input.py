@@ -37,6 +37,7 @@ class Command:
             "SANDBOX_CACHE": str(self.settings.cache),
             "SANDBOX_UPSTREAM_PROXY": self.settings.upstream_proxy,
             "SANDBOX_PROXY_ALLOW": " ".join(self.settings.proxy_allow),
+            "SANDBOX_CONTROL": self.settings.control,
         }
         return subprocess.run(
             [sys.executable, "-m", "sandbox", *map(str, arguments)],

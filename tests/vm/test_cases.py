@@ -26,6 +26,7 @@ pytestmark = pytest.mark.vm
 
 ALL = "upgrade: {what: all}\n"
 MEMORY = "memory: 512MiB\n"
+TWIN = "control: always\n"
 LOOK = "def test_nginx_runs(host):\n    assert host.service('nginx').is_running\n"
 
 
@@ -65,13 +66,64 @@ def test_a_new_version_that_breaks_its_service_fails(
 ) -> None:
     archive.offer([])
     broken = build_broken_site(tmp_path)
-    record = lab.run(lab.scenario(ALL + MEMORY), upgrade=str(broken))
+    record = lab.run(lab.scenario(ALL + MEMORY + TWIN), upgrade=str(broken))
     assert verdict(record) is Verdict.FAIL
-    assert "nginx" in reason(record)
-    assert "\n" not in reason(record)
+    twin = record.facts.control
+    assert twin is not None
+    assert (twin.missing, twin.reboot) == ("", None)
+    for session in (*twin.checks_before, *twin.checks_after):
+        assert {result.outcome for result in session.results} == {Outcome.PASSED}
+    assert len(twin.checks_before) > 1
+    assert record.facts.checks_again, "nobody asked again"
+    assert reason(record).startswith("nginx.service does not run since web01-site 1.0 -> 2.0: ")
+    assert 'unknown directive "early_hints"' in reason(record)
+    assert record.decision is not None
+    assert [cause.package for cause in record.decision.causes] == [SITE_PACKAGE]
+    assert SITE_CONFIG in record.decision.causes[0].evidence[0]
     assert record.facts.upgrade is not None
     assert record.facts.upgrade.status is UpgradeStatus.APPLIED, "dpkg itself was content"
     assert render(record, lab.artifacts(record), "text").startswith("NO")
+
+
+def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
+    lab: Lab, archive: Archive, production: Production, tmp_path: Path
+) -> None:
+    """One check breaks with every reboot, upgraded or not; one fails every other time."""
+    archive.offer([_site_11(tmp_path)])
+    folder = lab.scenario(ALL + TWIN + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT)
+    record = lab.run(folder, guest=PRODUCTION)
+    assert verdict(record) is Verdict.INCONCLUSIVE, reason(record)
+    assert record.decision is not None
+    said = {text.split()[0]: text for text in (record.decision.reason, *record.decision.findings)}
+    assert "it fails on the twin, too" in said["test_survives"]
+    assert "asked again it held" in said["test_steady"]
+    twin = record.facts.control
+    assert twin is not None
+    assert twin.reboot is not None
+    assert twin.reboot.happened
+    assert twin.before is not None
+    assert twin.after is not None
+    assert record.facts.after is not None
+    assert record.facts.after.packages != twin.after.packages == twin.before.packages
+    assert record.source is not None
+    assert any("ran on" in proof for proof in record.source.untouched)
+    assert "compared with a twin" in render(record, lab.artifacts(record), "text")
+    names = {artifact.name for artifact in record.artifacts}
+    assert {"control-console.log", "control-checks-before-1.log"} <= names
+    assert all((lab.artifacts(record) / name).is_file() for name in names)
+
+
+NOT_ITS_FAULT = """
+def test_survives(host, phase):
+    if phase == "before":
+        host.run("touch /run/started-by-hand")
+    assert host.file("/run/started-by-hand").exists, "nobody started it"
+
+
+def test_steady(host):
+    times = int(host.check_output("echo >>/var/tmp/asked; wc -l </var/tmp/asked"))
+    assert times % 2, "not this time"
+"""
 
 
 def test_a_failing_maintainer_script_fails(lab: Lab, archive: Archive, tmp_path: Path) -> None:

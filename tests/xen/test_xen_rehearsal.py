@@ -139,6 +139,50 @@ BY_SCRIPT = "upgrade: {what: script, script: upgrade.sh}\nreboot: never\n"
 AT_WORK = "at-work"
 
 
+class Counting(Silent):
+    """Remembers which volumes of ours there are while the clone is upgraded."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.volumes: list[str] = []
+
+    def phase_started(self, phase: Phase, deadline: float) -> None:
+        if phase is Phase.UPGRADE:
+            self.volumes = self._host.run("lvs --noheadings -o lv_name @upgrade-sandbox").split()
+
+
+def test_a_running_guest_has_a_clone_and_its_twin(
+    xen: Xen, host: Host, capture: Callable[[], Seen]
+) -> None:
+    """Both from one instant, with the same addresses, and neither hears the other."""
+    scenario = xen.scenario(
+        BY_SCRIPT + "checks: {shared: []}\ncontrol: always\n", test_attack=CHECK
+    )
+    (scenario / "upgrade.sh").write_text("#!/bin/sh\n: >/root/upgraded\n")
+    counting = xen.progress = Counting(host)
+    before = host.domid(GUEST)
+    record = xen.run(scenario)
+    assert verdict(record) is Verdict.PASS, reason(record)
+    twin = record.facts.control
+    assert twin is not None
+    assert twin.missing == ""
+    assert twin.checks_before
+    assert twin.checks_after
+    assert twin.before is not None
+    assert record.facts.before is not None
+    assert twin.before.boot_id != record.facts.before.boot_id
+    assert twin.before.packages == record.facts.before.packages
+    disks = host.disks(GUEST)
+    assert len(counting.volumes) == 2 * len(disks)
+    assert sum(name.endswith("-control") for name in counting.volumes) == len(disks)
+    assert record.source is not None
+    assert record.source.method == "thin snapshot"
+    assert any("ran on" in proof for proof in record.source.untouched)
+    assert host.domid(GUEST) == before
+    bridges = (names(record.id).bridge, names(record.id, control=True).bridge)
+    expect_nothing_on(bridges, capture(), host.bridge(GUEST))
+
+
 class Cutter(Silent):
     """Cuts the way to the host when the upgrade says that it is at work."""
 

@@ -93,15 +93,16 @@ def capture(host: Host, administrator: Administrator) -> Iterator[Callable[[], S
     host.run("kill $(cat /run/sbtest.pid) 2>/dev/null; rm -f /run/sbtest.*", check=False)
 
 
-def expect_nothing_on(bridge: str, seen: Seen, production: str) -> None:
-    """The clone said something, and nobody heard it: neither production nor dom0.
+def expect_nothing_on(own: str | tuple[str, ...], seen: Seen, production: str) -> None:
+    """The clone said something on its ``own`` bridge, or its twin on another, and nobody heard it:
+    neither production nor dom0.
 
     tcpdump names interfaces when it shows what it kept: "?" is one that is gone by then, as the
     run's own are. All others of dom0 are still there.
     """
     assert production in seen[CONTROL], "the capture sees nothing where there was something to see"
     assert seen[MARKER], "the clone did not say anything"
-    assert [name for name in seen[MARKER] if name != "?" and not name.startswith(bridge)] == []
+    assert [name for name in seen[MARKER] if name != "?" and not name.startswith(own)] == []
 
 
 CUT_SECONDS = 90.0  # longer than it takes OpenSSH, as we start it, to call a connection dead

@@ -18,6 +18,7 @@ def sandbox(xen: Xen, tmp_path: Path) -> Iterator[Start]:
     """Starts `sandbox ARGUMENTS` with the test's state folder; ends what still runs."""
     environment = {name: value for name, value in os.environ.items() if "SANDBOX" not in name} | {
         "SANDBOX_STATE": str(xen.settings.state),
+        "SANDBOX_CONTROL": xen.settings.control,
         "SANDBOX_CACHE": str(xen.settings.cache),
         "SANDBOX_URI": xen.settings.uri,
         "SANDBOX_UPSTREAM_PROXY": xen.settings.upstream_proxy,

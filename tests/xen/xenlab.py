@@ -167,6 +167,7 @@ def settings(state: Path, host: Host, archive: archives.Archive) -> Settings:
         scenarios=(shipped_scenarios(),),
         upstream_proxy=archive.url,
         proxy_allow=(archives.SOURCE,),
+        control="never",  # the lab's memory is small: what is about twins asks for them
     )
 
 
@@ -253,9 +254,10 @@ def leftovers(state: Path, host: Host) -> dict[str, str]:
     )
     found = {}
     for run_id in ids:
-        net = names(run_id)
+        nets = (names(run_id), names(run_id, control=True))
+        words = {run_id, *(net.bridge for net in nets), *(net.table for net in nets)}
         for line in there.splitlines():
-            if any(word in line for word in (run_id, net.bridge, net.table)):
+            if any(word in line for word in words):
                 found[run_id] = line
         if (state / "clones" / run_id).exists():
             found[f"{run_id} here"] = "its folder"

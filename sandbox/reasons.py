@@ -1,0 +1,168 @@
+"""Why units stopped running after an upgrade, and which package is the likely cause. Pure.
+
+A cause is a unit, the first error in its log, and a package of this upgrade that has to do with
+it: the one whose file stands in the error, whose unit or program it is, whose library it loads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from sandbox.differences import compare
+from sandbox.noise import comes_and_goes
+from sandbox.records import Autopsy, Cause, Facts, Observation, PackageChange, UnitTrace
+from sandbox.wording import line, mentions, say
+
+MOST = 3
+_ERROR_LIMIT = 160
+# What a boot needs, the likeliest to break it first.
+_BOOTS = (
+    ("linux-image-[0-9]*", "it brings the kernel that was to boot"),
+    ("initramfs-tools*", "it makes the initramfs"),
+    ("dracut*", "it makes the initramfs"),
+    ("grub*", "it is the boot loader"),
+    *(
+        (name, "the initramfs is made with it")
+        for name in ("cryptsetup*", "lvm2", "mdadm", "multipath-tools*", "udev", "busybox*")
+    ),
+    ("systemd", "it starts everything else"),
+)
+# One that is started again and again ("activating/auto-restart") does not run.
+_UP = ("active/running", "active/exited", "activating/start", "reloading/reload")
+_PATH = re.compile(r"/[A-Za-z0-9_.+@-][A-Za-z0-9_./+@-]*")
+# What systemd itself says of every unit that fails explains nothing.
+_SYSTEMD = re.compile(
+    r"(Starting|Started|Stopping|Stopped|Failed to start|Scheduled restart|Start request)\b"
+    r"|[\w@.\\-]+\.(service|socket|mount|timer|path): "
+)
+_STRONG = re.compile(r"\b(emerg|alert|crit|critical|fatal|panic|error|traceback)\b", re.I)
+_WEAK = re.compile(
+    r"fail|cannot|can't|could not|unable|unknown|invalid|denied|not found|no such|missing|undefined"
+    r"|unrecognized|unsupported|deprecated|refused|abort|segfault|exception",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class _Link:
+    """What ties a package to a unit; the larger the weight, the likelier the guilt."""
+
+    weight: int
+    words: str
+
+
+def suspects(before: Observation, after: Observation, twin: Observation | None) -> tuple[str, ...]:
+    """Units that ran before and do not now: those that failed first. Not those that stopped on
+    the twin, too."""
+    failed = [unit for unit in after.failed_units if unit not in before.failed_units]
+    ran = [unit for unit, state in before.units.items() if state == "active/running"]
+    stopped = [u for u in ran if after.units.get(u, "") not in _UP and not comes_and_goes(u)]
+    there = set(twin.failed_units) if twin else set()
+    wanted = dict.fromkeys([*failed, *stopped])
+    return tuple(unit for unit in wanted if unit not in there)
+
+
+def causes(facts: Facts) -> tuple[Cause, ...]:
+    """The likeliest first, at most three; () where no unit stopped, or nothing is known of it."""
+    if facts.reboot is not None and not facts.reboot.happened:
+        found_by_name = {one.package: one for one in reversed([*_boot_causes(facts)])}
+        return tuple(reversed(found_by_name.values()))[:MOST]
+    autopsy = facts.autopsy
+    if autopsy is None or facts.before is None or facts.after is None:
+        return ()
+    changes = compare(facts.before, facts.after).packages
+    found: list[tuple[int, Cause]] = []
+    for trace in autopsy.units:
+        error = first_error(trace.log)
+        links = [
+            (link, change) for change in changes if (link := _tie(trace, change, autopsy, error))
+        ]
+        links.sort(key=lambda pair: -pair[0].weight)
+        if not links and len(changes) == 1:
+            links = [(_Link(1, "nothing else was upgraded"), changes[0])]
+        for link, change in links[:MOST]:
+            found.append((link.weight, _cause(trace, change, error, link)))
+        if not links and error:
+            found.append((0, _cause(trace, None, error, None)))
+    found.sort(key=lambda pair: -pair[0])
+    return tuple(cause for _weight, cause in found[:MOST])
+
+
+def _boot_causes(facts: Facts) -> Iterator[Cause]:
+    """Nobody can look inside: what was upgraded of the things that a boot needs."""
+    changes = facts.upgrade.changes if facts.upgrade else ()
+    why = facts.reboot.message if facts.reboot else ""
+    for pattern, words in _BOOTS:
+        for change in changes:
+            if change.new is not None and fnmatchcase(change.name, pattern):
+                text = f"the guest does not boot since {say(change)}" + (f": {why}" if why else "")
+                yield Cause(text=line(text), package=change.name, evidence=(words,))
+    if len(changes) == 1:
+        text = f"the guest does not boot since {say(changes[0])}" + (f": {why}" if why else "")
+        evidence = ("nothing else was upgraded",)
+        yield Cause(text=line(text), package=changes[0].name, evidence=evidence)
+
+
+def first_error(log: Sequence[str]) -> str:
+    """The line of a unit's log that explains its end best: the first clear error of its last
+    start, else the first that sounds like one, else the last thing it said."""
+    own = [text for text in _last_start(log) if text and not _SYSTEMD.match(text)]
+    for pattern in (_STRONG, _WEAK):
+        for text in own:
+            if pattern.search(text):
+                return _plain(text)
+    return _plain(own[-1]) if own else ""
+
+
+def _last_start(log: Sequence[str]) -> Sequence[str]:
+    starts = [number for number, text in enumerate(log) if text.startswith("Starting ")]
+    return log[starts[-1] :] if starts else log
+
+
+def _plain(text: str) -> str:
+    """Without the time and process that programs write before their messages."""
+    text = re.sub(
+        r"^(\d{4}[-/]\d\d[-/]\d\d[T ])?\d\d:\d\d:\d\d([.,]\d+)?(Z|[+-]\d\d:?\d\d)?\s+", "", text
+    )
+    text = re.sub(r"\b\d+#\d+: ", "", text)
+    return line(text, _ERROR_LIMIT)
+
+
+def _tie(trace: UnitTrace, change: PackageChange, autopsy: Autopsy, error: str) -> _Link | None:
+    def owned(paths: Sequence[str]) -> Iterator[str]:
+        return (path for path in paths if _owner(path, autopsy) == change.name)
+
+    ties = (
+        (100, _PATH.findall(error), "{} in the error is its file"),
+        (80, [p for text in trace.log for p in _PATH.findall(text)], "{} in the log is its file"),
+        (60, trace.files, "the unit's file {} is its own"),
+        (50, trace.programs, "the program {} is its own"),
+        (30, trace.libraries, "it brings the library {}"),
+    )
+    for weight, paths, words in ties:
+        path = next(owned([path.rstrip(".:") for path in paths]), "")
+        if path:
+            return _Link(weight, words.format(path))
+    if mentions(error, change.name):
+        return _Link(40, "the error names it")
+    return None
+
+
+def _owner(path: str, autopsy: Autopsy) -> str:
+    other = path.removeprefix("/usr") if path.startswith("/usr/") else f"/usr{path}"
+    return autopsy.owners.get(path) or autopsy.owners.get(other, "")
+
+
+def _cause(trace: UnitTrace, change: PackageChange | None, error: str, link: _Link | None) -> Cause:
+    since = f" since {say(change)}" if change else " any more"
+    why = error or (f"it ended with status {trace.status}" if trace.status else trace.result)
+    evidence = [link.words] if link else []
+    return Cause(
+        text=line(f"{trace.unit} does not run{since}" + (f": {why}" if why else "")),
+        unit=trace.unit,
+        package=change.name if change else "",
+        evidence=tuple(evidence),
+    )

@@ -1,0 +1,119 @@
+"""Whether a check that broke proves anything: what its repetition says, and the twin. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sandbox.differences import Effect, compare_checks
+from sandbox.records import CheckEnd, CheckSession, Control, Facts, Outcome
+
+# A red that luck alone brings about this often proves nothing.
+CHANCE = 0.05
+_BROKEN = (Outcome.FAILED, Outcome.ERROR)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often a check held of the times that it gave an answer."""
+
+    held: int
+    asked: int
+
+    @property
+    def mixed(self) -> bool:
+        return 0 < self.held < self.asked
+
+    def __str__(self) -> str:
+        return f"{self.held} of {self.asked} times"
+
+
+def broken(facts: Facts) -> tuple[str, ...]:
+    """The checks that held before the upgrade and fail after it."""
+    changes = compare_checks(facts.checks_before, facts.checks_after)
+    return tuple(change.name for change in changes if change.effect is Effect.BROKE)
+
+
+def still_broken(names: Iterable[str], session: CheckSession) -> tuple[str, ...]:
+    """Of these checks, those that a session found broken once more."""
+    red = {result.name for result in session.results if result.outcome in _BROKEN}
+    return tuple(name for name in names if name in red)
+
+
+def rate(name: str, sessions: Iterable[CheckSession | None]) -> Rate:
+    """A skipped check gave no answer."""
+    outcomes = [
+        result.outcome
+        for session in sessions
+        if session is not None
+        for result in session.results
+        if result.name == name and result.outcome is not Outcome.SKIPPED
+    ]
+    return Rate(outcomes.count(Outcome.PASSED), len(outcomes))
+
+
+def on_clone(facts: Facts, name: str) -> Rate:
+    """After the upgrade."""
+    return rate(name, (facts.checks_after, *facts.checks_again))
+
+
+def on_twin(facts: Facts, name: str) -> Rate:
+    """Before and after the reboot: nothing was upgraded there."""
+    control = facts.control
+    if control is None:
+        return Rate(0, 0)
+    return rate(name, (*control.checks_before, *control.checks_after))
+
+
+def excuse(facts: Facts, name: str) -> str:
+    """Why a check that broke is no proof that the upgrade does harm; "" when it is one."""
+    here, there = on_clone(facts, name), on_twin(facts, name)
+    if here.held:
+        return f"asked again it held: {here} after the upgrade"
+    control = facts.control
+    after = rate(name, control.checks_after) if control else Rate(0, 0)
+    if after.asked and not after.held:
+        return "it fails on the twin, too, which was not upgraded"
+    if there.mixed and ((there.asked - there.held) / there.asked) ** here.asked >= CHANCE:
+        return f"it is flaky: on the twin, which was not upgraded, it held {there}"
+    return ""
+
+
+def flaky(facts: Facts) -> tuple[str, ...]:
+    """The checks that now hold and now do not where nothing was upgraded.
+
+    One that a reboot breaks, there as here, is not among them.
+    """
+    control = facts.control
+    if control is None:
+        return ()
+    sessions = (*control.checks_before, *control.checks_after)
+    names = dict.fromkeys(result.name for one in sessions for result in one.results)
+    return tuple(name for name in names if _is_flaky(facts, control, name))
+
+
+def _is_flaky(facts: Facts, control: Control, name: str) -> bool:
+    before, after = rate(name, control.checks_before), rate(name, control.checks_after)
+    if before.mixed or after.mixed:
+        return True
+    return on_twin(facts, name).mixed and on_clone(facts, name).held > 0
+
+
+def hangs_alike(facts: Facts) -> bool:
+    """Whether a check hangs on the twin, too."""
+    control = facts.control
+    sessions = (*control.checks_before, *control.checks_after) if control else ()
+    return any(session.end is CheckEnd.TIMEOUT for session in sessions)
+
+
+def stuck_alike(facts: Facts) -> bool:
+    """Whether neither the clone nor its twin came back from the reboot."""
+    stuck = facts.reboot is not None and not facts.reboot.happened
+    reboot = facts.control.reboot if facts.control else None
+    return stuck and reboot is not None and not reboot.happened
+
+
+def twin_came_back(facts: Facts) -> bool:
+    """Whether the twin is known to have come back from its reboot."""
+    reboot = facts.control.reboot if facts.control else None
+    return reboot is not None and reboot.happened

@@ -1,0 +1,237 @@
+"""Why a unit stopped running: the sentence, the package, and what ties them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_records import (
+    BAD_NGINX,
+    CHANGES,
+    NEW_KERNEL,
+    broken_nginx,
+    no_boot,
+    observation,
+    upgrade,
+)
+
+from sandbox.autopsy import examine, read
+from sandbox.deadline import Deadline
+from sandbox.differences import compare
+from sandbox.reasons import causes, first_error, suspects
+from sandbox.records import Autopsy, Facts, Package, UnitTrace, Verdict
+from sandbox.report import render
+from sandbox.verdict import decide
+
+UNIT = "nginx.service"
+EMERG = '2026/11/26 02:33:33 [emerg] 794#794: unknown directive "x" in /etc/nginx/conf.d/a.conf:10'
+LOG = (
+    "Starting nginx.service - A high performance web server...",
+    EMERG,
+    "nginx: configuration file /etc/nginx/nginx.conf test failed",
+    "nginx.service: Control process exited, code=exited, status=1/FAILURE",
+    "nginx.service: Failed with result 'exit-code'.",
+    "Failed to start nginx.service - A high performance web server.",
+)
+MARK = "%%0123456789abcdef%%"
+
+
+def with_autopsy(owners: dict[str, str], trace: UnitTrace | None = None) -> Facts:
+    """The sample in which a new nginx does not start, and what was found out about that."""
+    trace = trace or UnitTrace(unit=UNIT, result="exit-code", status=1, log=LOG)
+    autopsy = Autopsy(units=(trace,), owners=owners)
+    return broken_nginx().facts.model_copy(update={"autopsy": autopsy})
+
+
+def upgraded(*names: str) -> Facts:
+    """The same after an upgrade of several packages."""
+    facts = with_autopsy({})
+    assert facts.before is not None
+    assert facts.after is not None
+    old = {f"{name}:amd64": Package(version="1") for name in names}
+    new = {f"{name}:amd64": Package(version="2") for name in names}
+    before = facts.before.model_copy(update={"packages": old})
+    return facts.model_copy(
+        update={"before": before, "after": facts.after.model_copy(update={"packages": new})}
+    )
+
+
+def packages_of(facts: Facts) -> list[str]:
+    return [cause.package for cause in causes(facts)]
+
+
+def test_the_reason_is_a_sentence_with_unit_package_and_error() -> None:
+    decision = decide(with_autopsy({"/etc/nginx/conf.d/a.conf": "nginx"}))
+    assert decision.verdict is Verdict.FAIL
+    assert decision.reason == (
+        "nginx.service does not run since nginx 1.22.1-9 -> 1.99: [emerg] unknown directive "
+        '"x" in /etc/nginx/conf.d/a.conf:10 (6 checks that held before fail)'
+    )
+    assert decision.findings[0] == (
+        "the likely cause is nginx: /etc/nginx/conf.d/a.conf in the error is its file"
+    )
+    assert len([f for f in decision.findings if "held before and fails after" in f]) == 6
+
+
+def test_without_an_autopsy_the_checks_speak() -> None:
+    facts = broken_nginx().facts
+    assert causes(facts) == ()
+    assert decide(facts).reason.startswith("6 checks that held before fail after nginx")
+
+
+@pytest.mark.parametrize(
+    ("path", "trace", "words"),
+    [
+        ("/etc/nginx/nginx.conf", {}, "in the log is its file"),
+        ("/lib/systemd/system/nginx.service", {"files": ("/lib/systemd/system/nginx.service",)},
+         "unit's file"),
+        ("/usr/sbin/nginx", {"programs": ("/usr/sbin/nginx",)}, "the program /usr/sbin/nginx"),
+        ("/usr/lib/x/libssl.so.3", {"libraries": ("/lib/x/libssl.so.3",)}, "brings the library"),
+    ],
+)  # fmt: skip
+def test_what_ties_a_package_to_a_unit(
+    path: str, trace: dict[str, tuple[str, ...]], words: str
+) -> None:
+    facts = upgraded("guilty", "other")
+    found = UnitTrace(unit=UNIT, log=LOG).model_copy(update=trace)
+    facts = facts.model_copy(
+        update={"autopsy": Autopsy(units=(found,), owners={path: "guilty", "/else": "other"})}
+    )
+    (cause,) = causes(facts)
+    assert (cause.package, cause.unit) == ("guilty", UNIT)
+    assert words in cause.evidence[0]
+
+
+def test_the_file_in_the_error_weighs_more_than_the_program_or_a_library() -> None:
+    facts = upgraded("config", "program", "library", "fourth")
+    trace = UnitTrace(
+        unit=UNIT,
+        programs=("/usr/sbin/nginx",),
+        libraries=("/lib/libssl.so.3", "/lib/libz.so.1"),
+        log=LOG,
+    )
+    owners = {
+        "/lib/libz.so.1": "fourth",
+        "/lib/libssl.so.3": "library",
+        "/usr/sbin/nginx": "program",
+        "/etc/nginx/conf.d/a.conf": "config",
+    }
+    facts = facts.model_copy(update={"autopsy": Autopsy(units=(trace,), owners=owners)})
+    assert packages_of(facts)[:2] == ["config", "program"]
+    assert len(causes(facts)) == 3
+
+
+def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
+    facts = upgraded("tzdata", "base-files").model_copy(
+        update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, log=LOG),), owners={})}
+    )
+    (cause,) = causes(facts)
+    assert (cause.package, cause.evidence) == ("", ())
+    assert cause.text.startswith("nginx.service does not run any more: [emerg] unknown")
+    assert packages_of(with_autopsy({})) == ["nginx"], "the only one that was upgraded"
+
+
+@pytest.mark.parametrize(
+    ("log", "error"),
+    [
+        (LOG, '[emerg] unknown directive "x" in /etc/nginx/conf.d/a.conf:10'),
+        (("old error", "Starting x", "cannot bind to port", "bye"), "cannot bind to port"),
+        (("Starting x", "cannot open a", "FATAL: no b"), "FATAL: no b"),
+        (("Starting x", "hello", "good bye"), "good bye"),
+        (("Starting x", "x.service: Failed with result 'signal'."), ""),
+        ((), ""),
+    ],
+)
+def test_the_first_error_of_the_last_start(log: tuple[str, ...], error: str) -> None:
+    assert first_error(log) == error
+
+
+def test_what_a_boot_needs_is_suspected_when_it_fails() -> None:
+    facts = no_boot().facts
+    found = causes(facts)
+    assert [cause.package for cause in found] == [f"linux-image-{NEW_KERNEL}"]
+    assert found[0].text.startswith(f"the guest does not boot since linux-image-{NEW_KERNEL} 6.1.1")
+    decision = decide(facts)
+    assert decision.reason.startswith("the guest did not come back after the upgrade: it stopped")
+    assert decision.findings[0] == (
+        f"the likely cause is linux-image-{NEW_KERNEL}: it brings the kernel that was to boot"
+    )
+    alone = facts.model_copy(update={"upgrade": upgrade(BAD_NGINX)})
+    (cause,) = causes(alone)
+    assert cause.evidence == ("nothing else was upgraded",)
+    several = facts.model_copy(update={"upgrade": upgrade(CHANGES[:2])})
+    assert causes(several) == (), "base-files and libssl3 are not accused"
+
+
+def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
+    before, after = observation(), broken_nginx().facts.after
+    assert after is not None
+    assert suspects(before, after, None) == (UNIT,)
+    assert suspects(before, after, before) == (UNIT,)
+    assert suspects(before, after, after) == (), "it failed on the twin, too"
+    for state, stopped in (("activating/auto-restart", True), ("activating/start", False)):
+        units = {**after.units, UNIT: state}
+        again = after.model_copy(update={"units": units, "failed_units": ()})
+        assert bool(suspects(before, again, None)) is stopped
+    assert compare(before, after).packages[0].name == BAD_NGINX[0].name
+
+
+ANSWER = f"""
+{MARK} show {UNIT}
+Result=exit-code
+ExecMainStatus=1
+FragmentPath=/lib/systemd/system/{UNIT}
+DropInPaths=/etc/systemd/system/{UNIT}.d/a.conf /etc/systemd/system/{UNIT}.d/b.conf
+ExecStartPre={{ path=/usr/sbin/nginx ; argv[]=/usr/sbin/nginx -t -q ; ignore_errors=no }}
+ExecStart={{ path=/usr/sbin/nginx ; argv[]=/usr/sbin/nginx -g daemon on; ; ignore_errors=no }}
+
+{MARK} log {UNIT}
+{EMERG}
+
+{MARK} libraries {UNIT}
+/lib/x86_64-linux-gnu/libssl.so.3
+
+{MARK} owners
+nginx, nginx-common: /usr/sbin/nginx
+libssl3:amd64: /usr/lib/x86_64-linux-gnu/libssl.so.3
+diversion by dash from: /bin/sh
+{MARK} end
+"""
+
+
+def test_the_guests_answer_is_read() -> None:
+    autopsy = read(ANSWER, MARK, [UNIT])
+    (trace,) = autopsy.units
+    assert (trace.result, trace.status) == ("exit-code", 1)
+    assert trace.files[0] == f"/lib/systemd/system/{UNIT}"
+    assert len(trace.files) == 3
+    assert trace.programs == ("/usr/sbin/nginx",)
+    assert trace.libraries == ("/lib/x86_64-linux-gnu/libssl.so.3",)
+    assert trace.log == (EMERG,)
+    assert autopsy.owners["/usr/sbin/nginx"] == "nginx"
+    assert autopsy.owners["/usr/lib/x86_64-linux-gnu/libssl.so.3"] == "libssl3"
+
+
+@given(st.text(max_size=400) | st.text(alphabet=f"{MARK} showlgunitbries=/\n{{}};[]", max_size=400))
+def test_a_hostile_guest_can_answer_anything(text: str) -> None:
+    autopsy = read(text, MARK, [UNIT])
+    facts = broken_nginx().facts.model_copy(update={"autopsy": autopsy})
+    assert decide(facts).verdict is Verdict.FAIL
+    assert "\n" not in decide(facts).reason
+
+
+def test_every_report_tells_the_cause(tmp_path: Path) -> None:
+    record = broken_nginx()
+    facts = with_autopsy({"/etc/nginx/conf.d/a.conf": "nginx"})
+    record = record.model_copy(update={"facts": facts, "decision": decide(facts)})
+    for format in ("text", "json", "junit", "markdown", "html"):
+        assert "the likely cause is nginx" in str(render(record, tmp_path, format))
+
+
+def test_nothing_is_asked_where_nothing_stopped() -> None:
+    class Deaf:
+        """A shell that must not be used."""
+
+    assert examine(Deaf(), [], Deadline(1, "test")) == Autopsy()  # type: ignore[arg-type]
