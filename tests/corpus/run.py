@@ -107,7 +107,8 @@ def rehearse_one(name: str, until: float) -> Result | None:
         return None
     case = next(case for case in CASES if case.name == name)
     clock = time.monotonic()
-    verdict, reason, findings, left = NONE, "", (), ""
+    findings: tuple[str, ...] = ()
+    verdict, reason, left = NONE, "", ""
     try:
         with _state() as state:
             record = _rehearse(case, state)

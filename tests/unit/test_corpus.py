@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS / "vm"))
-sys.path.insert(0, str(TESTS / "corpus"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "corpus"))
 
 from cases import CASES
 from corpus_case import DEMO, MIRRORS, TRUTHS, Case
