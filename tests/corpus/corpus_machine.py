@@ -326,7 +326,7 @@ def make_image(variant: str, progress: Callable[[str], None]) -> DemoImage:
     cache = CACHE / "corpus"
     base = build_image(
         progress,
-        extra_packages=("cron", "openssl", "sudo"),
+        extra_packages=("cron", "openssl", "sudo", "tzdata"),
         customise=_install,
         variant=f"corpus-{digest(repr(MACHINE))}",
         cache=cache,
