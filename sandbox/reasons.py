@@ -25,12 +25,26 @@ _SYSTEMD = re.compile(
     r"(Starting|Started|Stopping|Stopped|Failed to start|Scheduled restart|Start request)\b"
     r"|[\w@.\\-]+\.(service|socket|mount|timer|path): "
 )
-_STRONG = re.compile(r"\b(emerg|alert|crit|critical|fatal|panic|error|traceback)\b", re.I)
+# PermissionError, too.
+_STRONG = re.compile(r"\b(emerg|alert|crit|critical|fatal|panic)\b|(error|exception)\b", re.I)
 _WEAK = re.compile(
-    r"fail|cannot|can't|could not|unable|unknown|invalid|denied|not found|no such|missing|undefined"
-    r"|unrecognized|unsupported|deprecated|refused|abort|segfault|exception",
+    r"fail|\bbad\b|cannot|can't|could not|unable|unknown|invalid|denied|not found|no such|missing"
+    r"|undefined|unrecognized|unsupported|deprecated|refused|abort|segfault|exception",
     re.I,
 )
+# But for what kept it from starting the program at all.
+_NOT_BEGUN = re.compile(
+    r"[\w@.\\-]+\.(service|socket|mount|timer|path): "
+    r"(?P<why>(Failed to (?!kill|parse|reset)|Unable to|Unit configuration|Cannot) ?.*)"
+)
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):")
+# Python's last line of one: json.decoder.JSONDecodeError: Expecting value
+_RAISED = re.compile(r"(?:\w+\.)*[A-Z]\w*(?:: .*)?")
+_STATES = {
+    "masked": "it is masked",
+    "not-found": "its unit is gone",
+    "disabled": "it is disabled, so that no start of the guest starts it",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
             links = [(_Link(1, "nothing else was upgraded"), changes[0])]
         for link, change in links[:MOST]:
             found.append((link.weight, _cause(trace, change, error, link)))
-        if not links and error:
+        if not links and (error or trace.state):
             found.append((0, _cause(trace, None, error, None)))
     found.sort(key=lambda pair: -pair[0])
     return tuple(cause for _weight, cause in found[:MOST])
@@ -78,17 +92,31 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
 def first_error(log: Sequence[str]) -> str:
     """The line of a unit's log that explains its end best: the first clear error of its last
     start, else the first that sounds like one, else the last thing it said."""
-    own = [text for text in _last_start(log) if text and not _SYSTEMD.match(text)]
+    last = _last_start(log)
+    own = _without_tracebacks([text for text in last if text and not _SYSTEMD.match(text)])
     for pattern in (_STRONG, _WEAK):
         for text in own:
             if pattern.search(text):
                 return _plain(text)
+    for text in last:
+        if match := _NOT_BEGUN.fullmatch(text):
+            return _plain(match["why"])
     return _plain(own[-1]) if own else ""
 
 
 def _last_start(log: Sequence[str]) -> Sequence[str]:
     starts = [number for number, text in enumerate(log) if text.startswith("Starting ")]
     return log[starts[-1] :] if starts else log
+
+
+def _without_tracebacks(lines: Sequence[str]) -> list[str]:
+    """Of each only its last line: what was raised, not where."""
+    kept, inside = [], False
+    for text in lines:
+        inside = bool(_TRACEBACK.match(text)) or (inside and not _RAISED.fullmatch(text))
+        if not inside:
+            kept.append(text)
+    return kept
 
 
 def _plain(text: str) -> str:
@@ -115,6 +143,8 @@ def _tie(trace: UnitTrace, change: PackageChange, autopsy: Autopsy, error: str) 
         path = next(owned([path.rstrip(".:") for path in paths]), "")
         if path:
             return _Link(weight, words.format(path))
+    if change.new is None and mentions(trace.unit, change.name):
+        return _Link(90, "it was removed")
     if mentions(error, change.name):
         return _Link(40, "the error names it")
     return None
@@ -127,7 +157,7 @@ def _owner(path: str, autopsy: Autopsy) -> str:
 
 def _cause(trace: UnitTrace, change: PackageChange | None, error: str, link: _Link | None) -> Cause:
     since = f" since {say(change)}" if change else " any more"
-    why = error or (f"it ended with status {trace.status}" if trace.status else trace.result)
+    why = _why(trace, error)
     evidence = [link.words] if link else []
     return Cause(
         text=line(f"{trace.unit} does not run{since}" + (f": {why}" if why else "")),
@@ -135,3 +165,11 @@ def _cause(trace: UnitTrace, change: PackageChange | None, error: str, link: _Li
         package=change.name if change else "",
         evidence=tuple(evidence),
     )
+
+
+def _why(trace: UnitTrace, error: str) -> str:
+    if trace.state in ("masked", "not-found"):  # whatever it said while it still ran
+        return _STATES[trace.state]
+    if error or trace.status:
+        return error or f"it ended with status {trace.status}"
+    return _STATES.get(trace.state, trace.result)

@@ -257,6 +257,7 @@ class UnitTrace(Record):
     unit: str
     result: str = ""  # systemd's word: "exit-code", "signal", "timeout"
     status: int = 0  # of its main process
+    state: str = ""  # "masked", "not-found", "disabled"; "" for what may run
     files: tuple[str, ...] = ()  # its unit file and drop-ins
     programs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()  # that they load

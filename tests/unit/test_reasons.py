@@ -133,11 +133,90 @@ def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
         (("Starting x", "cannot open a", "FATAL: no b"), "FATAL: no b"),
         (("Starting x", "hello", "good bye"), "good bye"),
         (("Starting x", "x.service: Failed with result 'signal'."), ""),
+        (
+            (
+                "Starting x",
+                "Traceback (most recent call last):",
+                'File "/usr/lib/x/x.py", line 3, in <module>',
+                "raise ValueError(f'no error: {x}')",
+                "json.decoder.JSONDecodeError: Expecting value",
+                "During handling of the above exception, another exception occurred:",
+                "Traceback (most recent call last):",
+                "PermissionError: [Errno 13] Permission denied: '/etc/x'",
+            ),
+            "json.decoder.JSONDecodeError: Expecting value",
+        ),
+        (
+            ("Starting x", "/etc/a: line 1: Bad option: y", "terminating"),
+            "/etc/a: line 1: Bad option: y",
+        ),
+        (("Starting x", "Traceback (most recent call last):", "File x, cut off"), ""),
+        (
+            (
+                "Starting x",
+                "hello",
+                "x.service: Failed to locate executable /usr/bin/y: No such file or directory",
+                "x.service: Failed at step EXEC spawning /usr/bin/y: No such file or directory",
+                "x.service: Failed with result 'exit-code'.",
+            ),
+            "Failed to locate executable /usr/bin/y: No such file or directory",
+        ),
+        (
+            (
+                "Starting x",
+                "x.service: Failed to determine user credentials: No such process",
+                "x.service: Failed at step USER spawning /usr/bin/x: No such process",
+            ),
+            "Failed to determine user credentials: No such process",
+        ),
         ((), ""),
     ],
 )
 def test_the_first_error_of_the_last_start(log: tuple[str, ...], error: str) -> None:
     assert first_error(log) == error
+
+
+@pytest.mark.parametrize(
+    ("state", "log", "words"),
+    [
+        ("masked", ("Starting x", "an old error"), "it is masked"),
+        ("not-found", (), "its unit is gone"),
+        ("disabled", (), "it is disabled, so that no start of the guest starts it"),
+        ("disabled", LOG, "[emerg] unknown directive"),
+    ],
+)
+def test_a_unit_that_may_not_run_says_nothing_itself(
+    state: str, log: tuple[str, ...], words: str
+) -> None:
+    facts = upgraded("tzdata", "base-files").model_copy(
+        update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, state=state, log=log),))}
+    )
+    (cause,) = causes(facts)
+    assert cause.text.startswith(f"{UNIT} does not run any more: {words}")
+
+
+def test_a_package_that_was_removed_took_its_unit_with_it() -> None:
+    facts = upgraded("nginx", "other")
+    assert facts.after is not None
+    assert facts.before is not None
+    left = {key: p for key, p in facts.after.packages.items() if key != "nginx:amd64"}
+    trace = UnitTrace(unit=UNIT, state="not-found", log=("other began",))
+    facts = facts.model_copy(
+        update={
+            "after": facts.after.model_copy(update={"packages": left}),
+            "autopsy": Autopsy(units=(trace,)),
+        }
+    )
+    assert causes(facts)[0].text == (
+        "nginx.service does not run since nginx 1 (removed): its unit is gone"
+    )
+
+
+def test_a_module_in_python_is_known_by_its_packages_name() -> None:
+    facts = upgraded("web-price", "other")
+    trace = UnitTrace(unit=UNIT, log=("AttributeError: module 'web_price' has no attribute 'x'",))
+    facts = facts.model_copy(update={"autopsy": Autopsy(units=(trace,))})
+    assert packages_of(facts) == ["web-price"]
 
 
 def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
@@ -155,6 +234,8 @@ def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
 
 ANSWER = f"""
 {MARK} show {UNIT}
+LoadState=loaded
+UnitFileState=disabled
 Result=exit-code
 ExecMainStatus=1
 FragmentPath=/lib/systemd/system/{UNIT}
@@ -179,7 +260,12 @@ diversion by dash from: /bin/sh
 def test_the_guests_answer_is_read() -> None:
     autopsy = read(ANSWER, MARK, [UNIT])
     (trace,) = autopsy.units
-    assert (trace.result, trace.status) == ("exit-code", 1)
+    assert (trace.result, trace.status, trace.state) == ("exit-code", 1, "disabled")
+    for state in ("masked", "not-found"):
+        other = read(ANSWER.replace("LoadState=loaded", f"LoadState={state}"), MARK, [UNIT])
+        assert other.units[0].state == state
+    enabled = read(ANSWER.replace("=disabled", "=enabled"), MARK, [UNIT])
+    assert enabled.units[0].state == ""
     assert trace.files[0] == f"/lib/systemd/system/{UNIT}"
     assert len(trace.files) == 3
     assert trace.programs == ("/usr/sbin/nginx",)
