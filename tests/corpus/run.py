@@ -2,6 +2,8 @@
 
     make corpus                                       # all of it: about an hour on two cores
     make corpus CORPUS="--only 'mirror-*' --only flaky"
+    make corpus CORPUS="--records FOLDER"             # keeps what was found in each case, so that
+    make corpus CORPUS="--judge FOLDER"               # it can be judged again without a guest
 
 Exits with 1 when a goal is missed: no false pass, at most one false fail in forty, and the
 planted cause named in four of five cases.
@@ -36,8 +38,9 @@ from guests import Lab, settings_for
 from sandbox.deadline import Deadline
 from sandbox.hypervisors import driver_for
 from sandbox.hypervisors.acceleration import acceleration
-from sandbox.records import RunRecord
+from sandbox.records import Decision, RunRecord
 from sandbox.settings import Settings, read_settings, shipped_scenarios
+from sandbox.verdict import decide
 
 MEMORY = "memory: 512MiB\n"
 
@@ -49,9 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for case in cases:
             print(f"{case.truth:13}{case.name:32}{case.why}")
         return 0
+    if options.judge:
+        print(as_text(judge_again(cases, options.judge)))
+        return 0
     for variant in dict.fromkeys(case.image for case in cases):
         make_image(variant, print)
-    results = rehearse_all(cases, options.at_once, options.minutes)
+    results = rehearse_all(cases, options)
     if options.json:
         results = keep(options.json, results)
     print(as_text(results))
@@ -69,6 +75,10 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", type=Path, help="keep the results here; those of cases not run now stay"
     )
+    parser.add_argument("--records", type=Path, help="keep the record of each rehearsal here")
+    parser.add_argument(
+        "--judge", type=Path, metavar="RECORDS", help="rehearse nothing: decide these anew"
+    )
     return parser
 
 
@@ -80,13 +90,13 @@ def chosen(patterns: Sequence[str]) -> list[Case]:
     ]
 
 
-def rehearse_all(cases: Sequence[Case], at_once: int, minutes: float) -> list[Result]:
+def rehearse_all(cases: Sequence[Case], options: argparse.Namespace) -> list[Result]:
     """Each in a process of its own; in the order of the cases."""
-    until = time.time() + 60 * minutes
+    until = time.time() + 60 * options.minutes
     found: dict[str, Result] = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, mp_context=context, max_tasks_per_child=1) as pool:
-        started = [pool.submit(rehearse_one, case.name, until) for case in cases]
+    with ProcessPoolExecutor(options.at_once, mp_context=context, max_tasks_per_child=1) as pool:
+        started = [pool.submit(rehearse_one, case.name, until, options.records) for case in cases]
         for future in as_completed(started):
             result = future.result()
             if result is None:
@@ -101,34 +111,48 @@ def rehearse_all(cases: Sequence[Case], at_once: int, minutes: float) -> list[Re
     return [found[case.name] for case in cases if case.name in found]
 
 
-def rehearse_one(name: str, until: float) -> Result | None:
+def rehearse_one(name: str, until: float, records: Path | None) -> Result | None:
     """In its process. None: it is too late to begin."""
     if time.time() > until:
         return None
     case = next(case for case in CASES if case.name == name)
     clock = time.monotonic()
-    findings: tuple[str, ...] = ()
-    verdict, reason, left = NONE, "", ""
     try:
         with _state() as state:
             record = _rehearse(case, state)
             left = ", ".join(f"{n} {kind}" for kind, n in leftovers.count(state).items())
+        if records is not None:
+            records.mkdir(parents=True, exist_ok=True)
+            (records / f"{name}.json").write_text(record.model_dump_json(indent=1))
         assert record.decision is not None, "the record has no decision"
-        decision = record.decision
-        verdict, reason, findings = str(decision.verdict), decision.reason, decision.findings
+        result = result_of(case, record.decision)
     except Exception as problem:  # one case that breaks must not take the others with it
-        reason = f"{type(problem).__name__}: {problem}"
+        why = f"{type(problem).__name__}: {problem}"
+        return Result(case.name, case.truth, NONE, case.cause, why)
+    return replace(result, seconds=time.monotonic() - clock, left_behind=left)
+
+
+def result_of(case: Case, decision: Decision) -> Result:
     return Result(
         case=case.name,
         truth=case.truth,
-        verdict=verdict,
+        verdict=str(decision.verdict),
         cause=case.cause,
-        reason=reason,
-        findings=findings,
-        seconds=time.monotonic() - clock,
+        reason=decision.reason,
+        findings=decision.findings,
         twin=case.control,
-        left_behind=left,
     )
+
+
+def judge_again(cases: Sequence[Case], records: Path) -> list[Result]:
+    """What today's code makes of facts that were found before."""
+    results = []
+    for case in cases:
+        path = records / f"{case.name}.json"
+        if path.exists():
+            record = RunRecord.model_validate_json(path.read_text())
+            results.append(result_of(case, decide(record.facts)))
+    return results
 
 
 @contextmanager
