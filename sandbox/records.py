@@ -173,6 +173,8 @@ class Observation(Record):
     held: tuple[str, ...] = ()
     units: dict[str, str] = {}  # unit -> "active/running"; services, sockets, timers, mounts
     failed_units: tuple[str, ...] = ()
+    enabled: tuple[str, ...] = ()  # units that the administrator's links start at boot
+    masked: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()
     conffiles: dict[str, str] = {}  # path -> md5, or "missing"
     filesystems: tuple[Filesystem, ...] = ()
