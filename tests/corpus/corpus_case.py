@@ -46,6 +46,7 @@ class Deb:
     version: str
     files: Mapping[str, Content] = field(default_factory=dict)
     postinst: str = ""
+    prerm: str = ""
     executable: tuple[str, ...] = ()
     conffiles: tuple[str, ...] = ()
     depends: str = ""
@@ -63,7 +64,11 @@ class Deb:
             files=contents,
             executable=self.executable,
             conffiles=self.conffiles,
-            postinst=self.postinst or None,
+            scripts={
+                name: script
+                for name, script in (("postinst", self.postinst), ("prerm", self.prerm))
+                if script
+            },
             depends=self.depends,
             fields=self.fields,
         )

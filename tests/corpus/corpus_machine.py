@@ -128,6 +128,11 @@ WantedBy=multi-user.target
 """
 
 
+def stop(service: str) -> str:
+    """What a package's service does when the package is removed."""
+    return live('[ "$1" = remove ] || exit 0', f"systemctl disable --now {service}.service")
+
+
 def site(version: str, config: str = "", page: str | None = "<h1>web01, new</h1>\n") -> Deb:
     """web01's own site; with its configuration of 1.0 where none is given."""
     files: dict[str, Content] = {SITE_CONFIG: config or SITE_TEXT}
@@ -185,6 +190,7 @@ def shop(
             *postinst,
             restart,
         ),
+        prerm=stop("web01-shop"),
         depends="python3, web01-price",
     )
 
@@ -237,6 +243,7 @@ def pack(version: str) -> Deb:
             "systemctl daemon-reload",
             "systemctl restart web01-pack.service || true",
         ),
+        prerm=stop("web01-pack"),
         depends="python3, web01-native",
     )
 
