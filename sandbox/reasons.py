@@ -55,6 +55,20 @@ class _Link:
     words: str
 
 
+@dataclass(frozen=True)
+class _Files:
+    """Configuration files of packages."""
+
+    fresh: frozenset[str]  # new, or of other content than before
+    steady: frozenset[str]
+
+
+def _files(before: Observation, after: Observation) -> _Files:
+    now = after.conffiles.items()
+    steady = frozenset(path for path, md5 in now if before.conffiles.get(path) == md5)
+    return _Files(frozenset(after.conffiles) - steady, steady)
+
+
 def suspects(before: Observation, after: Observation, twin: Observation | None) -> tuple[str, ...]:
     """Units that ran before and do not now: those that failed first. Not those that stopped on
     the twin, too."""
@@ -72,11 +86,14 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
     if autopsy is None or facts.before is None or facts.after is None:
         return ()
     changes = compare(facts.before, facts.after).packages
+    files = _files(facts.before, facts.after)
     found: list[tuple[int, Cause]] = []
     for trace in autopsy.units:
         error = first_error(trace.log)
         links = [
-            (link, change) for change in changes if (link := _tie(trace, change, autopsy, error))
+            (link, change)
+            for change in changes
+            if (link := _tie(trace, change, autopsy, error, files))
         ]
         links.sort(key=lambda pair: -pair[0].weight)
         if not links and len(changes) == 1:
@@ -128,19 +145,28 @@ def _plain(text: str) -> str:
     return line(text, _ERROR_LIMIT)
 
 
-def _tie(trace: UnitTrace, change: PackageChange, autopsy: Autopsy, error: str) -> _Link | None:
+def _tie(
+    trace: UnitTrace, change: PackageChange, autopsy: Autopsy, error: str, files: _Files
+) -> _Link | None:
     def owned(paths: Sequence[str]) -> Iterator[str]:
         return (path for path in paths if _owner(path, autopsy) == change.name)
 
+    named = _paths([error])
+    folders = {path.rpartition("/")[0] for path in named}
+    beside = sorted(path for path in files.fresh if path.rpartition("/")[0] in folders)
+    # A file that did not change is seldom to blame, whoever complains about it.
     ties = (
-        (100, _PATH.findall(error), "{} in the error is its file"),
-        (80, [p for text in trace.log for p in _PATH.findall(text)], "{} in the log is its file"),
+        (100, [p for p in named if p not in files.steady], "{} in the error is its file"),
+        (80, [p for p in _paths(trace.log) if p not in files.steady], "{} in the log is its file"),
+        (70, beside, "its new {} is beside the file in the error"),
         (60, trace.files, "the unit's file {} is its own"),
         (50, trace.programs, "the program {} is its own"),
         (30, trace.libraries, "it brings the library {}"),
+        (20, named, "{} in the error is its file"),
+        (15, _paths(trace.log), "{} in the log is its file"),
     )
     for weight, paths, words in ties:
-        path = next(owned([path.rstrip(".:") for path in paths]), "")
+        path = next(owned(paths), "")
         if path:
             return _Link(weight, words.format(path))
     if change.new is None and mentions(trace.unit, change.name):
@@ -148,6 +174,10 @@ def _tie(trace: UnitTrace, change: PackageChange, autopsy: Autopsy, error: str) 
     if mentions(error, change.name):
         return _Link(40, "the error names it")
     return None
+
+
+def _paths(texts: Sequence[str]) -> list[str]:
+    return [path.rstrip(".:") for text in texts for path in _PATH.findall(text)]
 
 
 def _owner(path: str, autopsy: Autopsy) -> str:

@@ -115,6 +115,33 @@ def test_the_file_in_the_error_weighs_more_than_the_program_or_a_library() -> No
     assert len(causes(facts)) == 3
 
 
+def test_a_file_that_did_not_change_is_not_accused_but_what_is_new_beside_it() -> None:
+    facts = upgraded("complained-about", "new-beside-it", "other")
+    assert facts.before is not None
+    assert facts.after is not None
+    error = EMERG.replace("unknown directive", "duplicate default server")
+    autopsy = Autopsy(
+        units=(UnitTrace(unit=UNIT, log=(error,)),),
+        owners={
+            "/etc/nginx/conf.d/a.conf": "complained-about",
+            "/etc/nginx/conf.d/b.conf": "new-beside-it",
+            "/etc/other/c.conf": "other",
+        },
+    )
+    same = {"/etc/nginx/conf.d/a.conf": "1", "/etc/other/c.conf": "1"}
+    fresh = {**same, "/etc/nginx/conf.d/b.conf": "2", "/etc/other/c.conf": "2"}
+    facts = facts.model_copy(
+        update={
+            "before": facts.before.model_copy(update={"conffiles": same}),
+            "after": facts.after.model_copy(update={"conffiles": fresh}),
+            "autopsy": autopsy,
+        }
+    )
+    first, second = causes(facts)
+    assert (first.package, second.package) == ("new-beside-it", "complained-about")
+    assert first.evidence == ("its new /etc/nginx/conf.d/b.conf is beside the file in the error",)
+
+
 def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
     facts = upgraded("tzdata", "base-files").model_copy(
         update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, log=LOG),), owners={})}
