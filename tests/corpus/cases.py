@@ -1,4 +1,4 @@
-"""All cases, in the order in which they are begun: the longest first, so that none trails."""
+"""All cases, in the order in which they are begun: what breaks takes longest, so it is first."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import cases_system
 import cases_treacherous
 
 CASES = (
-    *cases_good.CASES,
-    *cases_treacherous.CASES,
-    *cases_system.CASES,
     *cases_services.CASES,
+    *cases_system.CASES,
+    *cases_treacherous.CASES,
+    *cases_good.CASES,
 )

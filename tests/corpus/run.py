@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_image(variant, print)
     results = rehearse_all(cases, options)
     if options.json:
-        results = keep(options.json, results)
+        results = kept(options.json)
     print(as_text(results))
     return 1 if missed(results) else 0
 
@@ -83,11 +83,9 @@ def _options() -> argparse.ArgumentParser:
 
 
 def chosen(patterns: Sequence[str]) -> list[Case]:
-    return [
-        case
-        for case in CASES
-        if not patterns or any(fnmatchcase(case.name, pattern) for pattern in patterns)
-    ]
+    """In the order of the patterns."""
+    found = [case for pattern in patterns for case in CASES if fnmatchcase(case.name, pattern)]
+    return list(dict.fromkeys(found)) if patterns else list(CASES)
 
 
 def rehearse_all(cases: Sequence[Case], options: argparse.Namespace) -> list[Result]:
@@ -108,6 +106,8 @@ def rehearse_all(cases: Sequence[Case], options: argparse.Namespace) -> list[Res
                 f"{result.verdict}: {result.reason}",
                 flush=True,
             )
+            if options.json:
+                keep(options.json, result)
     return [found[case.name] for case in cases if case.name in found]
 
 
@@ -204,10 +204,14 @@ def _offer(case: Case, archive: Archive, out: Path) -> None:
         }
 
 
-def keep(path: Path, fresh: Sequence[Result]) -> list[Result]:
-    """Write the results down in place of what the file said of the same cases; all of it."""
-    known = from_data(json.loads(path.read_text())) if path.exists() else []
-    found = {one.case: one for one in (*known, *fresh)}
+def kept(path: Path) -> list[Result]:
+    return from_data(json.loads(path.read_text())) if path.exists() else []
+
+
+def keep(path: Path, fresh: Result) -> None:
+    """Write a result down in place of what the file said of the same case: whoever interrupts
+    the rest keeps it."""
+    found = {one.case: one for one in (*kept(path), fresh)}
     results = [found[case.name] for case in CASES if case.name in found]
     about = {
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -216,7 +220,6 @@ def keep(path: Path, fresh: Sequence[Result]) -> list[Result]:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(about | as_data(results), indent=1, ensure_ascii=False)
     path.write_text(text + "\n")
-    return results
 
 
 if __name__ == "__main__":
