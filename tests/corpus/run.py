@@ -84,8 +84,13 @@ def _options() -> argparse.ArgumentParser:
 
 def chosen(patterns: Sequence[str]) -> list[Case]:
     """In the order of the patterns."""
-    found = [case for pattern in patterns for case in CASES if fnmatchcase(case.name, pattern)]
-    return list(dict.fromkeys(found)) if patterns else list(CASES)
+    found = {
+        case.name: case
+        for pattern in patterns or ["*"]
+        for case in CASES
+        if fnmatchcase(case.name, pattern)
+    }
+    return list(found.values())
 
 
 def rehearse_all(cases: Sequence[Case], options: argparse.Namespace) -> list[Result]:
