@@ -1,9 +1,9 @@
-"""No unit has failed that had not failed before."""
+"""No unit has failed that had not failed before, and what runs comes back at the next start."""
 
 from __future__ import annotations
 
 from sandbox.checks import CheckSettings
-from sandbox.checks.compare import new_failed_units
+from sandbox.checks.compare import left_behind, new_failed_units
 from sandbox.records import Observation
 
 
@@ -15,4 +15,15 @@ def test_no_new_failed_units(
         f"{failed[0]} has failed, it had not before"
         if len(failed) == 1
         else f"{len(failed)} units have failed that had not before: {', '.join(failed)}"
+    )
+
+
+def test_what_runs_is_still_enabled(
+    before: Observation, now: Observation, settings: CheckSettings
+) -> None:
+    lost = left_behind(before, now, settings.ignore_units)
+    assert not lost, (
+        f"{lost[0]} was enabled before and is not now: the next start will be without it"
+        if len(lost) == 1
+        else f"{len(lost)} services were enabled before and are not now: {', '.join(lost)}"
     )

@@ -185,6 +185,18 @@ def test_a_real_guest() -> None:
     assert seen.stale_processes == ("dbus-daemon", "nginx")
 
 
+def test_links_tell_what_is_enabled_and_masked() -> None:
+    seen = parsed("""\
+@links
+/etc/systemd/system/multi-user.target.wants/nginx.service
+/etc/systemd/system/a.service.requires/b.socket
+/etc/systemd/system/c.timer
+/etc/systemd/system/odd
+""")
+    assert seen.enabled == ("b.socket", "nginx.service")
+    assert seen.masked == ("c.timer",)
+
+
 def test_sockets_from_proc() -> None:
     seen = parsed("""\
 @net_tcp
