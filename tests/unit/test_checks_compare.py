@@ -156,13 +156,13 @@ def test_the_system_may_not_get_worse(before: str, now: str, excused: bool, wors
     [
         (20, 80, False),
         (20, 81, True),
-        (100, 200, False),
-        (100, 201, True),
+        (100, 300, False),
+        (100, 301, True),
         (0, 500, False),
         (500, 0, False),
     ],
 )
-def test_a_start_is_much_slower_when_it_takes_twice_as_long_and_a_minute_more(
+def test_a_start_is_much_slower_when_it_takes_thrice_as_long_and_a_minute_more(
     before: float, now: float, slower: bool
 ) -> None:
     first, second = seen(boot_seconds=before), seen(boot_seconds=now, boot_id="another")
