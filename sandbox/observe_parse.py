@@ -73,6 +73,7 @@ def parse(text: str, mark: str, *, own_port: int = 0) -> Observation:
         held=held,
         units=units,
         failed_units=failed,
+        restarts=restarts_of(_lines(sections, "restarts")),
         enabled=enabled,
         masked=masked,
         ports=ports_of(sections, own_port),
@@ -162,6 +163,17 @@ def units_of(lines: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
         if name.endswith(UNIT_TYPES):
             units[name] = f"{words[2]}/{words[3]}"
     return units, tuple(sorted(failed))
+
+
+def restarts_of(lines: Sequence[str]) -> dict[str, int]:
+    """``systemctl show``: two lines a service, in an order that is systemd's."""
+    found = {}
+    for pair in zip(lines[::2], lines[1::2], strict=False):
+        values = _properties(pair)
+        name, times = values.get("Id", ""), values.get("NRestarts", "")
+        if name.endswith(".service") and times.isdecimal() and int(times[:9]) > 0:
+            found[name] = int(times[:9])
+    return found
 
 
 def links_of(paths: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -173,6 +173,7 @@ class Observation(Record):
     held: tuple[str, ...] = ()
     units: dict[str, str] = {}  # unit -> "active/running"; services, sockets, timers, mounts
     failed_units: tuple[str, ...] = ()
+    restarts: dict[str, int] = {}  # how often systemd by itself started a service again; none is 0
     enabled: tuple[str, ...] = ()  # units that the administrator's links start at boot
     masked: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()

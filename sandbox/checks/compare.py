@@ -93,6 +93,21 @@ def describe_lost_units(lost: Sequence[LostUnit]) -> str:
     return f"{len(lost)} units were active before and are not now: {each}"
 
 
+def started_again(before: Observation, now: Observation, patterns: Sequence[str]) -> dict[str, int]:
+    """Services that systemd itself had to start again, and how often; not those of before.
+
+    Once may be an accident of the start.
+    """
+    rebooted = now.boot_id != before.boot_id
+    return {
+        unit: times
+        for unit, times in now.restarts.items()
+        if times > before.restarts.get(unit, 0)
+        and not (rebooted and unit in before.restarts)
+        and not ignored(unit, patterns)
+    }
+
+
 def left_behind(before: Observation, now: Observation, patterns: Sequence[str]) -> list[str]:
     """Services that run since the start of the guest, and that its next start will not start.
 

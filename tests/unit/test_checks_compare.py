@@ -23,6 +23,7 @@ from sandbox.checks.compare import (
     port_problem,
     real_filesystems,
     slower_start,
+    started_again,
     state_worse,
 )
 from sandbox.records import Filesystem, Port
@@ -149,6 +150,24 @@ def test_unit_states_come_back_in_the_order_they_were_asked_for() -> None:
 )
 def test_the_system_may_not_get_worse(before: str, now: str, excused: bool, worse: bool) -> None:
     assert state_worse(before, now, excused) is worse
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "boot", "again"),
+    [
+        ({}, {"a.service": 1}, "b", {"a.service": 1}),
+        ({"a.service": 1}, {"a.service": 1}, "b", {}),
+        ({"a.service": 1}, {"a.service": 3}, "b", {"a.service": 3}),
+        ({"a.service": 1}, {"a.service": 3}, "another", {}),
+        ({}, {"a.service": 3}, "another", {"a.service": 3}),
+        ({}, {"ignored.service": 3}, "b", {}),
+    ],
+)
+def test_what_systemd_had_to_start_again(
+    before: dict[str, int], now: dict[str, int], boot: str, again: dict[str, int]
+) -> None:
+    after = seen(restarts=now, boot_id=boot)
+    assert started_again(seen(restarts=before), after, ["ign*"]) == again
 
 
 @pytest.mark.parametrize(

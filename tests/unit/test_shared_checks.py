@@ -73,6 +73,8 @@ case "$*" in
         else state=active; sub=running; fi
         printf 'LoadState=loaded\\nActiveState=%s\\nSubState=%s\\n' "$state" "$sub" ;;
     *nginx.service*) printf 'LoadState=loaded\\nActiveState=failed\\nSubState=failed\\n' ;;
+    *NRestarts*loop.service*) grep -c NRestarts "$0.asked" ;;
+    *NRestarts*) echo 1 ;;
     is-system-running)
         if [ "$(grep -c is-system "$0.asked")" -lt 2 ]; then echo starting; exit 1; fi
         echo running ;;
@@ -160,6 +162,7 @@ def test_a_healthy_guest_passes_every_shared_check_in_both_phases(check: Run) ->
         "shared/test_ports.py::test_still_listens[tcp/0.0.0.0:80]",
         "shared/test_services.py::test_services_still_run",
         "shared/test_units.py::test_no_new_failed_units",
+        "shared/test_units.py::test_nothing_is_started_again_and_again",
         "shared/test_units.py::test_what_runs_is_still_enabled",
     }
 
@@ -220,6 +223,16 @@ def test_what_the_next_start_would_lose_is_seen_at_once(check: Run) -> None:
     }
     both = not_passed(check("units", seen(), before))
     assert both == {name: f"2 services were enabled before and are not now: {', '.join(enabled)}"}
+
+
+def test_a_service_that_does_not_stay_up_is_seen(check: Run) -> None:
+    name = "shared/test_units.py::test_nothing_is_started_again_and_again"
+    said = {name: "loop.service ends and is started again, 2 times so far"}
+    assert not_passed(check("units", seen(restarts={"loop.service": 1}), seen())) == said
+    for unit, ignore in (("once.service", []), ("loop.service", ["loop.*"])):
+        now = seen(restarts={unit: 1})
+        session = check("units", now, seen(), settle_seconds=2, ignore_units=ignore)
+        assert not_passed(session) == {}
 
 
 def test_a_start_that_takes_much_longer_is_seen(check: Run) -> None:
