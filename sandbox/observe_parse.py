@@ -34,9 +34,6 @@ _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,99}")
 _MD5 = re.compile(r"\\?([0-9a-f]{32}) [ *](/.*)")
 _DF = re.compile(r".*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+(?:(\d+)%|-)\s+(/.*)")
 _TIMESTAMP = re.compile(r"\[ *\d+\.\d+\] ")
-_RESTARTED = re.compile(
-    r"(?P<unit>\S{1,256}\.service): Scheduled restart job, restart counter is at (?P<times>\d{1,9})\."
-)
 _PROCESS = re.compile(r'users:\(\("([^"]{1,64})"')
 
 Sections = Mapping[str, Sequence[str]]
@@ -168,13 +165,14 @@ def units_of(lines: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     return units, tuple(sorted(failed))
 
 
-def restarts_of(lines: Iterable[str]) -> dict[str, int]:
-    """How often systemd started a service again by itself, as it says each time."""
-    found: dict[str, int] = {}
-    for text in lines:
-        match = _RESTARTED.fullmatch(text.strip())
-        if match:
-            found[match["unit"]] = max(int(match["times"]), found.get(match["unit"], 0))
+def restarts_of(lines: Sequence[str]) -> dict[str, int]:
+    """``systemctl show``: two lines a service, in an order that is systemd's."""
+    found = {}
+    for pair in zip(lines[::2], lines[1::2], strict=False):
+        values = _properties(pair)
+        name, times = values.get("Id", ""), values.get("NRestarts", "")
+        if name.endswith(".service") and times.isdecimal() and int(times[:9]) > 0:
+            found[name] = int(times[:9])
     return found
 
 

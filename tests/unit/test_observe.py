@@ -188,12 +188,15 @@ def test_a_real_guest() -> None:
 def test_restarts_by_systemd_itself() -> None:
     seen = parsed("""\
 @restarts
-a.service: Scheduled restart job, restart counter is at 1.
-a.service: Scheduled restart job, restart counter is at 3.
-a.service: Scheduled restart job, restart counter is at 2.
-c.service: Scheduled restart job, restart counter is at 2.
-d.socket: Scheduled restart job, restart counter is at 9.
-e.service: Scheduled restart job, restart counter is at many.
+Id=a.service
+NRestarts=3
+NRestarts=0
+Id=b.service
+NRestarts=2
+Id=c.service
+Id=d.socket
+NRestarts=9
+Id=e.service
 """)
     assert seen.restarts == {"a.service": 3, "c.service": 2}
 
