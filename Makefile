@@ -1,7 +1,7 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
 .PHONY: test test-unit test-xen test-vm test-faults bench picture
-.PHONY: test-restart test-service test-chaos
+.PHONY: test-restart test-service test-chaos corpus
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -99,6 +99,11 @@ part-xen: export XEN_TESTS = --ignore=tests/xen/test_xen_types.py \
 bench: ## all benchmarks, with a whole rehearsal against the same by hand
 	@.ci/setup --with-tests
 	$(BIN)/pytest tests/benchmarks -s
+
+# Apart from `test`, too: an hour. CORPUS has options: make corpus CORPUS="--only 'mirror-*'"
+corpus: ## upgrades of known outcome on real guests: how often the verdict is right
+	@.ci/setup --with-tests
+	$(BIN)/python tests/corpus/run.py $(CORPUS)
 
 picture: ## make the README's pictures again from a real run, and an example of the web
 	@.ci/setup --with-browser

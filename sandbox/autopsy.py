@@ -47,12 +47,20 @@ def _trace(sections: Sections, unit: str) -> UnitTrace:
     return UnitTrace(
         unit=unit,
         result=values.get("Result", ""),
+        state=_state(values),
         status=int(status) if status.isdecimal() and len(status) < 4 else 0,
         files=tuple(f for f in _words(values, "FragmentPath", "DropInPaths") if f[0] == "/"),
         programs=tuple(dict.fromkeys(p for c in commands for p in _PROGRAM.findall(c))),
         libraries=tuple(line.strip() for line in sections.get(f"libraries {unit}", ())),
         log=tuple(line.strip() for line in sections.get(f"log {unit}", ()))[-_LINES:],
     )
+
+
+def _state(values: dict[str, str]) -> str:
+    loaded = values.get("LoadState", "")
+    if loaded in ("masked", "not-found"):
+        return loaded
+    return "disabled" if values.get("UnitFileState") == "disabled" else ""
 
 
 def _words(values: dict[str, str], *names: str) -> list[str]:

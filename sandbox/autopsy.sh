@@ -14,8 +14,8 @@ main() {
     paths=
     for unit; do
         section "show $unit"
-        shown=$(systemctl show -p FragmentPath -p DropInPaths -p Result -p ExecMainStatus \
-            -p ExecStartPre -p ExecStart -- "$unit" | head -c 20000)
+        shown=$(systemctl show -p LoadState -p UnitFileState -p FragmentPath -p DropInPaths \
+            -p Result -p ExecMainStatus -p ExecStartPre -p ExecStart -- "$unit" | head -c 20000)
         printf '%s\n' "$shown"
         section "log $unit"
         said=$(journalctl -b -o cat --no-pager -q -n 60 -u "$unit" 2>/dev/null | head -c 20000)
@@ -28,9 +28,15 @@ main() {
         named=$(printf '%s\n%s\n' "$shown" "$said" | tr -c 'A-Za-z0-9_./+@:\n-' '\n' |
             sed -n 's/^[^/]*\(\/[A-Za-z0-9_.+@-][A-Za-z0-9_./+@-]*\).*/\1/p' |
             sed 's/[.:]*$//' | sort -u | head -n 60)
+        # What was put beside a file that is complained about may be what is wrong with it.
+        beside=$(printf '%s\n' "$named" | sed -n 's/^\(\/etc\/.*\)\/[^/]*$/\1/p' | sort -u |
+            head -n 10 | while IFS= read -r folder; do
+                find "$folder/." -maxdepth 1 -type f 2>/dev/null | head -n 100
+            done | sed 's/\/\.\//\//')
         paths="$paths
 $libraries
-$named"
+$named
+$beside"
     done
     section owners
     if command -v dpkg-query >/dev/null 2>&1; then

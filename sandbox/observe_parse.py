@@ -56,6 +56,7 @@ def parse(text: str, mark: str, *, own_port: int = 0) -> Observation:
     manager = _properties(sections.get("manager", ()))
     target = _properties(sections.get("target", ()))
     units, failed = units_of(sections.get("units", ()))
+    enabled, masked = links_of(_lines(sections, "links"))
     packages, held = packages_of([*sections.get("dpkg", ()), *sections.get("rpm", ())])
     kernel_errors = _messages(sections.get("kernel_log", ()))
     journal = _messages(sections.get("journal", ()))
@@ -72,6 +73,9 @@ def parse(text: str, mark: str, *, own_port: int = 0) -> Observation:
         held=held,
         units=units,
         failed_units=failed,
+        restarts=restarts_of(_lines(sections, "restarts")),
+        enabled=enabled,
+        masked=masked,
         ports=ports_of(sections, own_port),
         conffiles=conffiles_of(sections),
         filesystems=filesystems_of(sections),
@@ -159,6 +163,29 @@ def units_of(lines: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
         if name.endswith(UNIT_TYPES):
             units[name] = f"{words[2]}/{words[3]}"
     return units, tuple(sorted(failed))
+
+
+def restarts_of(lines: Sequence[str]) -> dict[str, int]:
+    """``systemctl show``: two lines a service, in an order that is systemd's."""
+    found = {}
+    for pair in zip(lines[::2], lines[1::2], strict=False):
+        values = _properties(pair)
+        name, times = values.get("Id", ""), values.get("NRestarts", "")
+        if name.endswith(".service") and times.isdecimal() and int(times[:9]) > 0:
+            found[name] = int(times[:9])
+    return found
+
+
+def links_of(paths: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The links beneath /etc/systemd/system: names of enabled units, and of masked ones."""
+    enabled: set[str] = set()
+    masked: set[str] = set()
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if "." in name:
+            wanted = folder.endswith((".wants", ".requires"))
+            (enabled if wanted else masked).add(name)
+    return tuple(sorted(enabled)), tuple(sorted(masked))
 
 
 def packages_of(lines: Iterable[str]) -> tuple[dict[str, Package], tuple[str, ...]]:

@@ -38,12 +38,26 @@ _SYSTEMD = re.compile(
     r"(Starting|Started|Stopping|Stopped|Failed to start|Scheduled restart|Start request)\b"
     r"|[\w@.\\-]+\.(service|socket|mount|timer|path): "
 )
-_STRONG = re.compile(r"\b(emerg|alert|crit|critical|fatal|panic|error|traceback)\b", re.I)
+# PermissionError, too.
+_STRONG = re.compile(r"\b(emerg|alert|crit|critical|fatal|panic)\b|(error|exception)\b", re.I)
 _WEAK = re.compile(
-    r"fail|cannot|can't|could not|unable|unknown|invalid|denied|not found|no such|missing|undefined"
-    r"|unrecognized|unsupported|deprecated|refused|abort|segfault|exception",
+    r"fail|\bbad\b|cannot|can't|could not|unable|unknown|invalid|denied|not found|no such|missing"
+    r"|undefined|unrecognized|unsupported|deprecated|refused|abort|segfault|exception",
     re.I,
 )
+# But for what kept it from starting the program at all.
+_NOT_BEGUN = re.compile(
+    r"[\w@.\\-]+\.(service|socket|mount|timer|path): "
+    r"(?P<why>(Failed to (?!kill|parse|reset)|Unable to|Unit configuration|Cannot) ?.*)"
+)
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):")
+# Python's last line of one: json.decoder.JSONDecodeError: Expecting value
+_RAISED = re.compile(r"(?:\w+\.)*[A-Z]\w*(?:: .*)?")
+_STATES = {
+    "masked": "it is masked",
+    "not-found": "its unit is gone",
+    "disabled": "it is disabled, so that no start of the guest starts it",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,20 @@ class _Link:
 
     weight: int
     words: str
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Configuration files of packages."""
+
+    fresh: frozenset[str]  # new, or of other content than before
+    steady: frozenset[str]
+
+
+def _files(before: Observation, after: Observation) -> _Files:
+    now = after.conffiles.items()
+    steady = frozenset(path for path, md5 in now if before.conffiles.get(path) == md5)
+    return _Files(frozenset(after.conffiles) - steady, steady)
 
 
 def suspects(before: Observation, after: Observation, twin: Observation | None) -> tuple[str, ...]:
@@ -74,18 +102,21 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
     if autopsy is None or facts.before is None or facts.after is None:
         return ()
     changes = compare(facts.before, facts.after).packages
+    files = _files(facts.before, facts.after)
     found: list[tuple[int, Cause]] = []
     for trace in autopsy.units:
         error = first_error(trace.log)
         links = [
-            (link, change) for change in changes if (link := _tie(trace, change, autopsy, error))
+            (link, change)
+            for change in changes
+            if (link := _tie(trace, change, autopsy, error, files))
         ]
         links.sort(key=lambda pair: -pair[0].weight)
         if not links and len(changes) == 1:
             links = [(_Link(1, "nothing else was upgraded"), changes[0])]
         for link, change in links[:MOST]:
             found.append((link.weight, _cause(trace, change, error, link)))
-        if not links and error:
+        if not links and (error or trace.state):
             found.append((0, _cause(trace, None, error, None)))
     found.sort(key=lambda pair: -pair[0])
     return tuple(cause for _weight, cause in found[:MOST])
@@ -109,17 +140,31 @@ def _boot_causes(facts: Facts) -> Iterator[Cause]:
 def first_error(log: Sequence[str]) -> str:
     """The line of a unit's log that explains its end best: the first clear error of its last
     start, else the first that sounds like one, else the last thing it said."""
-    own = [text for text in _last_start(log) if text and not _SYSTEMD.match(text)]
+    last = _last_start(log)
+    own = _without_tracebacks([text for text in last if text and not _SYSTEMD.match(text)])
     for pattern in (_STRONG, _WEAK):
         for text in own:
             if pattern.search(text):
                 return _plain(text)
+    for text in last:
+        if match := _NOT_BEGUN.fullmatch(text):
+            return _plain(match["why"])
     return _plain(own[-1]) if own else ""
 
 
 def _last_start(log: Sequence[str]) -> Sequence[str]:
     starts = [number for number, text in enumerate(log) if text.startswith("Starting ")]
     return log[starts[-1] :] if starts else log
+
+
+def _without_tracebacks(lines: Sequence[str]) -> list[str]:
+    """Of each only its last line: what was raised, not where."""
+    kept, inside = [], False
+    for text in lines:
+        inside = bool(_TRACEBACK.match(text)) or (inside and not _RAISED.fullmatch(text))
+        if not inside:
+            kept.append(text)
+    return kept
 
 
 def _plain(text: str) -> str:
@@ -131,24 +176,39 @@ def _plain(text: str) -> str:
     return line(text, _ERROR_LIMIT)
 
 
-def _tie(trace: UnitTrace, change: PackageChange, autopsy: Autopsy, error: str) -> _Link | None:
+def _tie(
+    trace: UnitTrace, change: PackageChange, autopsy: Autopsy, error: str, files: _Files
+) -> _Link | None:
     def owned(paths: Sequence[str]) -> Iterator[str]:
         return (path for path in paths if _owner(path, autopsy) == change.name)
 
+    named = _paths([error])
+    folders = {path.rpartition("/")[0] for path in named}
+    beside = sorted(path for path in files.fresh if path.rpartition("/")[0] in folders)
+    # A file that did not change is seldom to blame, whoever complains about it.
     ties = (
-        (100, _PATH.findall(error), "{} in the error is its file"),
-        (80, [p for text in trace.log for p in _PATH.findall(text)], "{} in the log is its file"),
+        (100, [p for p in named if p not in files.steady], "{} in the error is its file"),
+        (80, [p for p in _paths(trace.log) if p not in files.steady], "{} in the log is its file"),
+        (70, beside, "its new {} is beside the file in the error"),
         (60, trace.files, "the unit's file {} is its own"),
         (50, trace.programs, "the program {} is its own"),
         (30, trace.libraries, "it brings the library {}"),
+        (20, named, "{} in the error is its file"),
+        (15, _paths(trace.log), "{} in the log is its file"),
     )
     for weight, paths, words in ties:
-        path = next(owned([path.rstrip(".:") for path in paths]), "")
+        path = next(owned(paths), "")
         if path:
             return _Link(weight, words.format(path))
+    if change.new is None and mentions(trace.unit, change.name):
+        return _Link(90, "it was removed")
     if mentions(error, change.name):
         return _Link(40, "the error names it")
     return None
+
+
+def _paths(texts: Sequence[str]) -> list[str]:
+    return [path.rstrip(".:") for text in texts for path in _PATH.findall(text)]
 
 
 def _owner(path: str, autopsy: Autopsy) -> str:
@@ -158,7 +218,7 @@ def _owner(path: str, autopsy: Autopsy) -> str:
 
 def _cause(trace: UnitTrace, change: PackageChange | None, error: str, link: _Link | None) -> Cause:
     since = f" since {say(change)}" if change else " any more"
-    why = error or (f"it ended with status {trace.status}" if trace.status else trace.result)
+    why = _why(trace, error)
     evidence = [link.words] if link else []
     return Cause(
         text=line(f"{trace.unit} does not run{since}" + (f": {why}" if why else "")),
@@ -166,3 +226,11 @@ def _cause(trace: UnitTrace, change: PackageChange | None, error: str, link: _Li
         package=change.name if change else "",
         evidence=tuple(evidence),
     )
+
+
+def _why(trace: UnitTrace, error: str) -> str:
+    if trace.state in ("masked", "not-found"):  # whatever it said while it still ran
+        return _STATES[trace.state]
+    if error or trace.status:
+        return error or f"it ended with status {trace.status}"
+    return _STATES.get(trace.state, trace.result)

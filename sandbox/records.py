@@ -173,6 +173,9 @@ class Observation(Record):
     held: tuple[str, ...] = ()
     units: dict[str, str] = {}  # unit -> "active/running"; services, sockets, timers, mounts
     failed_units: tuple[str, ...] = ()
+    restarts: dict[str, int] = {}  # how often systemd by itself started a service again; none is 0
+    enabled: tuple[str, ...] = ()  # units that the administrator's links start at boot
+    masked: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()
     conffiles: dict[str, str] = {}  # path -> md5, or "missing"
     filesystems: tuple[Filesystem, ...] = ()
@@ -257,6 +260,7 @@ class UnitTrace(Record):
     unit: str
     result: str = ""  # systemd's word: "exit-code", "signal", "timeout"
     status: int = 0  # of its main process
+    state: str = ""  # "masked", "not-found", "disabled"; "" for what may run
     files: tuple[str, ...] = ()  # its unit file and drop-ins
     programs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()  # that they load

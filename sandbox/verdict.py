@@ -91,7 +91,7 @@ def _failures(facts: Facts) -> Iterator[Point]:
     yield from _left_half_way(facts)
     if facts.reboot and not facts.reboot.happened and not stuck_alike(facts):
         yield Point(
-            "the guest did not come back after the upgrade: "
+            f"the guest did not come back {_after(facts)}: "
             + (facts.reboot.message or "no new boot was seen")
             + ("; its twin, which was not upgraded, did" if twin_came_back(facts) else ""),
             "do not reboot the source after this upgrade; the last console lines and the screen "
@@ -104,6 +104,12 @@ def _failures(facts: Facts) -> Iterator[Point]:
     if not [*_lost_connections(facts)]:  # a broken connection makes every check fail
         yield from _regressions(facts)
         yield from _hang(facts)
+
+
+def _after(facts: Facts) -> str:
+    """Names the package where it is the only one; of several nobody knows which it was."""
+    changes = package_changes(facts)
+    return f"after {say(changes[0])}" if len(changes) == 1 else "after the upgrade"
 
 
 def _failed_upgrade(upgrade: UpgradeLog) -> Point:

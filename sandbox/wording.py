@@ -29,10 +29,12 @@ def since(changes: Sequence[PackageChange], result: CheckResult) -> str:
 
 
 def mentions(text: str, name: str) -> bool:
-    """Whether a package's name stands in ``text`` as a word of its own."""
+    """Whether a package's name stands in ``text`` as a word of its own; as that of a module in
+    Python, too, which has "_" for "-"."""
     if len(name) < _SHORTEST_NAME:
         return False
-    return bool(re.search(rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z0-9])", text.lower()))
+    name, text = (words.lower().replace("_", "-") for words in (name, text))
+    return bool(re.search(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])", text))
 
 
 def say(change: PackageChange) -> str:

@@ -11,6 +11,8 @@ from sandbox.checks import PORT_PATTERN
 from sandbox.noise import TRANSIENT_UNITS
 from sandbox.records import Filesystem, Observation, Port
 
+# That a start may take longer, or three times as long: file systems are checked, hosts are busy.
+SLOWER_SECONDS = 60
 SETTLING_STATES = ("initializing", "starting")
 FIRST_RANDOM_PORT = 32768  # net.ipv4.ip_local_port_range
 DHCP_CLIENT_PORTS = (68, 546)
@@ -91,6 +93,39 @@ def describe_lost_units(lost: Sequence[LostUnit]) -> str:
     return f"{len(lost)} units were active before and are not now: {each}"
 
 
+def started_again(before: Observation, now: Observation, patterns: Sequence[str]) -> dict[str, int]:
+    """Services that systemd itself had to start again, and how often; not those of before.
+
+    Once may be an accident of the start.
+    """
+    rebooted = now.boot_id != before.boot_id
+    return {
+        unit: times
+        for unit, times in now.restarts.items()
+        if times > before.restarts.get(unit, 0)
+        and not (rebooted and unit in before.restarts)
+        and not ignored(unit, patterns)
+    }
+
+
+def left_behind(before: Observation, now: Observation, patterns: Sequence[str]) -> list[str]:
+    """Services that run since the start of the guest, and that its next start will not start.
+
+    Of a guest that was started again the services themselves tell.
+    """
+    if now.boot_id != before.boot_id:
+        return []
+    enabled, masked = set(now.enabled), set(now.masked) - set(before.masked)
+    return [
+        unit
+        for unit in before.enabled
+        if unit.endswith(".service")
+        and before.units.get(unit) == "active/running"
+        and (unit not in enabled or unit in masked)
+        and not ignored(unit, patterns)
+    ]
+
+
 def parse_unit_states(units: Sequence[str], shown: str) -> dict[str, str]:
     """States from ``systemctl show``: one block of properties a unit, in the order asked."""
     states = {}
@@ -113,6 +148,14 @@ def state_worse(before: str, now: str, excused: bool) -> bool:
         return False
     rank = {"running": 0, "degraded": 0 if excused else 1}
     return rank.get(now, 2) > rank.get(before, 2)
+
+
+def slower_start(before: Observation, now: Observation) -> str:
+    """What to say of a start that took much longer than the one before; "" for any other."""
+    was, took = before.boot_seconds, now.boot_seconds
+    if now.boot_id == before.boot_id or not was or took <= max(3 * was, was + SLOWER_SECONDS):
+        return ""
+    return f"the start took {took:.0f} s, and {was:.0f} s before"
 
 
 # --- ports ---------------------------------------------------------------------------------

@@ -7,7 +7,12 @@ import time
 from testinfra.host import Host
 
 from sandbox.checks import CheckSettings
-from sandbox.checks.compare import SETTLING_STATES, new_failed_units, state_worse
+from sandbox.checks.compare import (
+    SETTLING_STATES,
+    new_failed_units,
+    slower_start,
+    state_worse,
+)
 from sandbox.checks.facts import Facts
 from sandbox.deadline import Deadline
 from sandbox.records import Observation
@@ -46,3 +51,8 @@ def test_system_state_is_no_worse(
         f"the system was {settled} before and is {state} now"
         + (f": {', '.join(now.failed_units)} failed" if now.failed_units else "")
     )
+
+
+def test_start_is_not_much_slower(before: Observation, now: Observation) -> None:
+    problem = slower_start(before, now)
+    assert not problem, problem

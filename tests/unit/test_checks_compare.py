@@ -11,6 +11,7 @@ from sandbox.checks.compare import (
     covers,
     describe_lost_units,
     fullness,
+    left_behind,
     listeners,
     lost_units,
     new_failed_units,
@@ -21,11 +22,39 @@ from sandbox.checks.compare import (
     parse_unit_states,
     port_problem,
     real_filesystems,
+    slower_start,
+    started_again,
     state_worse,
 )
 from sandbox.records import Filesystem, Port
 
 # --- units ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now", "patterns", "lost"),
+    [
+        ({"enabled": ("nginx.service",)}, (), []),
+        ({"enabled": ()}, (), ["nginx.service"]),
+        ({"enabled": ("nginx.service",), "masked": ("nginx.service",)}, (), ["nginx.service"]),
+        ({"enabled": (), "masked": ("old.service",)}, (), ["nginx.service"]),
+        ({"enabled": ()}, ("ng*",), []),
+        ({"enabled": (), "boot_id": "another"}, (), []),
+    ],
+)
+def test_what_the_next_start_will_be_without(
+    now: dict[str, object], patterns: tuple[str, ...], lost: list[str]
+) -> None:
+    before = seen(
+        enabled=("nginx.service", "dead.service", "apt-daily.timer"),
+        masked=("old.service",),
+        units={
+            "nginx.service": "active/running",
+            "dead.service": "inactive/dead",
+            "apt-daily.timer": "active/waiting",
+        },
+    )
+    assert left_behind(before, seen(**now), patterns) == lost
 
 
 @pytest.mark.parametrize(
@@ -121,6 +150,43 @@ def test_unit_states_come_back_in_the_order_they_were_asked_for() -> None:
 )
 def test_the_system_may_not_get_worse(before: str, now: str, excused: bool, worse: bool) -> None:
     assert state_worse(before, now, excused) is worse
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "boot", "again"),
+    [
+        ({}, {"a.service": 1}, "b", {"a.service": 1}),
+        ({"a.service": 1}, {"a.service": 1}, "b", {}),
+        ({"a.service": 1}, {"a.service": 3}, "b", {"a.service": 3}),
+        ({"a.service": 1}, {"a.service": 3}, "another", {}),
+        ({}, {"a.service": 3}, "another", {"a.service": 3}),
+        ({}, {"ignored.service": 3}, "b", {}),
+    ],
+)
+def test_what_systemd_had_to_start_again(
+    before: dict[str, int], now: dict[str, int], boot: str, again: dict[str, int]
+) -> None:
+    after = seen(restarts=now, boot_id=boot)
+    assert started_again(seen(restarts=before), after, ["ign*"]) == again
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "slower"),
+    [
+        (20, 80, False),
+        (20, 81, True),
+        (100, 300, False),
+        (100, 301, True),
+        (0, 500, False),
+        (500, 0, False),
+    ],
+)
+def test_a_start_is_much_slower_when_it_takes_thrice_as_long_and_a_minute_more(
+    before: float, now: float, slower: bool
+) -> None:
+    first, second = seen(boot_seconds=before), seen(boot_seconds=now, boot_id="another")
+    assert bool(slower_start(first, second)) is slower
+    assert not slower_start(first, seen(boot_seconds=now)), "no other start"
 
 
 # --- ports ---------------------------------------------------------------------------------

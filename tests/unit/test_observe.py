@@ -185,6 +185,34 @@ def test_a_real_guest() -> None:
     assert seen.stale_processes == ("dbus-daemon", "nginx")
 
 
+def test_restarts_by_systemd_itself() -> None:
+    seen = parsed("""\
+@restarts
+Id=a.service
+NRestarts=3
+NRestarts=0
+Id=b.service
+NRestarts=2
+Id=c.service
+Id=d.socket
+NRestarts=9
+Id=e.service
+""")
+    assert seen.restarts == {"a.service": 3, "c.service": 2}
+
+
+def test_links_tell_what_is_enabled_and_masked() -> None:
+    seen = parsed("""\
+@links
+/etc/systemd/system/multi-user.target.wants/nginx.service
+/etc/systemd/system/a.service.requires/b.socket
+/etc/systemd/system/c.timer
+/etc/systemd/system/odd
+""")
+    assert seen.enabled == ("b.socket", "nginx.service")
+    assert seen.masked == ("c.timer",)
+
+
 def test_sockets_from_proc() -> None:
     seen = parsed("""\
 @net_tcp

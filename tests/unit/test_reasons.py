@@ -123,6 +123,33 @@ def test_the_file_in_the_error_weighs_more_than_the_program_or_a_library() -> No
     assert len(causes(facts)) == 3
 
 
+def test_a_file_that_did_not_change_is_not_accused_but_what_is_new_beside_it() -> None:
+    facts = upgraded("complained-about", "new-beside-it", "other")
+    assert facts.before is not None
+    assert facts.after is not None
+    error = EMERG.replace("unknown directive", "duplicate default server")
+    autopsy = Autopsy(
+        units=(UnitTrace(unit=UNIT, log=(error,)),),
+        owners={
+            "/etc/nginx/conf.d/a.conf": "complained-about",
+            "/etc/nginx/conf.d/b.conf": "new-beside-it",
+            "/etc/other/c.conf": "other",
+        },
+    )
+    same = {"/etc/nginx/conf.d/a.conf": "1", "/etc/other/c.conf": "1"}
+    fresh = {**same, "/etc/nginx/conf.d/b.conf": "2", "/etc/other/c.conf": "2"}
+    facts = facts.model_copy(
+        update={
+            "before": facts.before.model_copy(update={"conffiles": same}),
+            "after": facts.after.model_copy(update={"conffiles": fresh}),
+            "autopsy": autopsy,
+        }
+    )
+    first, second = causes(facts)
+    assert (first.package, second.package) == ("new-beside-it", "complained-about")
+    assert first.evidence == ("its new /etc/nginx/conf.d/b.conf is beside the file in the error",)
+
+
 def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
     facts = upgraded("tzdata", "base-files").model_copy(
         update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, log=LOG),), owners={})}
@@ -141,6 +168,42 @@ def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
         (("Starting x", "cannot open a", "FATAL: no b"), "FATAL: no b"),
         (("Starting x", "hello", "good bye"), "good bye"),
         (("Starting x", "x.service: Failed with result 'signal'."), ""),
+        (
+            (
+                "Starting x",
+                "Traceback (most recent call last):",
+                'File "/usr/lib/x/x.py", line 3, in <module>',
+                "raise ValueError(f'no error: {x}')",
+                "json.decoder.JSONDecodeError: Expecting value",
+                "During handling of the above exception, another exception occurred:",
+                "Traceback (most recent call last):",
+                "PermissionError: [Errno 13] Permission denied: '/etc/x'",
+            ),
+            "json.decoder.JSONDecodeError: Expecting value",
+        ),
+        (
+            ("Starting x", "/etc/a: line 1: Bad option: y", "terminating"),
+            "/etc/a: line 1: Bad option: y",
+        ),
+        (("Starting x", "Traceback (most recent call last):", "File x, cut off"), ""),
+        (
+            (
+                "Starting x",
+                "hello",
+                "x.service: Failed to locate executable /usr/bin/y: No such file or directory",
+                "x.service: Failed at step EXEC spawning /usr/bin/y: No such file or directory",
+                "x.service: Failed with result 'exit-code'.",
+            ),
+            "Failed to locate executable /usr/bin/y: No such file or directory",
+        ),
+        (
+            (
+                "Starting x",
+                "x.service: Failed to determine user credentials: No such process",
+                "x.service: Failed at step USER spawning /usr/bin/x: No such process",
+            ),
+            "Failed to determine user credentials: No such process",
+        ),
         ((), ""),
     ],
 )
@@ -165,6 +228,49 @@ def test_what_a_boot_needs_is_suspected_when_it_fails() -> None:
     assert causes(several) == (), "base-files and libssl3 are not accused"
 
 
+@pytest.mark.parametrize(
+    ("state", "log", "words"),
+    [
+        ("masked", ("Starting x", "an old error"), "it is masked"),
+        ("not-found", (), "its unit is gone"),
+        ("disabled", (), "it is disabled, so that no start of the guest starts it"),
+        ("disabled", LOG, "[emerg] unknown directive"),
+    ],
+)
+def test_a_unit_that_may_not_run_says_nothing_itself(
+    state: str, log: tuple[str, ...], words: str
+) -> None:
+    facts = upgraded("tzdata", "base-files").model_copy(
+        update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, state=state, log=log),))}
+    )
+    (cause,) = causes(facts)
+    assert cause.text.startswith(f"{UNIT} does not run any more: {words}")
+
+
+def test_a_package_that_was_removed_took_its_unit_with_it() -> None:
+    facts = upgraded("nginx", "other")
+    assert facts.after is not None
+    assert facts.before is not None
+    left = {key: p for key, p in facts.after.packages.items() if key != "nginx:amd64"}
+    trace = UnitTrace(unit=UNIT, state="not-found", log=("other began",))
+    facts = facts.model_copy(
+        update={
+            "after": facts.after.model_copy(update={"packages": left}),
+            "autopsy": Autopsy(units=(trace,)),
+        }
+    )
+    assert causes(facts)[0].text == (
+        "nginx.service does not run since nginx 1 (removed): its unit is gone"
+    )
+
+
+def test_a_module_in_python_is_known_by_its_packages_name() -> None:
+    facts = upgraded("web-price", "other")
+    trace = UnitTrace(unit=UNIT, log=("AttributeError: module 'web_price' has no attribute 'x'",))
+    facts = facts.model_copy(update={"autopsy": Autopsy(units=(trace,))})
+    assert packages_of(facts) == ["web-price"]
+
+
 def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
     before, after = observation(), broken_nginx().facts.after
     assert after is not None
@@ -180,6 +286,8 @@ def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
 
 ANSWER = f"""
 {MARK} show {UNIT}
+LoadState=loaded
+UnitFileState=disabled
 Result=exit-code
 ExecMainStatus=1
 FragmentPath=/lib/systemd/system/{UNIT}
@@ -204,7 +312,12 @@ diversion by dash from: /bin/sh
 def test_the_guests_answer_is_read() -> None:
     autopsy = read(ANSWER, MARK, [UNIT])
     (trace,) = autopsy.units
-    assert (trace.result, trace.status) == ("exit-code", 1)
+    assert (trace.result, trace.status, trace.state) == ("exit-code", 1, "disabled")
+    for state in ("masked", "not-found"):
+        other = read(ANSWER.replace("LoadState=loaded", f"LoadState={state}"), MARK, [UNIT])
+        assert other.units[0].state == state
+    enabled = read(ANSWER.replace("=disabled", "=enabled"), MARK, [UNIT])
+    assert enabled.units[0].state == ""
     assert trace.files[0] == f"/lib/systemd/system/{UNIT}"
     assert len(trace.files) == 3
     assert trace.programs == ("/usr/sbin/nginx",)

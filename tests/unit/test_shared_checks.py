@@ -73,6 +73,8 @@ case "$*" in
         else state=active; sub=running; fi
         printf 'LoadState=loaded\\nActiveState=%s\\nSubState=%s\\n' "$state" "$sub" ;;
     *nginx.service*) printf 'LoadState=loaded\\nActiveState=failed\\nSubState=failed\\n' ;;
+    *NRestarts*loop.service*) grep -c NRestarts "$0.asked" ;;
+    *NRestarts*) echo 1 ;;
     is-system-running)
         if [ "$(grep -c is-system "$0.asked")" -lt 2 ]; then echo starting; exit 1; fi
         echo running ;;
@@ -148,6 +150,7 @@ def test_a_healthy_guest_passes_every_shared_check_in_both_phases(check: Run) ->
     assert names == [result.name for result in second.results]
     assert set(names) == {
         "shared/test_boot.py::test_default_target_is_reached",
+        "shared/test_boot.py::test_start_is_not_much_slower",
         "shared/test_boot.py::test_system_state_is_no_worse",
         "shared/test_filesystems.py::test_has_room[/]",
         "shared/test_filesystems.py::test_has_room[/boot]",
@@ -159,6 +162,8 @@ def test_a_healthy_guest_passes_every_shared_check_in_both_phases(check: Run) ->
         "shared/test_ports.py::test_still_listens[tcp/0.0.0.0:80]",
         "shared/test_services.py::test_services_still_run",
         "shared/test_units.py::test_no_new_failed_units",
+        "shared/test_units.py::test_nothing_is_started_again_and_again",
+        "shared/test_units.py::test_what_runs_is_still_enabled",
     }
 
 
@@ -205,6 +210,37 @@ def test_a_broken_upgrade_fails_each_check_with_one_human_sentence(check: Run) -
         "shared/test_units.py::test_no_new_failed_units": (
             "nginx.service has failed, it had not before"
         ),
+    }
+
+
+def test_what_the_next_start_would_lose_is_seen_at_once(check: Run) -> None:
+    enabled = ("nginx.service", "ssh.service")
+    before = seen(enabled=enabled)
+    name = "shared/test_units.py::test_what_runs_is_still_enabled"
+    assert not_passed(check("units", before, before)) == {}
+    assert not_passed(check("units", seen(enabled=enabled[1:]), before)) == {
+        name: "nginx.service was enabled before and is not now: the next start will be without it"
+    }
+    both = not_passed(check("units", seen(), before))
+    assert both == {name: f"2 services were enabled before and are not now: {', '.join(enabled)}"}
+
+
+def test_a_service_that_does_not_stay_up_is_seen(check: Run) -> None:
+    name = "shared/test_units.py::test_nothing_is_started_again_and_again"
+    said = {name: "loop.service ends and is started again, 2 times so far"}
+    assert not_passed(check("units", seen(restarts={"loop.service": 1}), seen())) == said
+    for unit, ignore in (("once.service", []), ("loop.service", ["loop.*"])):
+        now = seen(restarts={unit: 1})
+        session = check("units", now, seen(), settle_seconds=2, ignore_units=ignore)
+        assert not_passed(session) == {}
+
+
+def test_a_start_that_takes_much_longer_is_seen(check: Run) -> None:
+    slow = seen(boot_id="c", boot_seconds=101)
+    assert not_passed(check("boot", slow, seen(boot_seconds=20))) == {
+        "shared/test_boot.py::test_start_is_not_much_slower": (
+            "the start took 101 s, and 20 s before"
+        )
     }
 
 

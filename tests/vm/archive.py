@@ -16,12 +16,16 @@ SOURCES_LIST = f"deb [trusted=yes] {SOURCE} ./\n"
 
 
 class Archive:
-    """An upstream HTTP proxy that knows one host; ``down`` makes it answer like a dead mirror."""
+    """An upstream HTTP proxy that knows one host; ``down`` makes it answer like a dead mirror.
+
+    ``failing`` does so for what ends like that only.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.down = False
+        self.failing = ""
         self.url = ""
         self.offer([])
 
@@ -65,7 +69,8 @@ def serving() -> Iterator[Archive]:
             body = archive.objects.get(
                 f"{path.scheme}://{path.netloc}{path.path}".replace("/./", "/")
             )
-            status = 503 if archive.down else 404 if body is None else 200
+            fails = archive.failing and path.path.endswith(archive.failing)
+            status = 503 if archive.down or fails else 404 if body is None else 200
             content = body if status == 200 and body is not None else b"no"
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))

@@ -1,0 +1,142 @@
+"""Rehearsals that prove nothing of the upgrade, and those that only look like it."""
+
+from __future__ import annotations
+
+from cases_services import BROKEN_SITE
+from corpus_case import ALL, REBOOT, Case, install
+from corpus_machine import HALF, ONCE, OTHERS, site
+
+STEADY_NOT = """
+def test_steady(host):
+    times = int(host.check_output("echo >>/var/tmp/asked; wc -l </var/tmp/asked"))
+    assert times % 2, "not this time"
+"""
+SURVIVES_NOT = """
+def test_survives(host, phase):
+    if phase == "before":
+        host.run("touch /run/started-by-hand")
+    assert host.file("/run/started-by-hand").exists, "nobody started it"
+"""
+MIRROR = "package source|mirror|fetch"
+
+CASES = (
+    Case(
+        "red-before",
+        "inconclusive",
+        "a check of something that this machine never had",
+        "test_database",
+        packages=(site("1.1"),),
+        checks="def test_database(host):\n"
+        "    assert host.service('postgresql').is_running, 'no database'\n",
+    ),
+    Case(
+        "flaky",
+        "inconclusive",
+        "a check that holds every other time; the upgrade is a good one",
+        "test_steady",
+        packages=(site("1.1"),),
+        checks=STEADY_NOT,
+        control=True,
+    ),
+    Case(
+        "flaky-and-broken",
+        "fail",
+        "the same check, and nginx refuses the new site's configuration",
+        "early_hints",
+        packages=(BROKEN_SITE, *OTHERS),
+        checks=STEADY_NOT,
+        control=True,
+    ),
+    Case(
+        "reboot-breaks-it",
+        "inconclusive",
+        "somebody started by hand what no reboot brings back, upgraded or not",
+        "test_survives",
+        packages=(site("1.1"),),
+        scenario=ALL + REBOOT,
+        checks=SURVIVES_NOT,
+        control=True,
+    ),
+    Case(
+        "runs-once",
+        "inconclusive",
+        "a service that runs in the machine's first start only, upgraded or not",
+        "web01-once|test_services_still_run",
+        packages=(site("1.1"),),
+        scenario=ALL + REBOOT,
+        image=ONCE,
+        control=True,
+    ),
+    Case(
+        "no-checks",
+        "inconclusive",
+        "nobody looks",
+        "no check",
+        packages=(site("1.1"),),
+        scenario=ALL + "checks: {shared: []}\n",
+    ),
+    Case(
+        "all-skipped",
+        "inconclusive",
+        "the only check skips itself",
+        "skipped",
+        packages=(site("1.1"),),
+        scenario=ALL + "checks: {shared: []}\n",
+        checks="import pytest\n\n\ndef test_nothing(host):\n    pytest.skip('not today')\n",
+    ),
+    Case(
+        "check-does-not-compile",
+        "inconclusive",
+        "a slip of the pen in the scenario's check",
+        "test_own",
+        packages=(site("1.1"),),
+        checks="def test_nginx(host:\n    assert host\n",
+    ),
+    Case(
+        "half-configured-before",
+        "inconclusive",
+        "a package was half-configured before; the upgrade even repairs that",
+        "web01-tools",
+        packages=(site("1.1"),),
+        image=HALF,
+    ),
+    Case(
+        "nothing-though-wanted",
+        "inconclusive",
+        "the scenario wants a change, and there is none",
+        "nothing to upgrade",
+        scenario=ALL + "expect: {nothing_to_upgrade: inconclusive}\n",
+    ),
+    Case(
+        "no-such-package",
+        "rejected",
+        "the request has a typing error",
+        "web01-shopp",
+        packages=(site("1.1"),),
+        scenario=install("web01-shopp"),
+    ),
+    Case(
+        "mirror-down",
+        "error",
+        "the mirror answers nothing but 503",
+        MIRROR,
+        packages=(site("1.1"),),
+        mirror="down",
+    ),
+    Case(
+        "mirror-flickers",
+        "error",
+        "the mirror gives its lists, and 503 for the package",
+        MIRROR,
+        packages=(site("1.1"),),
+        mirror="flickers",
+    ),
+    Case(
+        "mirror-half-synchronised",
+        "error",
+        "the mirror's package is not the one that its list speaks of",
+        MIRROR,
+        packages=(site("1.1"),),
+        mirror="half synchronised",
+    ),
+)
