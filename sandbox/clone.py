@@ -101,19 +101,12 @@ def create_control(
 
     Raises :class:`NoRoom` where the host has memory for one only.
     """
-    place = make_folder(control_place(folder), 0o711)
-    console = folder.artifacts / CONTROL_CONSOLE
+    make_folder(control_place(folder), 0o711)
     with _admitted(hypervisor, order, f"{folder.id} control", deadline) as admission:
-        net = network.create(
-            hypervisor, folder.id, order.mark, order.login.port, deadline, control=True
+        entrance, _derived = _start(
+            hypervisor, order, folder, clone.twins, admission, deadline, control=True
         )
-        name = domain_name(folder.id, control=True)
-        spec = _spec(order, name, clone.twins, net, console, place / _NVRAM)
-        derived = hypervisor.derive(order.source.xml, spec)
-        admission.start(lambda: hypervisor.start(derived.xml, deadline))
-    if hypervisor.kind == "xen":
-        follow_console(hypervisor.host, name, console, folder)
-    return Entrance(name, macs(derived.xml), net.bridge, net.name, console)
+    return entrance
 
 
 def control_place(folder: RunFolder) -> Path:
@@ -148,29 +141,31 @@ def _create(
     twins = made.twins
     if order.control and hypervisor.kind != "xen":
         twins = _copy_overlays(made.disks, control_place(folder))
-    net = network.create(hypervisor, folder.id, order.mark, order.login.port, deadline)
-    console = folder.artifacts / "console.log"
-    name = domain_name(folder.id)
-    spec = _spec(order, name, made.disks, net, console, folder.clone / _NVRAM)
-    derived = hypervisor.derive(source.xml, spec)
-    (folder.artifacts / "clone.xml").write_text(derived.xml)
-    admission.start(lambda: hypervisor.start(derived.xml, deadline))
-    if hypervisor.kind == "xen":
-        follow_console(hypervisor.host, name, console, folder)
-    entrance = Entrance(name, macs(derived.xml), net.bridge, net.name, console)
+    entrance, derived = _start(
+        hypervisor, order, folder, made.disks, admission, deadline, control=False
+    )
     facts = _facts(hypervisor, source, made, derived, mutations)
     return Clone(entrance, facts, made.allocated, twins)
 
 
-def _spec(
+def _start(
+    hypervisor: Hypervisor,
     order: CloneOrder,
-    name: str,
+    folder: RunFolder,
     disks: tuple[CloneDisk, ...],
-    net: network.Network,
-    console: Path,
-    nvram: Path,
-) -> CloneSpec:
-    return CloneSpec(
+    admission: Admission,
+    deadline: Deadline,
+    *,
+    control: bool,
+) -> tuple[Entrance, CloneXml]:
+    """The bridge and the domain: of the clone, or of its twin."""
+    net = network.create(
+        hypervisor, folder.id, order.mark, order.login.port, deadline, control=control
+    )
+    name = domain_name(folder.id, control=control)
+    console = folder.artifacts / (CONTROL_CONSOLE if control else "console.log")
+    nvram = (control_place(folder) if control else folder.clone) / _NVRAM
+    spec = CloneSpec(
         name=name,
         mark=order.mark,
         disks=disks,
@@ -181,6 +176,13 @@ def _spec(
         nvram_copied=_copy_nvram(order.source.xml, nvram),
         memory=order.memory,
     )
+    derived = hypervisor.derive(order.source.xml, spec)
+    if not control:
+        (folder.artifacts / "clone.xml").write_text(derived.xml)
+    admission.start(lambda: hypervisor.start(derived.xml, deadline))
+    if hypervisor.kind == "xen":
+        follow_console(hypervisor.host, name, console, folder)
+    return Entrance(name, macs(derived.xml), net.bridge, net.name, console), derived
 
 
 def _copy_overlays(disks: Sequence[CloneDisk], place: Path) -> tuple[CloneDisk, ...]:

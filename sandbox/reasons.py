@@ -96,8 +96,10 @@ def suspects(before: Observation, after: Observation, twin: Observation | None) 
 def causes(facts: Facts) -> tuple[Cause, ...]:
     """The likeliest first, at most three; () where no unit stopped, or nothing is known of it."""
     if facts.reboot is not None and not facts.reboot.happened:
-        found_by_name = {one.package: one for one in reversed([*_boot_causes(facts)])}
-        return tuple(reversed(found_by_name.values()))[:MOST]
+        by_package: dict[str, Cause] = {}
+        for cause in _boot_causes(facts):
+            by_package.setdefault(cause.package, cause)
+        return tuple(by_package.values())[:MOST]
     autopsy = facts.autopsy
     if autopsy is None or facts.before is None or facts.after is None:
         return ()
@@ -125,16 +127,18 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
 def _boot_causes(facts: Facts) -> Iterator[Cause]:
     """Nobody can look inside: what was upgraded of the things that a boot needs."""
     changes = facts.upgrade.changes if facts.upgrade else ()
-    why = facts.reboot.message if facts.reboot else ""
-    for pattern, words in _BOOTS:
-        for change in changes:
-            if change.new is not None and fnmatchcase(change.name, pattern):
-                text = f"the guest does not boot since {say(change)}" + (f": {why}" if why else "")
-                yield Cause(text=line(text), package=change.name, evidence=(words,))
+    why = f": {facts.reboot.message}" if facts.reboot and facts.reboot.message else ""
+    ties = [
+        (change, words)
+        for pattern, words in _BOOTS
+        for change in changes
+        if change.new is not None and fnmatchcase(change.name, pattern)
+    ]
     if len(changes) == 1:
-        text = f"the guest does not boot since {say(changes[0])}" + (f": {why}" if why else "")
-        evidence = ("nothing else was upgraded",)
-        yield Cause(text=line(text), package=changes[0].name, evidence=evidence)
+        ties.append((changes[0], "nothing else was upgraded"))
+    for change, words in ties:
+        text = line(f"the guest does not boot since {say(change)}{why}")
+        yield Cause(text=text, package=change.name, evidence=(words,))
 
 
 def first_error(log: Sequence[str]) -> str:
