@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from sandbox.autopsy import examine
+from sandbox.checks.compare import lost_units, started_again
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost
+from sandbox.errors import ConnectionLost, GuestUnreachable
 from sandbox.guest import Guest
-from sandbox.observe import is_reboot_due, observe
+from sandbox.observe import is_reboot_due, observe, observe_units
 from sandbox.plan import Plan
 from sandbox.proxy import PackageProxy
 from sandbox.reasons import suspects
@@ -18,9 +20,11 @@ from sandbox.records import (
     CheckResult,
     CheckSession,
     Facts,
+    Observation,
     Outcome,
     UpgradeLog,
     UpgradeStatus,
+    Watch,
 )
 from sandbox.run import Run
 from sandbox.ssh import HOST
@@ -33,16 +37,70 @@ UPGRADE_LOG = "upgrade.log"
 
 AGAIN = 2  # how often a check that broke is asked again
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
+_BACK = 180.0  # seconds for the way to a watched guest to be there again
+_GLANCE = 10.0  # seconds from one glance at a watched guest to the next
 
 
 def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSession:
     """Run the scenario's checks; before the upgrade, or after it when that was observed."""
     phase = "after" if run.facts.after is not None else "before"
-    session = _checked(plan, run, guest, deadline, f"checks-{phase}")
-    run.add_artifact(f"checks-{phase}.log", f"output of the checks {phase} the upgrade")
+    watched = run.facts.watched
+    log, when = f"checks-{phase}", f"{phase} the upgrade"
+    if watched:
+        log, when = f"{log}-watch", f"{when}, once it was watched"
+    session = _checked(plan, run, guest, deadline, log)
+    run.add_artifact(f"{log}.log", f"output of the checks {when}")
     passed = sum(result.outcome is Outcome.PASSED for result in session.results)
-    run.note(f"{passed} of {len(session.results)} checks hold")
+    note = f"{passed} of {len(session.results)} checks hold"
+    run.note(f"{note}, watched for {watched.seconds:.0f} s" if watched else note)
     return session
+
+
+def worth_watching(plan: Plan, facts: Facts) -> bool:
+    """Whether time can still bring something out: what broke at once is known already."""
+    return (
+        plan.watch > 0
+        and facts.upgrade is not None
+        and facts.upgrade.status is UpgradeStatus.APPLIED
+        and facts.checks_after is not None
+        and facts.checks_after.end is CheckEnd.COMPLETE
+        and not broken(facts)
+    )
+
+
+def watch(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Watch:
+    """Wait for what dies a while after its start, with a glance now and then: no longer than
+    until a unit that ran has ended, or was started again."""
+    first = run.facts.after
+    assert first is not None, "only what was looked at is watched"
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < plan.watch:
+        left = plan.watch - passed
+        run.progress.detail(
+            f"watching for what dies late: {left:.0f} s to go", 100 * passed / plan.watch
+        )
+        deadline.sleep(min(_GLANCE, left))
+        now = _glance(guest, first, deadline)
+        ignore = plan.check_settings.ignore_units
+        if lost_units(first.units, now.units, ignore) or started_again(first, now, ignore):
+            break
+    return Watch(seconds=round(time.monotonic() - began, 1), restarts=first.restarts)
+
+
+def seconds_watched(facts: Facts) -> float:
+    return facts.watched.seconds if facts.watched else 0.0
+
+
+def _glance(guest: Guest, first: Observation, deadline: Deadline) -> Observation:
+    try:
+        return observe_units(guest, deadline)
+    except ConnectionLost:
+        if guest.enter(deadline.within(_BACK)) == first.boot_id:
+            return first  # the way there broke, not the guest
+    raise GuestUnreachable(
+        "the guest restarted by itself while it was watched after the upgrade",
+        "see its console for the reason",
+    )
 
 
 def confirm(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> tuple[CheckSession, ...]:
@@ -76,6 +134,9 @@ def _checked(
         current = observe(guest, deadline)
         settings = settings.model_copy(update={"settle_seconds": _SETTLE})
         on_result = ignore_result  # people count each check once
+    if facts.watched:
+        settings = settings.model_copy(update={"restarts_at_first": facts.watched.restarts})
+        on_result = ignore_result
     return run_checks(
         files=plan.own_checks,
         shared=plan.shared_checks,

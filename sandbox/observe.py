@@ -30,6 +30,12 @@ def is_reboot_due(shell: Shell, deadline: Deadline) -> bool:
     return now.reboot_required or bool(now.stale_processes)
 
 
+def observe_units(shell: Shell, deadline: Deadline) -> Observation:
+    """The boot and its units, and nothing else: cheap enough to be asked again and again. Raises
+    what :func:`observe` raises."""
+    return _ask(shell, deadline, "units")
+
+
 def _ask(shell: Shell, deadline: Deadline, what: str) -> Observation:
     mark = f"%%{secrets.token_hex(16)}%%"
     script = files("sandbox").joinpath("observe.sh").read_text()

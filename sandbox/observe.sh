@@ -1,7 +1,7 @@
 # Everything that an observation needs, in one go and with few processes: under emulation each
 # one costs. POSIX sh only; works without systemd, ss, dpkg. $1 is a mark that no output of the
 # guest can contain; every section has a size limit, because the guest may be hostile. $2: "all",
-# or "reboot" for what tells whether one is due.
+# "reboot" for what tells whether one is due, or "units".
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C LANGUAGE=C SYSTEMD_COLORS=0 COLUMNS=500
 export PATH LC_ALL LANGUAGE SYSTEMD_COLORS COLUMNS
@@ -28,9 +28,14 @@ main() {
     done | head -c 20000
     section reboot_required
     if [ -e /run/reboot-required ] || [ -e /var/run/reboot-required ]; then echo yes; fi
-    if [ "$2" = all ]; then system; fi
-    section stale
-    stale_processes | head -c 20000
+    case $2 in
+        all) system ;;
+        units) units ;;
+    esac
+    if [ "$2" != units ]; then
+        section stale
+        stale_processes | head -c 20000
+    fi
     section end
 }
 

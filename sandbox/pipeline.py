@@ -17,9 +17,12 @@ from sandbox.inside import (
     find_out,
     may_verify,
     must_reboot,
+    seconds_watched,
     upgrade,
     upgraded,
+    watch,
     worth_upgrading,
+    worth_watching,
 )
 from sandbox.limits import NO_LIMITS, Limits
 from sandbox.observe import observe
@@ -68,6 +71,7 @@ def rehearse(
                     deadline,
                     limits,
                     control=settings.control,
+                    watch=settings.watch,
                 )
                 run.learn(expectations=plan.expectations)
             witness = evidence.Witness(hypervisor, plan.order.source)
@@ -154,6 +158,10 @@ def _recipe(
             guest.wait_until_up(deadline)
             run.learn(after=observe(guest, deadline))
             run.learn(checks_after=check(plan, run, guest, deadline))
+            if worth_watching(plan, run.facts):
+                run.learn(watched=watch(plan, run, guest, deadline))
+                run.learn(after=observe(guest, deadline))
+                run.learn(checks_after=check(plan, run, guest, deadline))
             run.learn(checks_again=confirm(plan, run, guest, deadline))
-            run.learn(control=twin.found(deadline))
+            run.learn(control=twin.found(deadline, watched=seconds_watched(run.facts)))
             run.learn(autopsy=find_out(run, guest, deadline))

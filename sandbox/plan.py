@@ -39,6 +39,7 @@ class Plan:
     check_settings: CheckSettings
     expectations: Expectations
     control: str  # auto, always, never
+    watch: float  # seconds that the upgraded clone is watched, once it was found in order
     seconds: Mapping[Phase, float]
 
 
@@ -51,13 +52,15 @@ def make_plan(
     host_limits: Limits = NO_LIMITS,
     *,
     control: str = "never",
+    watch: float = 0.0,
 ) -> Plan:
     """Look the source up and decide; raises :class:`RequestError` for what cannot be done, and
     :class:`HostError` for what cannot be done now.
 
-    ``control``: auto, always or never, where the scenario does not say it.
+    ``control``: auto, always or never, and ``watch``: seconds, where the scenario does not say it.
     """
     control = scenario.control or control
+    watch = watch if scenario.watch is None else float(scenario.watch)
     source = _source(scenario, hypervisor, folder, deadline)
     require_room(host_limits, hypervisor, source, scenario.memory, folder, deadline)
     limits = scenario.deadlines
@@ -67,7 +70,7 @@ def make_plan(
         Phase.BASELINE: limits.baseline,
         Phase.UPGRADE: limits.upgrade,
         Phase.REBOOT: limits.reboot,
-        Phase.VERIFY: limits.verify,
+        Phase.VERIFY: limits.verify + watch,
     }
     if scenario.login.inject:
         # libguestfs boots a small machine of its own to write the key: a minute under emulation.
@@ -100,6 +103,7 @@ def make_plan(
         ),
         expectations=scenario.expectations,
         control=control,
+        watch=watch,
         seconds=seconds,
     )
 

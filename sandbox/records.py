@@ -267,6 +267,13 @@ class UnitTrace(Record):
     log: tuple[str, ...] = ()  # since the boot, the last lines
 
 
+class Watch(Record):
+    """The upgraded clone was in order at the first look, and was watched from there on."""
+
+    seconds: float
+    restarts: dict[str, int] = {}  # Observation.restarts of the first look
+
+
 class Autopsy(Record):
     """What was found out, after the upgrade, about units that do not run any more."""
 
@@ -313,6 +320,7 @@ class Facts(Record):
     reboot: Reboot | None = None  # None: no reboot was wanted
     after: Observation | None = None
     checks_after: CheckSession | None = None
+    watched: Watch | None = None  # None: it was not
     checks_again: tuple[CheckSession, ...] = ()  # those that broke, asked again
     control: Control | None = None  # None: the scenario wants none
     autopsy: Autopsy | None = None  # None: no unit stopped running

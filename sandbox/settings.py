@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from sandbox.errors import RequestError
 _LONGEST_STATE = 48
 HOSTS = Path("/etc/upgrade-sandbox/hosts.yaml")
 CONTROL = ("auto", "always", "never")
+WATCH = 150.0  # seconds: what dies two minutes after its start is seen
 XEN_CAPABILITIES = Path("/proc/xen/capabilities")
 
 SERVICE_PREFIX = "SANDBOX_SERVICE_"  # read by the service, of which we know nothing
@@ -25,6 +27,8 @@ VARIABLES = {
     "SANDBOX_UPSTREAM_PROXY": "HTTP proxy through which the package proxy fetches (default none)",
     "SANDBOX_CONTROL": "whether a clone has a twin that is not upgraded: auto (where the host has "
     "the memory for two; default), always, never; a scenario's own `control` goes first",
+    "SANDBOX_WATCH": "how many seconds a clone is watched after its upgrade for what dies late "
+    "(default 150; 0: not at all); a scenario's own `watch` goes first",
     "SANDBOX_PROXY_ALLOW": "further package sources that clones may reach, space-separated URIs",
 }
 
@@ -48,6 +52,7 @@ class Settings:
     upstream_proxy: str = ""
     proxy_allow: tuple[str, ...] = ()
     control: str = "auto"  # whether clones have twins: auto, always, never
+    watch: float = WATCH  # seconds that a clone is watched after its upgrade
 
     @property
     def runs(self) -> Path:
@@ -110,7 +115,16 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
             "SANDBOX_CONTROL",
             VARIABLES["SANDBOX_CONTROL"],
         ),
+        watch=_watch(env.get("SANDBOX_WATCH", "")),
     )
+
+
+def _watch(given: str) -> float:
+    if not given:
+        return WATCH
+    if not re.fullmatch(r"[0-9]{1,6}", given):
+        raise RequestError(f"SANDBOX_WATCH is no number of seconds: {given!r}", "150, or 0")
+    return float(given)
 
 
 def one_of(given: str, words: Sequence[str], name: str, hint: str) -> str:

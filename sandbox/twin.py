@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
@@ -64,6 +65,8 @@ class Twin:
         self._enter = enter
         self._told = threading.Event()  # how it goes on after the upgrade
         self._wanted = threading.Event()  # somebody waits for what it found
+        self._known = threading.Event()  # for how long the clone was watched
+        self._watched = plan.watch
         self._stop = threading.Event()
         self._goes_on = self._reboot = False
         self._found = Control(missing=missing)
@@ -80,8 +83,8 @@ class Twin:
         _problem: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._told.set()
+        for event in (self._stop, self._told, self._known):
+            event.set()
         if self._enter is not None:
             self._thread.join()
             with contextlib.suppress(SandboxError):  # the run's own clean-up tries it again
@@ -92,11 +95,14 @@ class Twin:
         self._goes_on, self._reboot = True, reboot
         self._told.set()
 
-    def found(self, deadline: Deadline) -> Control | None:
+    def found(self, deadline: Deadline, *, watched: float = 0.0) -> Control | None:
         """What it found, waited for until the deadline; None where nobody wanted a control.
-        Without :meth:`go_on` that ends with the checks before the upgrade."""
+        Without :meth:`go_on` that ends with the checks before the upgrade. ``watched``: for
+        so many seconds the clone was; then what the control was like at first does not matter."""
         if self._enter is None:
             return self._found if self._found.missing else None
+        self._watched = watched
+        self._known.set()
         self._wanted.set()
         self._told.set()
         while self._thread.is_alive() and not deadline.expired():
@@ -127,7 +133,12 @@ class Twin:
             self._wait(self._told, sum(seconds.values()))
             if self._stop.is_set() or not self._reboot_or_not(guest):
                 return
+            began = time.monotonic()
             self._rounds(guest, "after", seconds[Phase.VERIFY], self._wanted)
+            self._known.wait(max(0.0, began + self._watched - time.monotonic()))
+            if self._watched:  # only what is left when the clone was looked at last counts
+                self._stop.wait(max(0.0, began + self._watched - time.monotonic()))
+                self._rounds(guest, "after", seconds[Phase.VERIFY], self._wanted)
 
     def _reboot_or_not(self, guest: Guest) -> bool:
         """False where there is nothing more to look at."""

@@ -63,6 +63,11 @@ class CheckSettings(Record):
         default=(), description="regular expressions of kernel messages that do not matter"
     )
     sudo: bool = Field(default=False, description="run the commands of the checks through sudo")
+    restarts_at_first: dict[str, int] | None = Field(
+        default=None,
+        description="of a guest that was watched: how often systemd had started a service again "
+        "when that began",
+    )
     settle_seconds: float = Field(
         default=30.0, ge=0, description="how long the shared checks wait for something to come up"
     )

@@ -60,6 +60,7 @@ class Scenario:
     shared_checks: tuple[Path, ...]
     schedule: Schedule | None = None  # for the service: when it runs by itself
     control: ControlPolicy | None = None  # None: as the settings have it
+    watch: int | None = None  # seconds; None: as the settings have it
 
     @property
     def reboot(self) -> RebootPolicy:
@@ -120,6 +121,7 @@ def load_scenario(path: Path, *, shared: Path, require_source: bool = False) -> 
         shared_checks=tuple(dict.fromkeys(roots.shared[name] for name in names)),
         schedule=parsed.schedule,
         control=parsed.control,
+        watch=parsed.watch,
     )
 
 

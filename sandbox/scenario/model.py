@@ -24,6 +24,7 @@ from sandbox.scenario.section import (
     Duration,
     GuestName,
     HostName,
+    Pause,
     Section,
     schema,
 )
@@ -375,6 +376,11 @@ class ScenarioFile(Section):
         default=None,
         description="a twin of the clone that is not upgraded, to tell what the upgrade did from "
         "what happens anyway; default: where the host has the memory",
+    )
+    watch: Pause | None = Field(
+        default=None,
+        description="how long the upgraded clone is watched for what dies late, beside the "
+        "deadline of verify: 10m, or 0 for not at all; default 150 seconds",
     )
     checks: Checks = Field(default=Checks(), description="what must hold before and after")
     deadlines: Deadlines = Field(default=Deadlines(), description="how long each phase may take")

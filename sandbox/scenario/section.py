@@ -25,6 +25,19 @@ Duration = Annotated[
     PlainValidator(values.duration),
     WithJsonSchema({**NUMBER_OR_TEXT, "pattern": f"^{values.DURATION}$", "examples": ["10m"]}),
 ]
+# The same where no time at all can be meant.
+Pause = Annotated[
+    int,
+    PlainValidator(values.pause),
+    WithJsonSchema(
+        {
+            **NUMBER_OR_TEXT,
+            "minimum": 0,
+            "pattern": f"^{values.DURATION}$",
+            "examples": ["2m", 0],
+        }
+    ),
+]
 
 
 class Section(BaseModel):

@@ -111,7 +111,8 @@ upgrade:
   # repositories:              # proposed for this rehearsal only
   #   - deb [trusted=yes] https://mirror.example/debian bookworm-proposed main
 # reboot: if-needed            # always, if-needed or never
-# control: auto                # a twin that is not upgraded: always, auto or never""".splitlines()
+# control: auto                # a twin that is not upgraded: always, auto or never
+# watch: 150s                  # for what dies late after the upgrade; 0: not at all""".splitlines()
 
 _REST = """\
 # deadlines: {boot: 5m, upgrade: 1h, reboot: 10m}

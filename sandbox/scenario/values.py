@@ -171,6 +171,12 @@ def duration(value: object) -> int:
     return seconds
 
 
+def pause(value: object) -> int:
+    """The same, or 0 for no time at all."""
+    is_none = isinstance(value, int) and not isinstance(value, bool) and value == 0
+    return 0 if is_none or value == "0s" else duration(value)
+
+
 def port(value: object) -> str:
     """``tcp/68``, ``68`` or the number 68: a port to ignore."""
     words = str(value) if isinstance(value, int) else text(value)

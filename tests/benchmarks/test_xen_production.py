@@ -145,6 +145,7 @@ def test_production_writes_while_it_is_rehearsed(
         upstream_proxy=archive.url,
         proxy_allow=(SOURCE,),
         control="never",
+        watch=0.0,
     )
     folder = tmp_path / "scenarios"
     folder.mkdir()

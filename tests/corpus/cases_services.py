@@ -88,11 +88,18 @@ CASES = (
         packages=(shop("2.0", when_ready=dies_after(25)),),
     ),
     Case(
-        "dies-after-90-s",
+        "dies-after-two-minutes",
         "fail",
-        "the new shop runs for a minute and a half",
+        "the new shop runs for two minutes",
         "web01-shop",
-        packages=(shop("2.0", when_ready=dies_after(90)),),
+        packages=(shop("2.0", when_ready=dies_after(120)),),
+    ),
+    Case(
+        "dies-now-and-then",
+        "fail",
+        "the new shop ends after a minute and is started again: it is up whenever one looks",
+        "web01-shop",
+        packages=(shop("2.0", when_ready=dies_after(60), unit="Restart=always\nRestartSec=1\n"),),
     ),
     Case(
         "crash-loop",

@@ -39,7 +39,7 @@ from sandbox.deadline import Deadline
 from sandbox.hypervisors import driver_for
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.records import Decision, RunRecord
-from sandbox.settings import Settings, read_settings, shipped_scenarios
+from sandbox.settings import WATCH, Settings, read_settings, shipped_scenarios
 from sandbox.verdict import decide
 
 MEMORY = "memory: 512MiB\n"
@@ -193,7 +193,7 @@ def _rehearse(case: Case, state: Path) -> RunRecord:
 def _settings(case: Case, state: Path, archive: Archive) -> Settings:
     if case.mirror == "debian":
         return replace(read_settings(), state=state, control="never")
-    return settings_for(state, archive)
+    return replace(settings_for(state, archive), watch=WATCH)
 
 
 def _offer(case: Case, archive: Archive, out: Path) -> None:

@@ -61,6 +61,7 @@ def sandbox(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Command]]:
     environment = {name: value for name, value in os.environ.items() if "SANDBOX" not in name} | {
         "SANDBOX_STATE": str(lab.settings.state),
         "SANDBOX_CONTROL": lab.settings.control,
+        "SANDBOX_WATCH": "0",
         "SANDBOX_CACHE": str(lab.settings.cache),
         "SANDBOX_UPSTREAM_PROXY": lab.settings.upstream_proxy,
         "SANDBOX_PROXY_ALLOW": " ".join(lab.settings.proxy_allow),

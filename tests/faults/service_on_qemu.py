@@ -230,6 +230,7 @@ def _service(lab: Lab, postgres: Postgres, redis: Redis, folder: Path) -> Iterat
     environment = {n: v for n, v in os.environ.items() if not n.startswith("SANDBOX_")} | {
         "SANDBOX_STATE": str(settings.state),
         "SANDBOX_CONTROL": settings.control,
+        "SANDBOX_WATCH": "0",
         "SANDBOX_CACHE": str(settings.cache),
         "SANDBOX_URI": "qemu:///system",
         "SANDBOX_SERVICE_DATABASE": url,

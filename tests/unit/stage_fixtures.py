@@ -17,7 +17,7 @@ from sandbox.settings import Settings
 def stage() -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="sbtest-", dir="/tmp") as state:
         Path(state).chmod(0o711)
-        made = Stage(Settings(Path(state), Path(state) / "cache", control="never"))
+        made = Stage(Settings(Path(state), Path(state) / "cache", control="never", watch=0.0))
         add_guest(made)
         try:
             yield made

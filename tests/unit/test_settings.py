@@ -34,6 +34,7 @@ def test_every_variable_counts(tmp_path: Path) -> None:
         "SANDBOX_UPSTREAM_PROXY": "http://proxy.example:3128",
         "SANDBOX_PROXY_ALLOW": "http://a.example/debian  http://b.example/debian",
         "SANDBOX_CONTROL": "always",
+        "SANDBOX_WATCH": "20",
     }
     assert set(values) == set(VARIABLES), "a variable without a test"
     assert read_settings(values) == Settings(
@@ -45,6 +46,7 @@ def test_every_variable_counts(tmp_path: Path) -> None:
         upstream_proxy="http://proxy.example:3128",
         proxy_allow=("http://a.example/debian", "http://b.example/debian"),
         control="always",
+        watch=20.0,
     )
 
 
@@ -61,6 +63,8 @@ def test_an_empty_variable_is_one_that_is_not_set(
         ("SANDBOX_STAT", "/srv"),
         ("SANDBOX_STATE", "state"),
         ("SANDBOX_CONTROL", "sometimes"),
+        ("SANDBOX_WATCH", "2m"),
+        ("SANDBOX_WATCH", "-1"),
         ("SANDBOX_CACHE", "./cache"),
         ("SANDBOX_STATE", "/" + "x" * 60),
         ("SANDBOX_SCENARIOS", "/nonexistent"),

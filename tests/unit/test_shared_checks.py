@@ -235,6 +235,18 @@ def test_a_service_that_does_not_stay_up_is_seen(check: Run) -> None:
         assert not_passed(session) == {}
 
 
+def test_of_a_watched_guest_one_start_more_is_enough(check: Run) -> None:
+    name = "shared/test_units.py::test_nothing_is_started_again_and_again"
+    now = seen(restarts={"once.service": 1})
+    session = check("units", now, seen(), settle_seconds=2, restarts_at_first={})
+    assert not_passed(session) == {
+        name: "once.service ended a while after its start and was started again, once so far"
+    }
+    known = {"once.service": 1}
+    session = check("units", now, seen(), settle_seconds=2, restarts_at_first=known)
+    assert not_passed(session) == {}, "an accident of the start"
+
+
 def test_a_start_that_takes_much_longer_is_seen(check: Run) -> None:
     slow = seen(boot_id="c", boot_seconds=101)
     assert not_passed(check("boot", slow, seen(boot_seconds=20))) == {

@@ -92,6 +92,7 @@ def settings_for(state: Path, archive: archives.Archive) -> Settings:
         upstream_proxy=archive.url,
         proxy_allow=(archives.SOURCE,),
         control="never",  # guests are slow here: what is about twins asks for them
+        watch=0.0,
     )
 
 

@@ -38,6 +38,7 @@ class Command:
             "SANDBOX_UPSTREAM_PROXY": self.settings.upstream_proxy,
             "SANDBOX_PROXY_ALLOW": " ".join(self.settings.proxy_allow),
             "SANDBOX_CONTROL": self.settings.control,
+            "SANDBOX_WATCH": "0",
         }
         return subprocess.run(
             [sys.executable, "-m", "sandbox", *map(str, arguments)],

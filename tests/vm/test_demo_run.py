@@ -36,7 +36,7 @@ def sandbox(state: Path, *arguments: str | Path) -> subprocess.CompletedProcess[
     env = {k: v for k, v in os.environ.items() if not k.startswith("SANDBOX_")}
     return subprocess.run(
         [sys.executable, "-m", "sandbox", *map(str, arguments)],
-        env=env | {"SANDBOX_STATE": str(state)},
+        env=env | {"SANDBOX_STATE": str(state), "SANDBOX_WATCH": "20"},
         capture_output=True,
         text=True,
         check=False,

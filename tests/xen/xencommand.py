@@ -19,6 +19,7 @@ def sandbox(xen: Xen, tmp_path: Path) -> Iterator[Start]:
     environment = {name: value for name, value in os.environ.items() if "SANDBOX" not in name} | {
         "SANDBOX_STATE": str(xen.settings.state),
         "SANDBOX_CONTROL": xen.settings.control,
+        "SANDBOX_WATCH": "0",
         "SANDBOX_CACHE": str(xen.settings.cache),
         "SANDBOX_URI": xen.settings.uri,
         "SANDBOX_UPSTREAM_PROXY": xen.settings.upstream_proxy,

@@ -168,6 +168,7 @@ def settings(state: Path, host: Host, archive: archives.Archive) -> Settings:
         upstream_proxy=archive.url,
         proxy_allow=(archives.SOURCE,),
         control="never",  # the lab's memory is small: what is about twins asks for them
+        watch=0.0,
     )
 
 

@@ -1,0 +1,157 @@
+"""The upgraded clone is watched for a while: what ends it, and what it means for the checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import pytest
+from stage import Stage
+
+from sandbox import inside
+from sandbox.deadline import Deadline
+from sandbox.errors import ConnectionLost, GuestUnreachable
+from sandbox.guest import Guest
+from sandbox.inside import watch, worth_watching
+from sandbox.plan import Plan, make_plan
+from sandbox.records import (
+    CheckEnd,
+    CheckResult,
+    CheckSession,
+    Facts,
+    Observation,
+    Outcome,
+    Phase,
+    UpgradeLog,
+    UpgradeStatus,
+)
+from sandbox.run import Run
+
+pytest_plugins = ["stage_fixtures"]
+
+RUNS = Observation(boot_id="a", kernel="6.1", units={"shop.service": "active/running"})
+DEAD = RUNS.model_copy(update={"units": {"shop.service": "failed/failed"}})
+AGAIN = RUNS.model_copy(update={"restarts": {"shop.service": 1}})
+LASTS = 0.3  # seconds that are watched
+
+
+@dataclass
+class Watched:
+    """What a guest shows at each glance, the last for ever; None: the connection breaks."""
+
+    shows: list[Observation | None]
+    comes_back_as: str = "a"  # its boot id
+    glances: int = field(default=0)
+
+    def glance(self, _guest: object, _deadline: Deadline) -> Observation:
+        shown = self.shows[min(self.glances, len(self.shows) - 1)]
+        self.glances += 1
+        if shown is None:
+            raise ConnectionLost("the cable")
+        return shown
+
+    def enter(self, _deadline: Deadline) -> str:
+        return self.comes_back_as
+
+
+@pytest.fixture
+def run(stage: Stage) -> Run:
+    made = Run(stage.new_folder(), stage.progress, stage.scenario())
+    made.learn(after=RUNS)
+    return made
+
+
+@pytest.fixture
+def plan(stage: Stage) -> Plan:
+    folder = stage.new_folder()
+    made = make_plan(
+        stage.scenario(), stage.hypervisor, folder, False, Deadline(20, "plan"), watch=150.0
+    )
+    return replace(made, watch=LASTS)
+
+
+def watched(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, guest: Watched
+) -> tuple[float, int]:
+    """For how long, and with how many glances."""
+    monkeypatch.setattr(inside, "_GLANCE", LASTS / 10)
+    monkeypatch.setattr(inside, "observe_units", guest.glance)
+    found = watch(plan, run, cast(Guest, guest), Deadline(20, "verify"))
+    return found.seconds, guest.glances
+
+
+def test_a_guest_in_order_is_watched_to_the_end(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, glances = watched(run, plan, monkeypatch, Watched([RUNS]))
+    assert seconds >= LASTS
+    assert glances > 2
+
+
+@pytest.mark.parametrize("then", [DEAD, AGAIN])
+def test_what_dies_late_ends_the_watch(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, then: Observation
+) -> None:
+    assert watched(run, plan, monkeypatch, Watched([RUNS, RUNS, then]))[1] == 3
+
+
+def test_units_that_may_stop_do_not_end_it(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignoring = plan.check_settings.model_copy(update={"ignore_units": ("shop.*",)})
+    tolerant = replace(plan, check_settings=ignoring)
+    seconds, _glances = watched(run, tolerant, monkeypatch, Watched([DEAD]))
+    assert seconds >= LASTS
+
+
+def test_a_broken_connection_is_no_broken_guest(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, _glances = watched(run, plan, monkeypatch, Watched([None, RUNS]))
+    assert seconds >= LASTS
+
+
+def test_a_guest_that_restarts_by_itself_meanwhile_has_failed(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(GuestUnreachable, match="restarted by itself while it was watched"):
+        watched(run, plan, monkeypatch, Watched([None], comes_back_as="b"))
+
+
+def session(outcome: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> CheckSession:
+    return CheckSession(results=(CheckResult(name="test_a", outcome=outcome),), end=end)
+
+
+def applied(after: CheckSession | None, status: UpgradeStatus = UpgradeStatus.APPLIED) -> Facts:
+    upgrade = UpgradeLog(manager="apt", status=status, requested="all")
+    held = session(Outcome.PASSED)
+    return Facts(checks_before=held, checks_after=after, upgrade=upgrade, before=RUNS, after=RUNS)
+
+
+@pytest.mark.parametrize(
+    ("worth", "facts"),
+    [
+        (True, applied(session(Outcome.PASSED))),
+        (False, applied(session(Outcome.FAILED))),
+        (False, applied(session(Outcome.PASSED, CheckEnd.TIMEOUT))),
+        (False, applied(session(Outcome.PASSED), UpgradeStatus.FAILED)),
+        (False, applied(session(Outcome.PASSED), UpgradeStatus.NOTHING)),
+        (False, applied(None)),
+        (False, Facts()),
+    ],
+)
+def test_only_what_is_in_order_so_far_is_watched(plan: Plan, worth: bool, facts: Facts) -> None:
+    assert worth_watching(plan, facts) is worth
+    assert not worth_watching(replace(plan, watch=0.0), facts)
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds"), [("", 150.0), ("watch: 10m\n", 600.0), ("watch: 0\n", 0.0)]
+)
+def test_the_scenario_goes_before_the_settings(stage: Stage, stated: str, seconds: float) -> None:
+    scenario = stage.scenario(stated + "source: {guest: web01}")
+    made = make_plan(
+        scenario, stage.hypervisor, stage.new_folder(), False, Deadline(20, "plan"), watch=150.0
+    )
+    assert made.watch == seconds
+    assert made.seconds[Phase.VERIFY] == 300 + seconds
