@@ -55,13 +55,13 @@ def print_history(
 
 
 def _cells(one: CheckHistory) -> tuple[str, ...]:
-    failed = one.last_failed
+    failed, broken = one.last_failed, count(one.broken_runs, "run")
     return (
         one_line(one.name, 80),
         one_line(one.scenario, 40) or "(shared)",
         one.host,
-        _of(one.steady) + (f", broken in {count(one.broken_runs, 'run')}" * bool(one.broken_runs)),
-        _of(one.after),
+        _of(one.not_upgraded) + (f", broken in {broken}" if one.broken_runs else ""),
+        _of(one.upgraded),
         strip(one),
         f"{instant(failed.at)} in {failed.run_id}" if failed else "never",
     )
@@ -80,8 +80,8 @@ def sentence(one: CheckHistory) -> str:
     """ "held 58 of 60 times where web01 was not upgraded, since 2026-10-01"."""
     since = instant(one.since)[:10]
     parts = []
-    if one.steady.asked:
-        parts.append(f"held {one.steady} where this guest was not upgraded, since {since}")
+    if one.not_upgraded.asked:
+        parts.append(f"held {one.not_upgraded} where this guest was not upgraded, since {since}")
     if one.broken_runs:
         parts.append(f"was broken all the time in {count(one.broken_runs, 'run')} since {since}")
     return "; ".join(parts)

@@ -85,7 +85,7 @@ def test_it_is_written_with_the_verdict(database: Database) -> None:
     run_id = ended(database, tally(twin=(2, 3)), tally(name=PORTS))
     http = only(database, part="test_http")
     assert (http.host, http.guest, http.name) == ("xen1", "web01", HTTP)
-    assert (http.scenario, http.runs, http.steady, http.after) == (
+    assert (http.scenario, http.runs, http.not_upgraded, http.upgraded) == (
         "security",
         1,
         Rate(3, 4),
@@ -110,7 +110,7 @@ def test_a_lost_attempt_writes_nothing(database: Database) -> None:
         finish(database, lost, replace(PASS, checks=(tally(after=(0, 3)),)))
     assert rows(database) == 0
     finish(database, held, replace(PASS, checks=(tally(),)))
-    assert only(database).after == Rate(1, 1)
+    assert only(database).upgraded == Rate(1, 1)
     with pytest.raises(LeaseLost):  # nor is it counted twice
         finish(database, held, replace(PASS, checks=(tally(after=(0, 3)),)))
     assert only(database).runs == 1
@@ -124,7 +124,7 @@ def test_an_attempt_that_is_tried_again_has_no_verdict_and_no_history(database: 
     with database.write() as connection:
         connection.execute(update(runs).values(not_before=0.0))
     assert finish(database, taken(database), broken) is State.FINISHED
-    assert only(database).steady == Rate(4, 4)
+    assert only(database).not_upgraded == Rate(4, 4)
 
 
 def test_a_history_that_cannot_be_written_keeps_the_verdict_from_being_half_there(
@@ -156,6 +156,8 @@ def test_the_least_steady_come_first_and_all_are_counted(database: Database) -> 
     assert history(database, "web01", host="xen2").items == ()
     assert [one.name for one in history(database, "web01", names=[PORTS]).items] == [PORTS]
     assert history(database, "web01", names=[]).items == ()
+    (short,) = history(database, "web01", names=["t.py::c"], with_runs=False).items
+    assert (short.runs, short.last, short.last_failed) == (1, (), None)
     assert history(database, "web01", part="100%").items == ()
 
 
@@ -169,7 +171,7 @@ def test_the_last_runs_are_told_oldest_first_and_the_last_failure_however_old(
     assert {seen.mark for seen in one.last} == {Mark.HELD}
     assert one.last_failed is not None
     assert (one.last_failed.run_id, one.last_failed.mark) == (red, Mark.BROKE)
-    assert (one.runs, one.after) == (LAST + 3, Rate(LAST + 2, LAST + 5))
+    assert (one.runs, one.upgraded) == (LAST + 3, Rate(LAST + 2, LAST + 5))
     assert one.since == one.last_failed.at
 
 
@@ -178,7 +180,7 @@ def test_what_was_broken_all_the_time_is_not_flaky(database: Database) -> None:
     for day in (1, 2):
         ended(database, tally(before=(0, 1), twin=(0, 3), after=(0, 0)), days=day)
     one = only(database)
-    assert (one.steady, one.broken_runs) == (Rate(4, 4), 2)
+    assert (one.not_upgraded, one.broken_runs) == (Rate(4, 4), 2)
     assert [seen.mark for seen in one.last] == [Mark.HELD, Mark.BROKEN, Mark.BROKEN]
     assert past_of(database, held_of(database)) == {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
 from api_world import Api
@@ -79,6 +80,8 @@ def test_what_a_guest_says_does_nothing(seen: Window, served: Api, name: str) ->
         seen.go(f"/runs/{run_id}")
         expect(seen.page.get_by_role("heading", level=1)).to_be_visible()
         seen.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        nothing_happened(seen)
+        seen.go(f"/checks?{urlencode({'guest': guest[:255].strip()})}")
         nothing_happened(seen)
     for path in ("/", "/runs"):
         seen.go(path)

@@ -294,8 +294,8 @@ class Check(BaseModel):
             **{name: getattr(row, name) for name in same},
             scenario=row.scenario or None,
             since=instant(row.since),
-            not_upgraded=Rate(held=row.steady.held, asked=row.steady.asked),
-            upgraded=Rate(held=row.after.held, asked=row.after.asked),
+            not_upgraded=Rate(held=row.not_upgraded.held, asked=row.not_upgraded.asked),
+            upgraded=Rate(held=row.upgraded.held, asked=row.upgraded.asked),
             last=[Seen.of(one) for one in row.last],
             last_failed=Seen.of(row.last_failed) if row.last_failed else None,
         )

@@ -18,7 +18,6 @@ from sqlalchemy import (
     Subquery,
     and_,
     case,
-    false,
     func,
     or_,
     select,
@@ -65,9 +64,9 @@ class CheckHistory:
     name: str
     runs: int
     since: float  # the first of them
-    steady: Rate  # where nothing was upgraded
+    not_upgraded: Rate  # where nothing was upgraded
     broken_runs: int  # in which it was broken all the time: they are not in that rate
-    after: Rate  # after an upgrade
+    upgraded: Rate
     last: tuple[Seen, ...]  # oldest first
     last_failed: Seen | None
 
@@ -96,20 +95,27 @@ def history(
     part: str = "",
     names: Sequence[str] | None = None,
     limit: int = MOST,
+    with_runs: bool = True,
 ) -> Histories:
-    """Of a guest's checks: of those with a ``part`` in their name, or of some ``names``."""
+    """Of a guest's checks: of those with a ``part`` in their name, or of some ``names``.
+
+    Without its runs, a check's ``last`` and ``last_failed`` are left out.
+    """
     wanted = _wanted(guest, host, part, names)
+    last: Sequence[Row[Any]] = ()
+    failed: Sequence[Row[Any]] = ()
     with database.read() as connection:
         sums = connection.execute(_sums(wanted, limit)).all()
-        some = and_(*wanted, _T.name.in_({row.name for row in sums})) if sums else false()
-        last = connection.execute(_newest(some, LAST)).all()
-        failed = connection.execute(_newest(and_(some, _failed()), 1)).all()
+        if sums and with_runs:
+            some = and_(*wanted, _T.name.in_({row.name for row in sums}))
+            last = connection.execute(_newest(some, LAST)).all()
+            failed = connection.execute(_newest(and_(some, _failed()), 1)).all()
     seen: dict[tuple[str, ...], list[Seen]] = {}
     for row in last:
         seen.setdefault(_key(row), []).append(_seen(row))
     ends = {_key(row): _seen(row) for row in failed}
     return Histories(
-        tuple(_history(row, guest, seen[_key(row)], ends.get(_key(row))) for row in sums),
+        tuple(_history(row, guest, seen.get(_key(row), ()), ends.get(_key(row))) for row in sums),
         sums[0].total if sums else 0,
     )
 
@@ -217,9 +223,9 @@ def _history(row: Row[Any], guest: str, last: Sequence[Seen], failed: Seen | Non
         name=row.name,
         runs=row.runs,
         since=row.since,
-        steady=Rate(row.held, row.asked),
+        not_upgraded=Rate(row.held, row.asked),
         broken_runs=row.broken,
-        after=Rate(row.after_held, row.after_asked),
+        upgraded=Rate(row.after_held, row.after_asked),
         last=tuple(last),
         last_failed=failed,
     )

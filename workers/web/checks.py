@@ -12,7 +12,7 @@ from workers.web.choosing import words
 from workers.web.guarding import page
 from workers.web.rendering import show
 
-ROWS = 200  # of the page
+ROWS = 50  # of the page
 readers = APIRouter(route_class=page(Scope.READ))
 
 

@@ -95,7 +95,8 @@ def _memory(service: Service, run: RunRow, shown: View) -> Mapping[str, str]:
     """What is known by now of the checks that failed or are flaky, by their names."""
     unsteady = {*(one.name for one in shown.attention), *flaky(shown.record.facts)}
     names = {kept_name(one.name): one.name for one in shown.checks if one.name in unsteady}
-    found = history(service.database, run.guest, host=run.host, names=[*names][:MOST_REMEMBERED])
+    wanted = [*names][:MOST_REMEMBERED]
+    found = history(service.database, run.guest, host=run.host, names=wanted, with_runs=False)
     return {
         names[one.name]: sentence(one) for one in found.items if one.scenario in ("", run.scenario)
     }
