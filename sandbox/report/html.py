@@ -88,7 +88,7 @@ def parts(shown: View, run_dir: Path) -> dict[str, Any]:
 
 def _memory(shown: View) -> dict[str, str]:
     """What was known of checks when the run began, by their names."""
-    past = shown.record.facts.past
+    past = {kept_name(name): one for name, one in shown.record.facts.past.items()}
     known = {change.name: past.get(kept_name(change.name)) for change in shown.checks}
     return {
         name: f"before this run it held {Rate(one.held, one.asked)} where nothing was upgraded"
