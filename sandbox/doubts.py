@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sandbox.differences import CheckChange, Effect
 from sandbox.judged import ENDED, Point, checks, compared, last_observation
 from sandbox.records import CheckEnd, Facts, Outcome, UpgradeStatus
-from sandbox.trust import excuse, flaky, on_twin, stuck_alike
+from sandbox.trust import excuse, flaky, how_flaky, stuck_alike
 from sandbox.wording import because, short, some
 
 
@@ -62,8 +62,8 @@ def on_the_whole(facts: Facts) -> Iterator[Point]:
     unsteady = set(flaky(facts))
     if held and all(change.name in unsteady for change in held):
         yield Point(
-            f"every check that holds is flaky: on the twin {short(held[0].name)} held "
-            f"{on_twin(facts, held[0].name)}",
+            f"every check that holds is flaky ({short(held[0].name)}: "
+            f"{how_flaky(facts, held[0].name)})",
             "a check that fails where nothing was upgraded proves nothing: make one steady",
         )
 

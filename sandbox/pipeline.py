@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from types import MappingProxyType
 
 from sandbox import evidence
 from sandbox.clone import CloneLease, create_clone
@@ -29,7 +30,7 @@ from sandbox.observe import observe
 from sandbox.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_plan
 from sandbox.progress import Progress
 from sandbox.proxy import PackageProxy
-from sandbox.records import Phase, RunRecord
+from sandbox.records import Past, Phase, RunRecord
 from sandbox.run import Run
 from sandbox.scenario import Scenario
 from sandbox.settings import Settings
@@ -37,6 +38,7 @@ from sandbox.space_guard import space_guard
 from sandbox.store import RunFolder
 from sandbox.twin import make_twin
 
+NO_PAST: Mapping[str, Past] = MappingProxyType({})
 GRACE_SECONDS = 60.0  # that a control may need longer than its clone
 
 
@@ -50,13 +52,17 @@ def rehearse(
     accelerated: bool,
     limits: Limits = NO_LIMITS,
     keep: bool = False,
+    past: Mapping[str, Past] = NO_PAST,
 ) -> RunRecord:
     """Rehearse a scenario and give the verdict; a failure of whatever kind becomes one too.
+
+    ``past``: of checks that failed in earlier runs of this guest, how often they held.
 
     Raises only KeyboardInterrupt, once everything is cleaned up and written down, and
     :class:`~sandbox.errors.HostError` when it cannot be written down.
     """
     run = Run(folder, progress, scenario)
+    run.learn(past=dict(past))
     lease = CloneLease(hypervisor, folder)
     interrupted: KeyboardInterrupt | None = None
     witness: evidence.Witness | None = None

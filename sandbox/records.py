@@ -309,6 +309,13 @@ class Trouble(Record):
     no_room: bool = False  # the host is full: waiting helps
 
 
+class Past(Record):
+    """How often a check held in earlier runs where nothing was upgraded."""
+
+    held: int
+    asked: int
+
+
 class Facts(Record):
     """Everything the verdict is decided on."""
 
@@ -325,6 +332,7 @@ class Facts(Record):
     control: Control | None = None  # None: the scenario wants none
     autopsy: Autopsy | None = None  # None: no unit stopped running
     trouble: Trouble | None = None
+    past: dict[str, Past] = {}  # of checks that failed before now, by trust.kept_name
 
 
 class Decision(Record):

@@ -1,7 +1,9 @@
-"""Whether a check that broke proves anything: what its repetition says, and the twin. Pure."""
+"""Whether a check that broke proves anything: what its repetition says, the twin, and earlier
+runs. Pure."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from sandbox.records import CheckEnd, CheckSession, Control, Facts, Outcome
 
 # A red that luck alone brings about this often proves nothing.
 CHANCE = 0.05
+NAME_LIMIT = 160  # characters under which a check is remembered
 _BROKEN = (Outcome.FAILED, Outcome.ERROR)
 
 
@@ -24,8 +27,24 @@ class Rate:
     def mixed(self) -> bool:
         return 0 < self.held < self.asked
 
+    def luck(self, reds: int) -> float:
+        """How often it is red so many times in a row, at this rate."""
+        return ((self.asked - self.held) / self.asked) ** reds if self.asked else 0.0
+
+    def __add__(self, other: Rate) -> Rate:
+        return Rate(self.held + other.held, self.asked + other.asked)
+
     def __str__(self) -> str:
         return f"{self.held} of {self.asked} times"
+
+
+def kept_name(name: str) -> str:
+    """The name under which a check is remembered: short, and fit for any database."""
+    ascii_only = name.encode("ascii", "backslashreplace").decode()
+    plain = "".join(one if one.isprintable() else "?" for one in ascii_only)
+    if plain == name and len(name) <= NAME_LIMIT:
+        return name
+    return f"{plain[: NAME_LIMIT - 17]}~{hashlib.sha256(ascii_only.encode()).hexdigest()[:16]}"
 
 
 def broken(facts: Facts) -> tuple[str, ...]:
@@ -65,6 +84,18 @@ def on_twin(facts: Facts, name: str) -> Rate:
     return rate(name, (*control.checks_before, *control.checks_after))
 
 
+def with_the_past(facts: Facts, name: str) -> Rate | None:
+    """Where nothing was upgraded, in this run and before; None for one that never failed before.
+
+    What always held says nothing that this run does not say better.
+    """
+    past = facts.past.get(kept_name(name))
+    if past is None or past.held >= past.asked:
+        return None
+    before = rate(name, (facts.checks_before,))
+    return on_twin(facts, name) + before + Rate(past.held, past.asked)
+
+
 def excuse(facts: Facts, name: str) -> str:
     """Why a check that broke is no proof that the upgrade does harm; "" when it is one."""
     here, there = on_clone(facts, name), on_twin(facts, name)
@@ -74,7 +105,11 @@ def excuse(facts: Facts, name: str) -> str:
     after = rate(name, control.checks_after) if control else Rate(0, 0)
     if after.asked and not after.held:
         return "it fails on the twin, too, which was not upgraded"
-    if there.mixed and ((there.asked - there.held) / there.asked) ** here.asked >= CHANCE:
+    known = with_the_past(facts, name)
+    if known and known.mixed and known.luck(here.asked) >= CHANCE:
+        return f"it is flaky: where nothing was upgraded it held {known}"
+    # The past may excuse a check, too; it takes no excuse away.
+    if there.mixed and there.luck(here.asked) >= CHANCE:
         return f"it is flaky: on the twin, which was not upgraded, it held {there}"
     return ""
 
@@ -85,11 +120,15 @@ def flaky(facts: Facts) -> tuple[str, ...]:
     One that a reboot breaks, there as here, is not among them.
     """
     control = facts.control
-    if control is None:
-        return ()
-    sessions = (*control.checks_before, *control.checks_after)
+    sessions = (*control.checks_before, *control.checks_after) if control else ()
+    if facts.past and facts.checks_after:
+        sessions = (*sessions, facts.checks_after)
     names = dict.fromkeys(result.name for one in sessions for result in one.results)
-    return tuple(name for name in names if _is_flaky(facts, control, name))
+    return tuple(
+        name
+        for name in names
+        if (control and _is_flaky(facts, control, name)) or _was_flaky(facts, name)
+    )
 
 
 def _is_flaky(facts: Facts, control: Control, name: str) -> bool:
@@ -97,6 +136,21 @@ def _is_flaky(facts: Facts, control: Control, name: str) -> bool:
     if before.mixed or after.mixed:
         return True
     return on_twin(facts, name).mixed and on_clone(facts, name).held > 0
+
+
+def _was_flaky(facts: Facts, name: str) -> bool:
+    """One bad moment in many does not make a check flaky."""
+    known = with_the_past(facts, name)
+    often = known is not None and known.mixed and known.luck(1) >= CHANCE
+    return often and on_clone(facts, name).held > 0
+
+
+def how_flaky(facts: Facts, name: str) -> str:
+    """The numbers behind it."""
+    known = with_the_past(facts, name)
+    if known is not None:
+        return f"where nothing was upgraded it held {known}"
+    return f"on the twin it held {on_twin(facts, name)}"
 
 
 def hangs_alike(facts: Facts) -> bool:

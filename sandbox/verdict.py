@@ -32,7 +32,7 @@ from sandbox.records import (
     UpgradeStatus,
     Verdict,
 )
-from sandbox.trust import excuse, flaky, hangs_alike, on_twin, stuck_alike, twin_came_back
+from sandbox.trust import excuse, flaky, hangs_alike, how_flaky, stuck_alike, twin_came_back
 from sandbox.wording import because, count, line, say, short, since, some
 
 _FINDINGS_LIMIT = 40
@@ -74,7 +74,7 @@ def _answer(verdict: Verdict, points: Sequence[Point], facts: Facts) -> Decision
         findings[_FINDINGS_LIMIT:] = [f"and {more} more"]
     return Decision(
         verdict=verdict,
-        reason=line(first.text),
+        reason=line(first.text) or "no reason was given",  # that can be printed
         findings=tuple(line(text) for text in findings),
         hint=line(first.hint),
         causes=causes(facts),
@@ -305,7 +305,7 @@ def _notes(facts: Facts) -> Iterator[str]:
     if facts.control and facts.control.missing:
         yield f"not compared with a twin that is not upgraded: {facts.control.missing}"
     for name in flaky(facts):
-        yield f"{short(name)} is flaky: on the twin it held {on_twin(facts, name)}"
+        yield f"{short(name)} is flaky: {how_flaky(facts, name)}"
     if before and before.not_configured:
         names = some(before.not_configured)
         yield f"half-configured before the upgrade already: {names}"

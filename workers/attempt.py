@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 
@@ -23,6 +24,7 @@ from sandbox.interruption import interruptible
 from sandbox.records import Verdict
 from workers.database import Database
 from workers.executors import Executor, NotNow
+from workers.ledger.history import past_of
 from workers.ledger.leases import (
     LeaseLost,
     finish,
@@ -152,6 +154,11 @@ def work_off(
     Runs in the main thread of its process. ``claimed``: the monotonic time before the claim.
     """
     logger = log.bind(run=claim.run_id, attempt=claim.attempt, guest=claim.guest, host=claim.host)
+    # Asked while nothing interrupts: an interruption within a database's driver may get lost.
+    try:
+        claim = replace(claim, past=past_of(database, claim))
+    except SandboxError as problem:
+        logger.warning("judged without what earlier runs say", problem=str(problem))
     if claimed is not None and time.monotonic() - claimed > lease * SAFE:
         # The database was silent in mid-claim: by now the run may be another worker's.
         logger.warning("claimed too late, not begun")

@@ -140,6 +140,28 @@ def retry(run_id: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("guest")
+@click.option("--host", help="Only on this host.")
+@click.option("--check", default="", help="Only checks with this in their name.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def history(guest: str, host: str | None, check: str, as_json: bool) -> None:
+    """What the checks of GUEST did in the runs so far: which are flaky, what failed when.
+
+    How often each held is counted apart for where nothing was upgraded (before the upgrade, and on
+    the twin) and for after an upgrade.
+
+    \b
+    Examples:
+      sandbox history web01
+      sandbox history web01 --check test_http --json
+    """
+    from workers import histories
+
+    _settings, database = open_service()
+    histories.print_history(database, guest, host=host, check=check, as_json=as_json)
+
+
+@click.command()
 @click.option(
     "--host", "hosts", multiple=True, help="Serve this host; again for more. Default: all."
 )
@@ -254,6 +276,7 @@ COMMANDS: tuple[click.Command, ...] = (
     watch,
     cancel,
     retry,
+    history,
     worker,
     beat,
     schedule,

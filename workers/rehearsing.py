@@ -20,6 +20,7 @@ from sandbox.request import Request, prepare
 from sandbox.scenario import Scenario
 from sandbox.store import RunFolder, Store
 from workers.executors import NotNow, Teller
+from workers.ledger.checks import tallies
 from workers.ledger.values import Claim, Outcome
 from workers.orders import digest
 from workers.retention import require_room
@@ -55,6 +56,7 @@ class RehearsalExecutor:
                     _Told(tell),
                     accelerated=acceleration() == "kvm",
                     limits=host.limits,
+                    past=claim.past,
                 )
             finally:
                 self.left = disown(place)
@@ -64,8 +66,7 @@ class RehearsalExecutor:
             if not self.left:
                 shutil.rmtree(place.artifacts, ignore_errors=True)  # one for each look at the host
             raise NotNow(trouble.message, trouble.hint)
-        assert record.decision is not None
-        return Outcome(record.decision.verdict, record.decision.reason, evidence_of(record))
+        return outcome_of(record)
 
     def reap(self, host: str) -> tuple[str, ...]:
         return self._reap(find_host(host, self._settings))
@@ -118,6 +119,13 @@ def request_of(request: Mapping[str, str]) -> Request:
         key=Path(request["key"]) if "key" in request else None,
         host=None if image else request["host"],
     )
+
+
+def outcome_of(record: RunRecord) -> Outcome:
+    """What the database keeps of a rehearsal that has ended."""
+    decision = record.decision
+    assert decision is not None
+    return Outcome(decision.verdict, decision.reason, evidence_of(record), tallies(record.facts))
 
 
 def evidence_of(record: RunRecord) -> dict[str, Any]:

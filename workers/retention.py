@@ -1,5 +1,5 @@
-"""What expires: artifacts by age and size, events and keys of requests by age. Verdicts and their
-evidence never do.
+"""What expires: artifacts by age and size; events, results of checks and keys of requests by age.
+Verdicts and their evidence never do.
 
 Here is what all share, the place for artifacts and the database; a worker's own folders are in
 ``keeping``. Everything is done in bounded portions: what is left is the next turn's.
@@ -19,7 +19,7 @@ from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, events, runs
 from workers.executors import NotNow
-from workers.ledger import once
+from workers.ledger import checks, once
 from workers.ledger.counting import count
 from workers.settings import ServiceSettings
 
@@ -32,7 +32,7 @@ log = structlog.get_logger("sandbox.retention")
 
 
 def expire(database: Database, settings: ServiceSettings) -> None:
-    """One turn, by whoever ticks: the place for artifacts, the events, the keys of requests."""
+    """One turn, by whoever ticks: the place for artifacts, and what the database need not keep."""
     place = place_for(settings)
     if place is not None:
         removed = expire_stored(database, place, settings)
@@ -41,6 +41,7 @@ def expire(database: Database, settings: ServiceSettings) -> None:
     pruned = prune_events(database, settings.keep_days)
     if pruned:
         log.info("events pruned", events=pruned)
+    checks.forget(database, settings.keep_days * DAY, MOST_PRUNED)
     once.forget(database)
 
 

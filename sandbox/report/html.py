@@ -23,6 +23,7 @@ from sandbox.records import ConffileDecision, RunRecord
 from sandbox.report.clean import one_line
 from sandbox.report.timeline import timeline_svg
 from sandbox.report.view import View, duration, instant, read_artifact, size
+from sandbox.trust import Rate, kept_name
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCREEN_BYTES = 2 * 1024 * 1024
@@ -81,6 +82,18 @@ def parts(shown: View, run_dir: Path) -> dict[str, Any]:
         "diffs": [_diff(file) for file in (upgrade.conffiles if upgrade else ())[:50]],
         "screens": _screens(record, run_dir),
         "timeline": Markup(timeline_svg(record)),  # noqa: S704 - serialised from a tree
+        "memory": _memory(shown),
+    }
+
+
+def _memory(shown: View) -> dict[str, str]:
+    """What was known of checks when the run began, by their names."""
+    past = {kept_name(name): one for name, one in shown.record.facts.past.items()}
+    known = {change.name: past.get(kept_name(change.name)) for change in shown.checks}
+    return {
+        name: f"before this run it held {Rate(one.held, one.asked)} where nothing was upgraded"
+        for name, one in known.items()
+        if one is not None
     }
 
 

@@ -29,6 +29,7 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("get", "/v1/scenarios"): Scope.READ,
     ("get", "/v1/hosts"): Scope.READ,
     ("get", "/v1/guests"): Scope.READ,
+    ("get", "/v1/checks"): Scope.READ,
     ("get", "/v1/schedules"): Scope.READ,
     ("get", "/v1/gate"): Scope.READ,
     ("post", "/v1/runs"): Scope.SUBMIT,

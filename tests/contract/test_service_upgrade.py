@@ -28,7 +28,7 @@ NEXT = '''"""What a later version may add."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
+revision = "9000"
 down_revision = "{before}"
 
 
@@ -44,7 +44,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = newest_schema()
     folder = tmp_path / "migrations"
     shutil.copytree(workers.database.MIGRATIONS, folder)
-    (folder / "versions" / "0002_next.py").write_text(NEXT.format(before=before))
+    (folder / "versions" / "9000_next.py").write_text(NEXT.format(before=before))
     monkeypatch.setattr(workers.database, "MIGRATIONS", folder)
     newest_schema.cache_clear()
     monkeypatch.setattr(workers.database, "newest_schema", newest_schema.__wrapped__)
@@ -57,10 +57,10 @@ def test_a_run_in_hand_survives_the_next_version(
     held = taken(database)
     waiting = submit(database, order("web02")).run_id
     request.getfixturevalue("next_version")
-    with pytest.raises(HostError, match="needs 0002"):
+    with pytest.raises(HostError, match="needs 9000"):
         require_schema(database)
     migrate(database)  # the next version's, while this one works
-    assert schema_versions(database) == ("0002", "0002")
+    assert schema_versions(database) == ("9000", "9000")
     assert renew(database, held, 60.0) is Renewal.KEPT
     tell(database, held, "phase", "verify")
     assert finish(database, held, PASS) is State.FINISHED

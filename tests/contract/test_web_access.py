@@ -34,6 +34,7 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("GET", "/runs/{run_id}/stream"): Scope.READ,
     ("GET", "/runs/{run_id}/report/{format}"): Scope.READ,
     ("GET", "/runs/{run_id}/artifacts/{attempt}/{name:path}"): Scope.READ,
+    ("GET", "/checks"): Scope.READ,
     ("GET", "/schedules"): Scope.READ,
     ("GET", "/hosts"): Scope.READ,
     ("GET", "/rehearse"): Scope.SUBMIT,

@@ -12,8 +12,11 @@ from web_example import LONG, example
 from web_world import begun, dashboard, tell
 
 from sandbox.records import Verdict
+from sandbox.trust import Rate
+from workers.histories import WORDS
+from workers.ledger.history import Mark
 from workers.ledger.leases import finish
-from workers.ledger.values import Outcome
+from workers.ledger.values import Outcome, Tally
 from workers.tokens import Scope
 
 
@@ -25,7 +28,21 @@ def served() -> Iterator[Api]:
 
 @pytest.fixture(scope="module")
 def runs(served: Api) -> dict[str, str]:
-    return example(served, LONG)
+    found = example(served, LONG)
+    remembered(served)
+    return found
+
+
+def remembered(served: Api) -> None:
+    """Runs of one guest in which a check did all that one may do."""
+    often, red, none = Rate(4, 4), Rate(0, 3), Rate(0, 0)
+    for twin, after in ((often, often), (Rate(2, 4), often), (often, red), (Rate(0, 4), none)):
+        checks = (
+            Tally("test_web.py::test_http", none, after, twin),
+            Tally(f"shared/ports.py::test_{'x' * 130}", Rate(1, 1), none, none),
+        )
+        outcome = Outcome(Verdict.INCONCLUSIVE, "test_http is flaky", checks=checks)
+        finish(served.there.database, begun(served, "shaky01"), outcome)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +93,35 @@ def test_what_a_guest_showed_is_seen(seen: Window, runs: dict[str, str]) -> None
     expect(seen.page.get_by_text("Gave up waiting for root file system")).to_be_visible()
     seen.go(f"/runs/{runs['web01']}")
     expect(seen.page.locator(".diff")).to_contain_text("+worker_processes auto;")
+
+
+def test_what_checks_did_so_far(seen: Window, runs: dict[str, str]) -> None:
+    page = seen.page
+    seen.go(f"/runs/{runs['web02']}")
+    broken = page.get_by_role("row", name="test_web.py::test_http")
+    words = "held 1 of 1 times where this guest was not upgraded, since 20"
+    expect(broken.get_by_text(words)).to_be_visible()
+    expect(page.get_by_text(words)).to_have_count(6)  # of those that need attention
+    page.get_by_role("link", name="Its checks so far").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Checks of web02")
+    expect(page.locator("tbody tr").nth(0)).to_contain_text("0 of 1")
+    page.get_by_label("Guest").fill("shaky01")
+    page.get_by_role("button", name="Show").click()
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(2)
+    for text in ("test_http", "10 of 12", "broken in 1 run", "8 of 11", "4 runs"):
+        expect(rows.nth(0)).to_contain_text(text)
+    marks = rows.nth(0).locator("ol.strip a")
+    says = [one.rpartition(": ")[2] for one in marks.all_inner_texts()]
+    assert says == [WORDS[mark] for mark in Mark]
+    expect(rows.nth(1)).to_contain_text("never")
+    page.get_by_role("searchbox", name="Check").fill("ports")
+    page.get_by_role("button", name="Show").click()
+    expect(rows).to_have_count(1)
+    seen.go("/runs?guest=shaky01")
+    page.get_by_role("link", name="What its checks did so far").click()
+    page.locator("ol.strip a").nth(2).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("test_http is flaky")
 
 
 def test_schedules_and_hosts_say_how_it_is(seen: Window, runs: dict[str, str]) -> None:
@@ -188,7 +234,10 @@ def test_without_scripts(browser: Browser, served: Api, runs: dict[str, str]) ->
         assert one.wrong == []
 
 
-PAGES = ("/", "/?guest=nobody", "/runs", "/schedules", "/hosts", "/rehearse", "/login", "/nowhere")
+PAGES = (
+    *("/", "/?guest=nobody", "/runs", "/runs?guest=web01", "/schedules", "/hosts", "/rehearse"),
+    *("/checks", "/checks?guest=shaky01", "/checks?guest=nobody", "/login", "/nowhere"),
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

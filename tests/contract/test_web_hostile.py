@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
 from api_world import Api
@@ -80,6 +81,10 @@ def test_what_a_guest_says_does_nothing(seen: Window, served: Api, name: str) ->
         expect(seen.page.get_by_role("heading", level=1)).to_be_visible()
         seen.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         nothing_happened(seen)
+    asked = guest[:255].strip()
+    seen.go(f"/checks?{urlencode({'guest': asked})}")
+    nothing_happened(seen)
+    assert seen.page.locator("tbody tr").count() == (asked == guest)
     for path in ("/", "/runs"):
         seen.go(path)
         nothing_happened(seen)

@@ -19,8 +19,8 @@ from workers.keeping import keep_attempt
 from workers.ledger import leases
 from workers.ledger.leases import claim, finish, note_folder
 from workers.ledger.submitting import submit
-from workers.ledger.values import Claim, Order, Outcome
-from workers.rehearsing import evidence_of
+from workers.ledger.values import Claim, Order
+from workers.rehearsing import outcome_of
 from workers.tokens import Scope
 
 FORM = "application/x-www-form-urlencoded"
@@ -116,8 +116,6 @@ def rehearsed(
     if said:
         tell(served, held, "detail", said)
     place.remove_clone()
-    assert record.decision is not None
-    outcome = Outcome(record.decision.verdict, record.decision.reason, evidence_of(record))
-    finish(database, held, outcome)
+    finish(database, held, outcome_of(record))
     keep_attempt(database, settings, held)
     return held.run_id

@@ -51,7 +51,10 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("operations",),
     ("api", "web", "embedded", "gating"),
     ("commands",),
-    ("asking", "processes", "health", "units", "service_checks", "reporting", "chat"),
+    (
+        *("asking", "histories", "processes", "health", "units", "service_checks", "reporting"),
+        "chat",
+    ),
     ("intake", "fetching", "nightly", "overview", "fleet", "gate"),
     ("tasks",),
     ("turns",),

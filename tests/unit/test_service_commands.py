@@ -16,11 +16,12 @@ from click.testing import CliRunner, Result
 from sandbox.hosts import default_host, find_host
 from sandbox.records import Verdict
 from sandbox.settings import Settings
+from sandbox.trust import Rate
 from workers import cli
 from workers.asking import known_hosts
 from workers.database import Database, open_database
 from workers.ledger.leases import claim, finish, tell
-from workers.ledger.values import Claim, Outcome
+from workers.ledger.values import Claim, Outcome, Tally
 from workers.settings import ServiceSettings, read_service_settings
 
 HOST = "this machine"
@@ -130,6 +131,40 @@ def test_a_run_is_cancelled_and_queued_again(terminal: Terminal) -> None:
     joined = json.loads(terminal.run("retry", run_id, "--json").stdout)
     assert joined == {"run_id": again.run_id, "joined": True}, "an equal one is open"
     assert "its worker removes the clone" in terminal.run("cancel", again.run_id).stdout
+
+
+def test_the_history_of_a_guests_checks(terminal: Terminal) -> None:
+    held, red = Rate(4, 4), Rate(0, 3)
+    for twin, after in ((held, held), (Rate(3, 4), red), (held, red), (Rate(0, 4), Rate(0, 0))):
+        run_id = terminal.submit("security", "--guest", "web01", "--fresh")
+        checks = (
+            Tally("test_web.py::test_http", Rate(0, 0), after, twin),
+            Tally("shared/ports.py::test_ports[\x1b[31m]", Rate(1, 1), Rate(1, 1), Rate(0, 0)),
+        )
+        finish(terminal.database, terminal.claim(), Outcome(Verdict.PASS, "", checks=checks))
+    told = terminal.run("history", "web01")
+    assert told.exit_code == 0, told.output
+    head, first, second, legend = told.stdout.splitlines()
+    assert head.split("  ")[0] == "CHECK"
+    for words in ("11 of 12, broken in 1 run", "4 of 10", "+~x-", run_id, "security", HOST):
+        assert words in first
+    for words in ("(shared)", "4 of 4", "++++", "never"):
+        assert words in second
+    assert "~ held and did not" in legend
+    assert "\x1b" not in told.stdout
+    (line,) = terminal.run("history", "web01", "--check", "http", "--json").stdout.splitlines()
+    one = json.loads(line)
+    assert one["name"] == "test_web.py::test_http"
+    assert one["not_upgraded"] == {"held": 11, "asked": 12}
+    assert [seen["mark"] for seen in one["last"]] == ["held", "flaky", "broke", "broken"]
+    for arguments, words in (
+        (("nobody",), "no check is known of the guest 'nobody'"),
+        (("web01", "--check", "nope"), "no check with 'nope' in its name is known"),
+        (("web01", "--host", "xen9"), "on xen9"),
+    ):
+        refused = terminal.run("history", *arguments)
+        assert refused.exit_code == 2
+        assert words in refused.stderr
 
 
 def test_without_a_schema_it_says_what_to_do(

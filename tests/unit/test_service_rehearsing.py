@@ -17,16 +17,19 @@ from sandbox.hypervisors import Mark
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.network import names, network_xml
 from sandbox.reaper import domain_name, leftovers, remove_run
-from sandbox.records import Verdict
+from sandbox.records import Past, Verdict
 from sandbox.request import Request, prepare
 from sandbox.store import Store, this_process
+from sandbox.trust import Rate
 from workers.attempt import work_off
 from workers.database import Database, migrate, open_database
 from workers.database.schema import verdicts
 from workers.ledger import reading
-from workers.ledger.leases import claim
+from workers.ledger.history import history
+from workers.ledger.leases import claim, finish
 from workers.ledger.submitting import submit
 from workers.ledger.sweeping import note_left, reaping_wanted
+from workers.ledger.values import Outcome, Tally
 from workers.orders import digest, order_of
 from workers.rehearsing import RehearsalExecutor, disown
 from workers.settings import ServiceSettings, read_service_settings
@@ -110,6 +113,33 @@ def test_the_same_files_are_the_same_scenario_wherever_they_are(
     (tmp_path / "scenarios").rename(tmp_path / "elsewhere/scenarios")
     moved = replace(settings.sandbox, scenarios=(tmp_path / "elsewhere/scenarios",))
     assert digest(prepare(Request("mine"), moved)) == before
+
+
+# -- what is remembered -----------------------------------------------------------------------
+
+
+def test_a_rehearsal_knows_what_its_guests_checks_did_before(
+    settings: ServiceSettings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def connected(_host: KnownHost) -> Iterator[FakeHypervisor]:
+        yield FakeHypervisor()  # it has no such guest
+
+    monkeypatch.setattr("workers.rehearsing.connected", connected)
+    asked(database, settings)
+    before = claim(database, "xen1", "me", 60.0, None)
+    assert before is not None
+    red = Tally("test_it.py::test_it", Rate(0, 1), Rate(0, 0), Rate(2, 3))
+    finish(database, before, Outcome(Verdict.INCONCLUSIVE, "flaky", checks=(red,)))
+    asked(database, settings)
+    held = claim(database, "xen1", "me", 60.0, None)
+    assert held is not None
+    work_off(database, held, RehearsalExecutor(settings), 60.0)
+    (record,) = Store(settings.sandbox).records()
+    assert record.facts.past == {"test_it.py::test_it": Past(held=2, asked=4)}
+    assert reading.get(database, held.run_id).verdict is Verdict.REJECTED
+    (known,) = history(database, "web01").items
+    assert known.runs == 1, "a run without checks leaves nothing to remember"
 
 
 # -- what a clean-up left ---------------------------------------------------------------------

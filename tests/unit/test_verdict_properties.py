@@ -19,6 +19,7 @@ from sandbox.records import (
     Outcome,
     Package,
     PackageChange,
+    Past,
     Phase,
     Reboot,
     Trouble,
@@ -78,6 +79,7 @@ controls = st.builds(
 troubles = st.builds(
     Trouble, blame=st.sampled_from(Verdict), phase=st.sampled_from(Phase), message=words
 )
+pasts = st.builds(lambda held, red: Past(held=held, asked=held + red), *[st.integers(0, 60)] * 2)
 any_facts = st.builds(
     Facts,
     expectations=st.builds(
@@ -97,6 +99,7 @@ any_facts = st.builds(
     checks_again=rounds,
     control=st.none() | controls,
     trouble=st.none() | st.none() | troubles,
+    past=st.just({}) | st.dictionaries(names, pasts, max_size=2),
 )
 
 
@@ -153,6 +156,7 @@ def test_a_pass_is_always_proved(facts: Facts) -> None:
 
 
 @given(facts_strategy)
+@example(Facts(upgrade=upgraded(status=UpgradeStatus.IMPOSSIBLE, error="\x1c")))
 def test_a_verdict_is_always_given_with_a_line_for_people(facts: Facts) -> None:
     decision = decide(facts)
     assert isinstance(decision, Decision)

@@ -14,6 +14,8 @@ from workers.api.models import (
     SCENARIO,
     TEXT,
     UPGRADE,
+    Check,
+    Checks,
     Cursor,
     Gate,
     Guest,
@@ -25,6 +27,7 @@ from workers.api.models import (
     Schedules,
 )
 from workers.api.paging import cursor_of, cut, place_of
+from workers.ledger.history import history
 from workers.tokens import Scope
 
 readers = APIRouter(
@@ -53,6 +56,19 @@ def list_guests(service: Shared, limit: Limit = 50, cursor: Cursor = None) -> Pa
     rows = overview.guests(service.database, limit + 1, after)
     page, following = cut(rows, limit, lambda row: cursor_of(row.host, row.guest))
     return Page(items=[Guest.of(row) for row in page], next=following)
+
+
+@readers.get("/checks")
+def list_checks(
+    service: Shared,
+    guest: Annotated[str, Query(pattern=TEXT)],
+    host: Annotated[str | None, Query(pattern=HOST)] = None,
+    check: Annotated[str | None, Query(pattern=TEXT, description="a part of its name")] = None,
+    limit: Limit = 50,
+) -> Checks:
+    """What a guest's checks did in the runs so far: how often each held, and where."""
+    found = history(service.database, guest, host=host, part=check or "", limit=limit)
+    return Checks(items=[Check.of(one) for one in found.items], total=found.total)
 
 
 @readers.get("/schedules")

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sandbox.records import Verdict
 from workers.gate import Decision
+from workers.ledger.history import CheckHistory, Mark
+from workers.ledger.history import Seen as SeenRow
 from workers.ledger.values import Event as EventRow
 from workers.ledger.values import Priority, RunRow
 from workers.nightly import ScheduleRow
@@ -249,6 +251,61 @@ class Guest(BaseModel):
         return cls(
             **{name: getattr(row, name) for name in same}, run=row.run_id, ended=moment(row.ended)
         )
+
+
+class Rate(BaseModel):
+    """How often something held, of the times that it gave an answer."""
+
+    held: int
+    asked: int
+
+
+class Seen(BaseModel):
+    """A check in one run."""
+
+    run: str
+    ended: datetime
+    outcome: Mark
+
+    @classmethod
+    def of(cls, row: SeenRow) -> Seen:
+        return cls(run=row.run_id, ended=instant(row.at), outcome=row.mark)
+
+
+class Check(BaseModel):
+    """What a check did on a guest so far."""
+
+    host: str
+    guest: str
+    scenario: str | None = Field(description="whose own check it is; null for a shared one")
+    name: str
+    runs: int
+    since: datetime
+    not_upgraded: Rate = Field(description="before the upgrade, and on the twin")
+    broken_runs: int = Field(description="in which it was broken all the time: not in that rate")
+    upgraded: Rate = Field(description="after an upgrade")
+    last: list[Seen] = Field(description="oldest first")
+    last_failed: Seen | None
+
+    @classmethod
+    def of(cls, row: CheckHistory) -> Check:
+        same = ("host", "guest", "name", "runs", "broken_runs")
+        return cls(
+            **{name: getattr(row, name) for name in same},
+            scenario=row.scenario or None,
+            since=instant(row.since),
+            not_upgraded=Rate(held=row.not_upgraded.held, asked=row.not_upgraded.asked),
+            upgraded=Rate(held=row.upgraded.held, asked=row.upgraded.asked),
+            last=[Seen.of(one) for one in row.last],
+            last_failed=Seen.of(row.last_failed) if row.last_failed else None,
+        )
+
+
+class Checks(BaseModel):
+    """The least steady first."""
+
+    items: list[Check]
+    total: int = Field(description="how many there are; `check` and `host` make them fewer")
 
 
 class Schedule(BaseModel):

@@ -161,6 +161,29 @@ Index(
 )
 
 
+# How often each check held, of the times that it gave an answer, in a run with a verdict; kept as
+# long as its events. Names are as sandbox.trust.kept_name makes them.
+check_results = Table(
+    "check_results",
+    metadata,
+    Column("run_id", Text, ForeignKey(runs.c.id), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("guest", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("scenario", Text, nullable=False),
+    Column("finished", Float, nullable=False),
+    *(
+        Column(f"{when}_{what}", Integer, nullable=False)
+        for when in ("before", "after", "twin")  # the clone's upgrade; twins have none
+        for what in ("held", "asked")
+    ),
+)
+Index(
+    "check_results_of_a_guest",
+    *(check_results.c.guest, check_results.c.host, check_results.c.finished),
+)
+Index("check_results_by_age", check_results.c.finished)
+
 events = Table(
     "events",
     metadata,

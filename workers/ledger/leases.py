@@ -30,7 +30,7 @@ from sandbox.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, runs, state_in, verdicts
-from workers.ledger import news
+from workers.ledger import checks, news
 from workers.ledger.counting import count_phases
 from workers.ledger.due import is_due
 from workers.ledger.events import said, say, saying
@@ -193,6 +193,7 @@ def finish(database: Database, claim: Claim, outcome: Outcome) -> State:
             _leave(connection, claim, to, not_before=now() + pause, waiting=outcome.reason)
         elif to is State.FINISHED:
             decide(connection, claim.run_id, claim.fence, outcome)
+            checks.note(connection, claim, outcome.checks)
             _leave(connection, claim, to, verdict=outcome.verdict, reason=outcome.reason)
         else:
             _leave(connection, claim, to)

@@ -10,7 +10,8 @@ from enum import IntEnum
 from typing import Any
 
 from sandbox.errors import RequestError
-from sandbox.records import Verdict
+from sandbox.records import Past, Verdict
+from sandbox.trust import Rate
 from workers.states import State
 
 
@@ -80,6 +81,21 @@ class Claim:
     guest: str
     scenario: str
     request: Mapping[str, str]
+    past: Mapping[str, Past] = field(default_factory=dict)  # what its guest's checks did before
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often a check held in a run, of the times that it gave an answer."""
+
+    name: str  # as sandbox.trust.kept_name makes it
+    before: Rate  # on the clone
+    after: Rate
+    twin: Rate  # where nothing was upgraded
+
+    @property
+    def held_always(self) -> bool:
+        return all(one.held == one.asked for one in (self.before, self.after, self.twin))
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,7 @@ class Outcome:
     verdict: Verdict
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Tally, ...] = ()
 
     def __post_init__(self) -> None:
         # PostgreSQL stores no NUL in a text: no verdict may be lost for one that a program printed.

@@ -12,7 +12,17 @@ from workers.api import problems
 from workers.api.access import Service
 from workers.api.guards import App, Receive, Scope, Send
 from workers.api.problems import Problem
-from workers.web import asking, entering, fleet, listing, looking, rendering, running, statics
+from workers.web import (
+    asking,
+    checks,
+    entering,
+    fleet,
+    listing,
+    looking,
+    rendering,
+    running,
+    statics,
+)
 
 ROUTERS = (
     *(
@@ -23,7 +33,7 @@ ROUTERS = (
         listing.readers,
         running.readers,
     ),
-    *(looking.readers, asking.submitters),
+    *(checks.readers, looking.readers, asking.submitters),
 )
 # What the framework says to programs, said to people: (status, detail).
 _TOLD = {

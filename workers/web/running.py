@@ -10,13 +10,17 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
 from sandbox.errors import SandboxError
 from sandbox.report.html import ICONS, parts
-from sandbox.report.view import ANSWERS, sentence, view
+from sandbox.report.view import ANSWERS, View, view
+from sandbox.report.view import sentence as sentence_of
+from sandbox.trust import flaky, kept_name
 from workers import fetching, reporting
 from workers.api import events, files
 from workers.api.access import Service, service_of
 from workers.api.models import RunId
 from workers.fleet import evidence
+from workers.histories import sentence
 from workers.ledger import reading
+from workers.ledger.history import history
 from workers.ledger.values import RunRow
 from workers.states import ENDED, State
 from workers.tokens import Scope
@@ -27,6 +31,7 @@ from workers.web.rendering import show
 EVENTS = 60  # that are shown
 _STEPS = ("state", "phase", "phase-end")
 _MOST_STEPS = 200
+MOST_REMEMBERED = 200
 readers = APIRouter(route_class=page(Scope.READ))
 Shared = Annotated[Service, Depends(service_of)]
 
@@ -60,7 +65,7 @@ def _answer(run: RunRow) -> tuple[str, str]:
     """(the answer; the rest of the page's first line)."""
     if run.verdict is not None:
         answer = ANSWERS[run.verdict]
-        told = sentence(run.verdict, run.guest, run.reason)
+        told = sentence_of(run.verdict, run.guest, run.reason)
         return answer, told.removeprefix(answer).lstrip(", ")
     match run.state:
         case State.CANCELLED:
@@ -80,9 +85,21 @@ def _parts(service: Service, run: RunRow, found: Sequence[fetching.Left]) -> Map
     try:
         last = reporting.last_record(service.database, service.settings, found, run.id)
         with reporting.opened(service.settings, last, _is_shown) as (record, folder):
-            return parts(view(record, folder), folder)
+            shown = view(record, folder)
+            return {**parts(shown, folder), "memory": _memory(service, run, shown)}
     except SandboxError as problem:
         return {"shown": None, "missing": f"{problem.message}: {problem.hint}"}
+
+
+def _memory(service: Service, run: RunRow, shown: View) -> Mapping[str, str]:
+    """What is known by now of the checks that failed or are flaky, by their names."""
+    unsteady = {*(one.name for one in shown.attention), *flaky(shown.record.facts)}
+    names = {kept_name(one.name): one.name for one in shown.checks if one.name in unsteady}
+    wanted = [*names][:MOST_REMEMBERED]
+    found = history(service.database, run.guest, host=run.host, names=wanted, with_runs=False)
+    return {
+        names[one.name]: sentence(one) for one in found.items if one.scenario in ("", run.scenario)
+    }
 
 
 def _is_shown(name: str) -> bool:
