@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from sandbox import network
+from sandbox import ledger, network
 from sandbox.admission import Admission, admitted
 from sandbox.console import follow_console
 from sandbox.deadline import Deadline
@@ -162,6 +162,7 @@ def _start(
     net = network.create(
         hypervisor, folder.id, order.mark, order.login.port, deadline, control=control
     )
+    ledger.listen(hypervisor.host, net.bridge, folder, control=control)
     name = domain_name(folder.id, control=control)
     console = folder.artifacts / (CONTROL_CONSOLE if control else "console.log")
     nvram = (control_place(folder) if control else folder.clone) / _NVRAM

@@ -17,6 +17,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, SandboxError
 from sandbox.host import HostLost
 from sandbox.hypervisors import Hypervisor
+from sandbox.ledger import LISTENER
 from sandbox.store import OurProcess, RunFolder, Store, is_alive, is_elsewhere, start_time
 from sandbox.volumes import host_disks
 from sandbox.volumes.danger import look
@@ -110,7 +111,7 @@ def _unregistered(folder: RunFolder) -> Iterator[OurProcess]:
         except OSError:
             continue  # it ended meanwhile
         program = Path(os.fsdecode(argv[0])).name
-        is_ours = program in _PROGRAMS or DISK_WATCH.encode() in argv
+        is_ours = program in _PROGRAMS or {DISK_WATCH.encode(), LISTENER.encode()} & {*argv}
         if is_ours and any(mark in word for word in argv):
             pid = int(entry.name)
             yield OurProcess(pid, start_time(pid), program)
