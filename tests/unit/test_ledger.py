@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,18 +16,20 @@ from types import SimpleNamespace
 import pytest
 from namespaces import GUEST, HOST, Link, linked
 from sshd import wait_for
-from stage import Stage
+from stage import Stage, commands_with
+from test_listener import arp
 from test_process import is_running
 
 from sandbox import ledger
-from sandbox.host import LocalHost
+from sandbox.host import Host, LocalHost
 from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.listener import answer
 from sandbox.reaper import remove_run
 from sandbox.records import Destination, Ledger
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 
-pytest_plugins = ["stage_fixtures"]
+pytest_plugins = ["host_fixtures", "stage_fixtures"]
 
 ROUTER, FAR, NEAR, RESOLVER = "198.18.7.2", "203.0.113.7", "192.0.2.9", "192.0.2.53"
 # What a guest's programs see of it, with its own kernel's sockets.
@@ -159,6 +164,31 @@ def test_it_ends_with_the_bridge_and_is_nobody_until_then(link: Link, folder: Ru
     assert wait_for(lambda: not is_running(program.pid), 20)
     assert notes(folder) == "listening\n"
     assert "only for a while" in found(folder).missing
+
+
+def test_it_listens_on_every_kind_of_host_and_ends_there(machine: Host, folder: RunFolder) -> None:
+    """Through a real sshd as well, with nothing of ours at its end."""
+    bridge, ask = f"sbt{secrets.token_hex(3)}", arp("192.0.2.1", "192.0.2.9")
+    for words in (
+        ("add", bridge, "type", "bridge"),
+        ("add", f"{bridge}-0", "master", bridge, "type", "veth", "peer", "name", f"{bridge}-g"),
+        *(("set", name, "up") for name in (bridge, f"{bridge}-0", f"{bridge}-g")),
+    ):
+        subprocess.run(["ip", "link", *words], check=True)
+    try:
+        ledger.listen(machine, bridge, folder)
+        assert wait_for(lambda: "listening\n" in notes(folder), 20), notes(folder)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as guest:
+            guest.bind((f"{bridge}-g", 0x0806))
+            guest.settimeout(20)
+            guest.send(ask)
+            assert guest.recv(100)[:42] == answer(ask)
+        waited(folder, "neighbour 192.0.2.1 0")
+        assert commands_with(f"{ledger.LISTENER} {bridge}") != []
+    finally:
+        subprocess.run(["ip", "link", "del", f"{bridge}-g"], check=True)
+        subprocess.run(["ip", "link", "del", bridge], check=True)
+    assert wait_for(lambda: commands_with(f"{ledger.LISTENER} {bridge}") == [], 20)
 
 
 def test_a_listener_that_nobody_wrote_down_is_found_and_ended(
