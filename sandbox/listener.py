@@ -15,12 +15,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import re
 import socket
 import struct
 import sys
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 SINK = b"\x02sink!"  # locally administered: no card has it
@@ -82,12 +84,24 @@ class Attempt(NamedTuple):
     port: int
 
 
+class StandIns(NamedTuple):
+    """Who is really there (sandbox.standins): names, and addresses with ports that are open."""
+
+    names: Mapping[str, str] = {}
+    open: frozenset[tuple[str, int]] = frozenset()
+
+
+NOBODY = StandIns()
+
+
 # -- what was tried: pure, and total over any bytes ---------------------------------------------
 
 
 def attempts(frame: bytes) -> tuple[Attempt, ...]:
     """What a frame of the clone's tries to reach; nothing for what any guest says by itself."""
     kind = frame[12:14]
+    if frame[6:12] == SINK:
+        return ()  # a stand-in
     if kind == _ARP:
         return _neighbour4(frame)
     packet = _ip4(frame) if kind == _IPV4 else _ip6(frame) if kind == _IPV6 else None
@@ -200,7 +214,7 @@ def _text(address: bytes) -> str:
 # -- the answer: pure, and total ----------------------------------------------------------------
 
 
-def answer(frame: bytes) -> bytes:
+def answer(frame: bytes, there: StandIns = NOBODY) -> bytes:
     """What is said to the one who sent a frame; b"" for nothing."""
     card = frame[6:12]
     if len(frame) < 34 or card[0] & 1 or card == SINK:
@@ -212,10 +226,12 @@ def answer(frame: bytes) -> bytes:
         return b""
     back, body = card + SINK + _IPV4, packet.body
     if packet.protocol == _TCP and len(body) >= 20 and body[13] & 0x16 == 2:
+        if (_text(packet.target), int.from_bytes(body[2:4], "big")) in there.open:
+            return b""
         return back + _packet(packet, _TCP, _reset(packet))
     if packet.protocol == _UDP and len(body) >= 8:
-        if _asked_name(packet):
-            return back + _packet(packet, _UDP, _cannot_say(packet))
+        if name := _asked_name(packet):
+            return back + _packet(packet, _UDP, _resolved(packet, there.names.get(name, "")))
         return back + _packet(packet, _ICMP, _unreachable(3, frame))
     if packet.protocol == _ICMP and body[:1] == b"\x08":
         return back + _packet(packet, _ICMP, _unreachable(1, frame))
@@ -239,11 +255,15 @@ def _reset(packet: Datagram) -> bytes:
     return head[:16] + _checksum(pseudo + head) + head[18:]
 
 
-def _cannot_say(packet: Datagram) -> bytes:
-    """The query as an answer: the server failed, as one does that reaches nobody."""
-    query = packet.body[8:]
-    head = query[:2] + bytes([0x80 | query[2] & 1, 0x82]) + b"\0\1" + bytes(6)
-    reply = head + _question(packet)
+def _resolved(packet: Datagram, address: str) -> bytes:
+    """The query with its answer; without an address the server failed, as one does that reaches
+    nobody."""
+    query, question = packet.body[8:], _question(packet)
+    found = b""
+    if address and question[-4:] == b"\0\1\0\1":
+        found = b"\xc0\x0c\0\1\0\1" + struct.pack("!IH", 60, 4) + socket.inet_aton(address)
+    flags = bytes([0x80 | query[2] & 1, 0x80 if address else 0x82])
+    reply = query[:2] + flags + struct.pack("!4H", 1, 1 if found else 0, 0, 0) + question + found
     return packet.body[2:4] + packet.body[:2] + struct.pack("!HH", 8 + len(reply), 0) + reply
 
 
@@ -312,14 +332,14 @@ class Notes:
         print(*attempt, flush=True)
 
 
-def listen(wire: socket.socket) -> None:
-    notes = Notes()
+def listen(wire: socket.socket, there: StandIns) -> None:
+    notes, names = Notes(), {address: name for name, address in there.names.items()}
     second, left = time.monotonic(), _FRAMES_PER_SECOND
     while True:
         frame = wire.recv(_SNAP)
         for attempt in attempts(frame):
-            notes.take(attempt)
-        reply = answer(frame)
+            notes.take(attempt._replace(address=names.get(attempt.address, attempt.address)))
+        reply = answer(frame, there)
         if reply:
             with contextlib.suppress(OSError):  # no room, or the bridge is gone: asked above
                 wire.send(reply)
@@ -333,6 +353,8 @@ def listen(wire: socket.socket) -> None:
 
 def main() -> None:
     os.nice(5)
+    known = json.loads(sys.argv[4])
+    there = StandIns(known["names"], frozenset(map(tuple, known["open"])))
     try:
         wire = open_wire(sys.argv[2])
         become_nobody()
@@ -340,7 +362,7 @@ def main() -> None:
         sys.exit(f"cannot listen at the bridge: {problem}")
     print("listening", flush=True)
     try:
-        listen(wire)
+        listen(wire, there)
     except OSError as problem:
         if problem.errno != errno.ENETDOWN:  # the bridge is gone
             sys.exit(str(problem))

@@ -310,6 +310,14 @@ class Ledger(Record):
         return tuple(one for one in self.destinations if one.is_new)
 
 
+class Dependency(Record):
+    """A service elsewhere that the guest needs to start, and that is answered for it."""
+
+    kind: str  # "http" (an empty 200), "tcp" (accepts and holds), "smtp" (takes mail, drops it)
+    host: str  # a name, or an IPv4 address
+    port: int
+
+
 class Expectations(Record):
     """What the scenario demands of the upgrade's result."""
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sandbox import strict_yaml
 from sandbox.errors import RequestError
-from sandbox.records import Expectations
+from sandbox.records import Dependency, Expectations
 from sandbox.scenario import values
 from sandbox.scenario.model import (
     SHARED_CHECKS,
@@ -60,6 +60,7 @@ class Scenario:
     shared_checks: tuple[Path, ...]
     schedule: Schedule | None = None  # for the service: when it runs by itself
     control: ControlPolicy | None = None  # None: as the settings have it
+    dependencies: tuple[Dependency, ...] = ()
 
     @property
     def reboot(self) -> RebootPolicy:
@@ -120,6 +121,7 @@ def load_scenario(path: Path, *, shared: Path, require_source: bool = False) -> 
         shared_checks=tuple(dict.fromkeys(roots.shared[name] for name in names)),
         schedule=parsed.schedule,
         control=parsed.control,
+        dependencies=tuple(one.stated() for one in parsed.dependencies),
     )
 
 

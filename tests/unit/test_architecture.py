@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxy", "proxy_server", "proxy_handler", "proxy_upstream", "proxy_cache", "proxy_rules"),
     ("reaper",),
     ("volumes",),
-    ("network", "reach", "ssh", "console", "ledger"),
+    ("network", "reach", "ssh", "console", "ledger", "standins", "standin_server"),
     ("hypervisors",),
     ("store", "settings", "strict_yaml", "host"),
     ("process",),

@@ -271,10 +271,33 @@ WantedBy=multi-user.target
 
 
 def test_nothing_to_upgrade_is_said(lab: Lab, archive: Archive) -> None:
+    """And what the guest needs elsewhere is answered for, where the scenario says so."""
     archive.offer([])
-    record = lab.run(lab.scenario(ALL + MEMORY))
-    assert verdict(record) is Verdict.PASS
+    record = lab.run(lab.scenario(ALL + MEMORY + NEEDS, test_own=ANSWERED))
+    assert verdict(record) is Verdict.PASS, reason(record)
     assert "nothing to upgrade" in reason(record)
+    assert record.source is not None
+    assert "answered by a stand-in: http 10.1.2.3:8080" in record.source.changed
+    assert record.facts.ledger is not None
+    tried = {(one.kind, one.address, one.port) for one in record.facts.ledger.destinations}
+    assert {("tcp", "10.1.2.3", port) for port in (8080, 25, 5432, 81)} <= tried
+
+
+NEEDS = "dependencies: [http: 'http://10.1.2.3:8080', tcp: '10.1.2.3:5432', smtp: 10.1.2.3]\n"
+ANSWERED = """
+PROGRAM = (
+    "import smtplib, socket, urllib.request as web;"
+    "print(web.urlopen('http://10.1.2.3:8080/health').status);"
+    "print(smtplib.SMTP('10.1.2.3').sendmail('a@example.org', 'b@example.org', 'hello'));"
+    "print(socket.create_connection(('10.1.2.3', 5432)).getpeername());"
+    "print(socket.socket().connect_ex(('10.1.2.3', 81)))"
+)
+
+
+def test_what_it_needs_is_there(host):
+    said = host.check_output(f'python3 -c "{PROGRAM}"').split("\\n")
+    assert said == ["200", "{}", "('10.1.2.3', 5432)", "111"]
+"""
 
 
 def test_zero_checks_are_no_evidence(lab: Lab, archive: Archive, tmp_path: Path) -> None:
