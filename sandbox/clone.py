@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from sandbox import network
+from sandbox import ledger, network, standins
 from sandbox.admission import Admission, admitted
 from sandbox.console import follow_console
 from sandbox.deadline import Deadline
@@ -21,7 +21,7 @@ from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, CloneXml, macs, 
 from sandbox.inject import inject_key
 from sandbox.process import start
 from sandbox.reaper import DISK_WATCH, Reaped, domain_name, remove_run
-from sandbox.records import SourceFacts
+from sandbox.records import Dependency, SourceFacts
 from sandbox.source import Source
 from sandbox.ssh import Login
 from sandbox.store import RunFolder
@@ -49,6 +49,7 @@ class CloneOrder:
     memory: int | None = None
     keep_free: int = 0  # bytes of the host's memory that no clone may take
     control: bool = False  # whether it has a twin, where there is room
+    dependencies: tuple[Dependency, ...] = ()  # what is answered for, on this machine only
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def _create(
         hypervisor, order, folder, made.disks, admission, deadline, control=False
     )
     facts = _facts(hypervisor, source, made, derived, mutations)
+    answered = tuple(f"answered by a stand-in: {standins.say(one)}" for one in order.dependencies)
+    facts = facts.model_copy(update={"changed": (*facts.changed, *answered)})
     return Clone(entrance, facts, made.allocated, twins)
 
 
@@ -162,6 +165,9 @@ def _start(
     net = network.create(
         hypervisor, folder.id, order.mark, order.login.port, deadline, control=control
     )
+    needed = order.dependencies
+    ledger.listen(hypervisor.host, net.bridge, folder, dependencies=needed, control=control)
+    standins.start_servers(needed, net.bridge, folder, deadline)
     name = domain_name(folder.id, control=control)
     console = folder.artifacts / (CONTROL_CONSOLE if control else "console.log")
     nvram = (control_place(folder) if control else folder.clone) / _NVRAM

@@ -74,6 +74,7 @@ def collect(run: Run, hypervisor: Hypervisor) -> None:
     """Save what the clone shows before it is removed."""
     prove_whole(run, hypervisor)
     if run.has_clone:
+        run.read_ledger()
         run.add_artifact("clone.xml", "the clone's definition")
     console = run.folder.artifacts / CONSOLE
     if console.exists():

@@ -30,6 +30,9 @@ from sandbox.hypervisors.marks import mark_element
 _POOL = (198, 18)
 _SUBNETS = 512
 _TRIES = 8
+# Who answers there, and what: sandbox.listener.
+_ROUTER = 2
+_DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 # The gate first. libvirt turns IPv6 off on a bridge without an IPv6 <ip>; with one it would
 # announce itself as a router. Link-local is all that we need, and a guest sees no difference.
 _CLOSE = """nft -f - &&
@@ -58,10 +61,11 @@ def names(run_id: str, *, control: bool = False) -> Network:
 
 
 def network_xml(network: Network, mark: Mark, subnet: int) -> str:
-    """An isolated network: DHCP without a router or DNS, so a guest that waits for it boots."""
+    """An isolated network. DHCP names a router and a name server, as production's does, that are
+    not there: a guest that had no way out would not even try, and nobody would hear of it."""
     first, second = _POOL[0], _POOL[1] + subnet // 256
     base = f"{first}.{second}.{subnet % 256}"
-    root = etree.Element("network")
+    root = etree.Element("network", nsmap={"dnsmasq": _DNSMASQ})
     etree.SubElement(root, "name").text = network.name
     etree.SubElement(root, "metadata").append(mark_element(mark))
     etree.SubElement(root, "bridge", name=network.bridge, stp="off", delay="0")
@@ -69,6 +73,10 @@ def network_xml(network: Network, mark: Mark, subnet: int) -> str:
     ip = etree.SubElement(root, "ip", address=f"{base}.1", netmask="255.255.255.0")
     dhcp = etree.SubElement(ip, "dhcp")
     etree.SubElement(dhcp, "range", start=f"{base}.10", end=f"{base}.250")
+    options = etree.SubElement(root, f"{{{_DNSMASQ}}}options")
+    for option in ("router", "dns-server"):
+        value = f"dhcp-option=option:{option},{base}.{_ROUTER}"
+        etree.SubElement(options, f"{{{_DNSMASQ}}}option", value=value)
     etree.indent(root)
     return etree.tostring(root).decode()
 

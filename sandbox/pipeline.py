@@ -149,6 +149,7 @@ def _recipe(
     if not worth_upgrading(run.facts):
         return
     with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline:
+        run.upgrade_begins()
         run.learn(upgrade=upgrade(plan, run, guest, proxy, deadline))
         reboot = must_reboot(plan, run, guest, deadline)
         if upgraded(run.facts):

@@ -17,12 +17,15 @@ from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, SandboxError
 from sandbox.host import HostLost
 from sandbox.hypervisors import Hypervisor
+from sandbox.ledger import LISTENER
+from sandbox.standins import SERVER
 from sandbox.store import OurProcess, RunFolder, Store, is_alive, is_elsewhere, start_time
 from sandbox.volumes import host_disks
 from sandbox.volumes.danger import look
 
 _PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "unshare", "virt-customize")
 DISK_WATCH = "sandbox.disk_watch"  # the module that runs as a process beside a clone
+_MODULES = {word.encode() for word in (DISK_WATCH, LISTENER, SERVER)}  # on a command line
 _RETRY_PAUSE = 2.0  # seconds
 _GRACE = 60.0  # seconds
 _GRACE_ELSEWHERE = 1800.0  # seconds beyond the deadline; clocks may differ
@@ -110,7 +113,7 @@ def _unregistered(folder: RunFolder) -> Iterator[OurProcess]:
         except OSError:
             continue  # it ended meanwhile
         program = Path(os.fsdecode(argv[0])).name
-        is_ours = program in _PROGRAMS or DISK_WATCH.encode() in argv
+        is_ours = program in _PROGRAMS or _MODULES & {*argv}
         if is_ours and any(mark in word for word in argv):
             pid = int(entry.name)
             yield OurProcess(pid, start_time(pid), program)

@@ -290,6 +290,41 @@ class Cause(Record):
     evidence: tuple[str, ...] = ()
 
 
+class Destination(Record):
+    """Something that the clone tried to reach, and how often. From its bridge nothing leads out."""
+
+    kind: str  # "tcp", "udp", "ping", "name" (asked of a name server), "neighbour" (on its link)
+    address: str  # or the name
+    port: int = 0
+    before: int = 0
+    after: int = 0  # since the upgrade began
+    twin: int = 0  # by the twin, at any time
+
+    @property
+    def is_new(self) -> bool:
+        return self.after > 0 and self.before == 0 and self.twin == 0
+
+
+class Ledger(Record):
+    """What the clone tried to reach."""
+
+    missing: str = ""  # why nobody listened, or not to the end
+    destinations: tuple[Destination, ...] = ()  # new ones first
+    whole: bool = True  # False: there were more than can be kept
+
+    @property
+    def new(self) -> tuple[Destination, ...]:
+        return tuple(one for one in self.destinations if one.is_new)
+
+
+class Dependency(Record):
+    """A service elsewhere that the guest needs to start, and that is answered for it."""
+
+    kind: str  # "http" (an empty 200), "tcp" (accepts and holds), "smtp" (takes mail, drops it)
+    host: str  # a name, or an IPv4 address
+    port: int
+
+
 class Expectations(Record):
     """What the scenario demands of the upgrade's result."""
 
@@ -331,6 +366,7 @@ class Facts(Record):
     checks_again: tuple[CheckSession, ...] = ()  # those that broke, asked again
     control: Control | None = None  # None: the scenario wants none
     autopsy: Autopsy | None = None  # None: no unit stopped running
+    ledger: Ledger | None = None  # None: there was no clone to listen to
     trouble: Trouble | None = None
     past: dict[str, Past] = {}  # of checks that failed before now, by trust.kept_name
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from sandbox import __version__
+from sandbox import __version__, ledger
 from sandbox.clone import Clone, CloneLease
 from sandbox.deadline import Deadline
 from sandbox.errors import (
@@ -50,6 +50,7 @@ class Run:
         self.has_clone = False
         self.given_up = ""  # why, where the clone had to go before the end
         self._untouched: tuple[str, ...] = ()
+        self._heard_before: int | None = None  # of what the clone tried to reach
         self.progress = progress
         self.record = RunRecord(
             id=folder.id,
@@ -85,6 +86,13 @@ class Run:
         self.has_clone = True
         self._update(source=clone.facts)
         self.note(f"{clone.facts.method}, {clone.allocated >> 10} KiB allocated")
+
+    def upgrade_begins(self) -> None:
+        """What the clone tries to reach from now on, it tries after the upgrade."""
+        self._heard_before = ledger.position(self.folder)
+
+    def read_ledger(self) -> None:
+        self.learn(ledger=ledger.read(self.folder, self._heard_before))
 
     def prove_untouched(self, proofs: tuple[str, ...]) -> None:
         """What was compared on the source and had not changed."""

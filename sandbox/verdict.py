@@ -33,7 +33,7 @@ from sandbox.records import (
     Verdict,
 )
 from sandbox.trust import excuse, flaky, hangs_alike, how_flaky, stuck_alike, twin_came_back
-from sandbox.wording import because, count, line, say, short, since, some
+from sandbox.wording import because, count, line, reached, say, short, since, some
 
 _FINDINGS_LIMIT = 40
 
@@ -304,6 +304,9 @@ def _notes(facts: Facts) -> Iterator[str]:
             yield f"upgradable, but not in this set: {some(upgrade.kept_back)}"
     if facts.control and facts.control.missing:
         yield f"not compared with a twin that is not upgraded: {facts.control.missing}"
+    if facts.ledger and facts.ledger.new:
+        tried = [f"{reached(one)} ({count(one.after, 'time')})" for one in facts.ledger.new]
+        yield f"after the upgrade the guest tried to reach what it did not before: {some(tried)}"
     for name in flaky(facts):
         yield f"{short(name)} is flaky: {how_flaky(facts, name)}"
     if before and before.not_configured:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from sandbox.records import CheckResult, PackageChange
+from sandbox.records import CheckResult, Destination, PackageChange
 
 LINE_LIMIT = 240
 _NAMES_SHOWN = 5
@@ -44,6 +44,12 @@ def say(change: PackageChange) -> str:
     if change.new is None:
         return f"{change.name} {change.old} (removed)"
     return f"{change.name} {change.old} -> {change.new}"
+
+
+def reached(where: Destination) -> str:
+    """ "tcp 192.0.2.7:443", "name api.example"."""
+    address = f"[{where.address}]" if where.port and ":" in where.address else where.address
+    return f"{where.kind} {address}" + (f":{where.port}" if where.port else "")
 
 
 def because(result: CheckResult) -> str:

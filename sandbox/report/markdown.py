@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from sandbox.differences import CheckChange
 from sandbox.records import CheckResult, ConffileDecision
 from sandbox.report.clean import one_line
-from sandbox.report.view import View, difference_lines, duration, instant
+from sandbox.report.view import TRIED, View, difference_lines, duration, instant
 from sandbox.wording import count
 
 LIMIT = 60_000  # characters; a GitHub comment takes 65,536
@@ -54,6 +54,7 @@ def render_markdown(shown: View) -> str:
         _checks(shown),
         _packages(shown),
         _differences(shown),
+        _details(TRIED, _list(shown.tried)) if shown.tried else "",
         _trouble(shown),
         _conffiles(shown),
         _phases(shown),

@@ -14,7 +14,7 @@ from rich.text import Text
 from sandbox.differences import Differences, Effect
 from sandbox.records import CheckResult
 from sandbox.report.clean import one_line
-from sandbox.report.view import View, difference_lines, duration, instant
+from sandbox.report.view import TRIED, View, difference_lines, duration, instant
 
 WIDTH = 100
 _ROWS = 60
@@ -63,6 +63,9 @@ def render_text(
         _checks(console, shown)
         if shown.differences:
             _differences(console, shown.differences)
+        if shown.tried:
+            _title(console, TRIED)
+            _items(console, shown.tried)
     _trouble(console, shown)
     if not brief:
         _phases(console, shown)

@@ -18,10 +18,11 @@ from sandbox.differences import (
     compare_checks,
     without_drift,
 )
-from sandbox.records import Facts, PackageChange, RunRecord, UpgradeStatus, Verdict
+from sandbox.records import Destination, Facts, PackageChange, RunRecord, UpgradeStatus, Verdict
 from sandbox.report.clean import clean, one_line, tail_lines
-from sandbox.wording import count
+from sandbox.wording import count, reached
 
+TRIED = "What the clone tried to reach"  # a section's title
 CONSOLE_LINES = 200
 TRANSCRIPT_LINES = 80
 CONSOLE_BYTES = 256 * 1024
@@ -122,6 +123,22 @@ class View:
         left = f"; left out, since it happened there, too: {count(drift, 'difference')}"
         return f"compared with a twin that was not upgraded; {rounds}{left if drift else ''}"
 
+    @cached_property
+    def tried(self) -> tuple[str, ...]:
+        """What the clone tried to reach, one line each, new destinations first; empty where there
+        was nobody to listen to."""
+        ledger = self.record.facts.ledger
+        if ledger is None:
+            return ()
+        lines = [_tried(one) for one in ledger.destinations]
+        if not ledger.missing and not lines:
+            lines = ["nothing"]
+        if ledger.missing:
+            lines.insert(0, f"not listened: {ledger.missing}")
+        if not ledger.whole:
+            lines.append("and more than was kept: what is new may be missing here")
+        return tuple(lines)
+
     @property
     def shows_console(self) -> bool:
         """Whether the console tells why the guest could not be looked at to the end."""
@@ -161,6 +178,13 @@ def view(record: RunRecord, run_dir: Path) -> View:
         packages_word=_packages_word(shown, differences),
         console=_console(record, run_dir),
     )
+
+
+def _tried(one: Destination) -> str:
+    if one.is_new:
+        return f"NEW since the upgrade: {reached(one)} ({count(one.after, 'time')})"
+    times = f"{count(one.before, 'time')} before the upgrade, {one.after} after"
+    return f"{reached(one)} ({times}{'; the twin, too' if one.twin else ''})"
 
 
 def compare_with_twin(facts: Facts) -> Differences | None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sandbox import strict_yaml
 from sandbox.errors import RequestError
-from sandbox.records import Expectations
+from sandbox.records import Dependency, Expectations
 from sandbox.scenario import values
 from sandbox.scenario.model import (
     SHARED_CHECKS,
@@ -61,6 +61,7 @@ class Scenario:
     schedule: Schedule | None = None  # for the service: when it runs by itself
     control: ControlPolicy | None = None  # None: as the settings have it
     watch: int | None = None  # seconds; None: as the settings have it
+    dependencies: tuple[Dependency, ...] = ()
 
     @property
     def reboot(self) -> RebootPolicy:
@@ -122,6 +123,7 @@ def load_scenario(path: Path, *, shared: Path, require_source: bool = False) -> 
         schedule=parsed.schedule,
         control=parsed.control,
         watch=parsed.watch,
+        dependencies=tuple(one.stated() for one in parsed.dependencies),
     )
 
 

@@ -18,6 +18,7 @@ from sandbox.checks import CheckSettings
 from sandbox.errors import RequestError
 from sandbox.records import Expectations
 from sandbox.scenario import values
+from sandbox.scenario.needed import Needed
 from sandbox.scenario.schedule import Schedule
 from sandbox.scenario.section import (
     NUMBER_OR_TEXT,
@@ -383,6 +384,9 @@ class ScenarioFile(Section):
         "deadline of verify: 10m, or 0 for not at all; default 150 seconds",
     )
     checks: Checks = Field(default=Checks(), description="what must hold before and after")
+    dependencies: tuple[Needed, ...] = Field(
+        default=(), max_length=20, description="services elsewhere that are answered for the clone"
+    )
     deadlines: Deadlines = Field(default=Deadlines(), description="how long each phase may take")
     expect: Expect = Field(default=Expect(), description="what the upgrade must achieve")
     memory: Size | None = Field(

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from sandbox.errors import RequestError
 from sandbox.scenario.model import ScenarioFile
+from sandbox.scenario.needed import KINDS
 from sandbox.scenario.schedule import schedule_problems
 from sandbox.scenario.values import did_you_mean, nearest, shown
 from sandbox.strict_yaml import Document, KeyPath, dotted
@@ -150,6 +151,9 @@ def rule_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _upgrade_rules(upgrade, what)
     if isinstance(expect := data.get("expect"), dict):
         yield from _expect_rules(expect, what, data.get("reboot"))
+    for number, needed in enumerate(_list(data.get("dependencies"))):
+        if isinstance(needed, dict) and len({*needed} & {*KINDS}) != 1:
+            yield Problem(("dependencies", number), f"needs one of {', '.join(KINDS)}")
     yield from (Problem(key, wrong) for key, wrong in schedule_problems(data))
 
 

@@ -123,6 +123,9 @@ _REST = """\
 #   keep: ["postgresql-*"]     # must not change
 #   nothing_to_upgrade: pass   # or inconclusive
 
+# dependencies:                # services elsewhere that are answered for the clone
+#   - http: http://api.example:8080   # an empty 200; also tcp: and smtp: HOST:PORT
+
 # memory: 1GiB                 # of the clone; default: as much as the source has
 
 # schedule:                    # the service runs it by itself

@@ -13,10 +13,12 @@ from sandbox.records import (
     CheckResult,
     CheckSession,
     ConffileDecision,
+    Destination,
     Disk,
     Expectations,
     Facts,
     Filesystem,
+    Ledger,
     Observation,
     Outcome,
     Package,
@@ -188,6 +190,16 @@ def passed() -> RunRecord:
     return _record(passing_facts())
 
 
+LEDGER = Ledger(
+    destinations=(
+        Destination(kind="tcp", address="203.0.113.7", port=443, after=3),
+        Destination(kind="name", address="telemetry.example", after=1),
+        Destination(kind="tcp", address="2001:db8::25", port=25, before=2, after=4),
+        Destination(kind="ping", address="192.0.2.1", after=1, twin=2),
+    )
+)
+
+
 def broken_nginx() -> RunRecord:
     """A new nginx that does not start."""
     refused = "connection refused on port 80"
@@ -217,6 +229,7 @@ def broken_nginx() -> RunRecord:
             "upgrade": upgrade(BAD_NGINX, requested="nginx=1.99"),
             "after": after,
             "checks_after": session(failing),
+            "ledger": LEDGER,
         }
     )
     return _record(facts, scenario="nginx")

@@ -45,6 +45,11 @@ expect:
   keep: [postgresql-15]
   nothing_to_upgrade: inconclusive
 memory: 512MiB
+dependencies:
+- {http: 'http://API.example:8080/health'}
+- {http: 'http://10.1.2.3'}
+- {tcp: 'db.example:5432'}
+- {smtp: mail.example}
 schedule:
   cron: 30 1 * * mon-fri
   timezone: Europe/Berlin

@@ -38,12 +38,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxy", "proxy_server", "proxy_handler", "proxy_upstream", "proxy_cache", "proxy_rules"),
     ("reaper",),
     ("volumes",),
-    ("network", "reach", "ssh", "console"),
+    ("network", "reach", "ssh", "console", "ledger", "standins", "standin_server"),
     ("hypervisors",),
     ("store", "settings", "strict_yaml", "host"),
     ("process",),
     ("deadline",),
-    ("errors", "lazy", "interruption"),
+    ("errors", "lazy", "interruption", "listener"),
 )
 # The same for the service, which stands on all of it.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (

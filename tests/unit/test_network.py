@@ -63,6 +63,16 @@ def test_every_subnet_is_isolated_and_of_the_benchmark_range(subnet: int) -> Non
     own = ipaddress.ip_interface(f"{ip.get('address')}/{ip.get('netmask')}").network
     assert own.subnet_of(ipaddress.ip_network("198.18.0.0/15"))  # type: ignore[arg-type]
     assert all(ipaddress.ip_address(str(dhcp.get(end))) in own for end in ("start", "end"))
+    # The router that it names is not the host, nor anybody else who is there.
+    options = [str(one.get("value")) for one in root.findall("{*}options/{*}option")]
+    assert [one.partition(",")[0] for one in options] == [
+        "dhcp-option=option:router",
+        "dhcp-option=option:dns-server",
+    ]
+    (router,) = {ipaddress.ip_address(one.partition(",")[2]) for one in options}
+    assert router in own
+    assert ip.get("address") != str(router)
+    assert router < ipaddress.ip_address(str(dhcp.get("start")))
 
 
 def test_no_two_subnets_overlap() -> None:

@@ -122,6 +122,7 @@ def test_a_page_of_a_failure_shows_what_broke(folder: Path) -> None:
         "Checks that need attention (6)",
         "52 % → 62 % used +199.3 MiB",
         "the source's XML did not change",
+        "What the clone tried to reach NEW since the upgrade: tcp 203.0.113.7:443 (3 times)",
     ):
         assert expected in text
 

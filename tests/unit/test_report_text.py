@@ -13,7 +13,7 @@ from hostile_records import PAYLOADS, hostile, without_after
 from sample_records import ALL, broken_nginx, no_boot, passed, write_artifacts
 
 from sandbox.errors import RequestError
-from sandbox.records import RunRecord, Verdict
+from sandbox.records import Ledger, RunRecord, Verdict
 from sandbox.report import FORMATS, render
 from sandbox.report.view import duration, size
 
@@ -82,6 +82,22 @@ def test_a_guest_that_did_not_come_back_shows_its_console(tmp_path: Path) -> Non
     write_artifacts(tmp_path)
     assert "Gave up waiting for root file system" in render(no_boot(), tmp_path, "text")
     assert "Gave up waiting" not in render(broken_nginx(), tmp_path, "text")
+
+
+@pytest.mark.parametrize(
+    ("ledger", "words"),
+    [
+        (Ledger(), "- nothing"),
+        (Ledger(missing="python3: not found"), "- not listened: python3: not found"),
+        (Ledger(whole=False), "- and more than was kept: what is new may be missing here"),
+    ],
+)
+def test_what_was_not_heard_is_said(ledger: Ledger, words: str, tmp_path: Path) -> None:
+    record = passed()
+    facts = record.facts.model_copy(update={"ledger": ledger})
+    shown = render(record.model_copy(update={"facts": facts}), tmp_path, "text")
+    assert words in shown.partition("What the clone tried to reach\n")[2]
+    assert "tried to reach" not in render(record, tmp_path, "text"), "nobody was to listen"
 
 
 def test_a_run_without_a_decision(tmp_path: Path) -> None:

@@ -52,6 +52,12 @@ def test_everything_that_can_be_said_is_read(folder: Path) -> None:
     assert (expected.kernel, expected.must_change) == ("6.1.0-18-amd64", ("nginx*",))
     assert (expected.must_not_change, expected.allow_nothing) == (("postgresql-15",), False)
     assert scenario.memory == 512 << 20
+    assert [(one.kind, one.host, one.port) for one in scenario.dependencies] == [
+        ("http", "api.example", 8080),
+        ("http", "10.1.2.3", 80),
+        ("tcp", "db.example", 5432),
+        ("smtp", "mail.example", 25),
+    ]
 
 
 def test_little_needs_to_be_said(folder: Path) -> None:
@@ -135,6 +141,19 @@ BAD = [
     ("upgrade: {what: kernel}\nexpect: {kernel: unchanged}\n", "2: expect.kernel:", "contradicts"),
     (UP + "expect: {change: [a], keep: [b, a]}\n", "2: expect.keep.1: 'a'", "cannot do both"),
     (UP + "expect: {keep: ['a b']}\n", "2: expect.keep.0:", "pattern"),
+    (UP + "dependencies: {tcp: 'a:1'}\n", "2: dependencies: must be a list", "a mapping"),
+    (UP + "dependencies: [{}]\n", "2: dependencies.0: needs one of", "http, tcp, smtp"),
+    (UP + "dependencies: [{tcp: 'a:1', smtp: a}]\n", "2: dependencies.0: needs one of", "smtp"),
+    (UP + "dependencies: [{htp: 'http://a'}]\n", "2: dependencies.0.htp: unknown", "'http'?"),
+    (UP + "dependencies: [{http: 'https://a'}]\n", "2: dependencies.0.http:", "only http:"),
+    (UP + "dependencies: [{http: 'http://a:70000'}]\n", "2: dependencies.0.http:", "URL"),
+    (UP + "dependencies: [{tcp: db}]\n", "2: dependencies.0.tcp: 'db' names no port", "HOST:PORT"),
+    (UP + "dependencies: [{tcp: 'db:0'}]\n", "2: dependencies.0.tcp: 'db:0' is not", "HOST:PORT"),
+    (UP + "dependencies: [{tcp: 'd b:1'}]\n", "2: dependencies.0.tcp: 'd b' is not a", "name"),
+    (UP + "dependencies: [{tcp: '10.1.2:1'}]\n", "2: dependencies.0.tcp:", "IPv4 address"),
+    (UP + "dependencies: [{tcp: '127.0.0.1:1'}]\n", "2: dependencies.0.tcp:", "elsewhere"),
+    (UP + "dependencies: [{tcp: '198.19.0.1:1'}]\n", "2: dependencies.0.tcp:", "elsewhere"),
+    (UP + "dependencies: [{smtp: 'm:'}]\n", "2: dependencies.0.smtp: 'm:' is not", "HOST:PORT"),
     (UP + "source: {}\n", "2: source: needs guest or image", "--guest"),
     (UP + "source: {guest: a, host: 'x y'}\n", "2: source.host: 'x y': letters", "digits"),
     (UP + "source: {host: xen1}\n", "2: source.host: needs guest", "this machine"),

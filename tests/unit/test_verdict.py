@@ -14,8 +14,10 @@ from sandbox.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
+    Destination,
     Expectations,
     Facts,
+    Ledger,
     Observation,
     Outcome,
     Package,
@@ -263,6 +265,22 @@ def test_findings_carry_the_further_evidence() -> None:
     findings = decide(facts).findings
     assert "test_page[/] held before and fails after: refused" in findings
     assert "on hold, so not upgraded: php" in findings
+
+
+def test_new_destinations_are_told_and_are_no_failure() -> None:
+    new = Destination(kind="tcp", address="2001:db8::7", port=443, after=3)
+    known = new.model_copy(update={"address": "192.0.2.1", "before": 1})
+    drift = new.model_copy(update={"address": "192.0.2.2", "twin": 1})
+    ledger = Ledger(destinations=(new, known, drift))
+    decision = decide(passing_facts().model_copy(update={"ledger": ledger}))
+    assert decision.verdict is Verdict.PASS
+    (told,) = [finding for finding in decision.findings if "reach" in finding]
+    assert told == (
+        "after the upgrade the guest tried to reach what it did not before: "
+        "tcp [2001:db8::7]:443 (3 times)"
+    )
+    calm = passing_facts().model_copy(update={"ledger": Ledger(destinations=(known, drift))})
+    assert not any("reach" in finding for finding in decide(calm).findings)
 
 
 def test_a_reboot_that_nobody_asked_for_is_told() -> None:

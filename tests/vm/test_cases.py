@@ -43,9 +43,10 @@ def reason(record: RunRecord) -> str:
 def test_a_good_upgrade_of_a_running_guest_passes(
     lab: Lab, archive: Archive, production: Production, tmp_path: Path
 ) -> None:
-    archive.offer([_site_11(tmp_path)])
-    record = lab.run(lab.scenario(ALL, test_own=LOOK), guest=PRODUCTION)
+    archive.offer([_site_11(tmp_path, more=CALLS_BY_NAME + CALLS_HOME)])
+    record = lab.run(lab.scenario(ALL, test_own=LOOK + CALLS), guest=PRODUCTION)
     assert verdict(record) is Verdict.PASS, reason(record)
+    _expect_call_home(record, {("name", "telemetry.example", 0), ("udp", "192.0.2.53", 53)})
     facts = record.facts
     assert facts.upgrade is not None
     assert [(c.name, c.old, c.new) for c in facts.upgrade.changes] == [("web01-site", "1.0", "1.1")]
@@ -59,6 +60,36 @@ def test_a_good_upgrade_of_a_running_guest_passes(
     for format in ("text", "json", "junit", "markdown", "html"):
         assert render(record, lab.artifacts(record), format)
     assert render(record, lab.artifacts(record), "text").startswith("YES")
+
+
+# The new version calls home; a check calls somebody else, whatever was upgraded.
+CALLS_BY_NAME = """
+echo 'nameserver 192.0.2.53' >/etc/resolv.conf
+getent hosts telemetry.example || true
+"""
+CALLS_HOME = """
+python3 -c 'import socket; socket.socket().connect(("203.0.113.7", 443))' 2>&1 | grep refused
+"""
+CALLS = """
+
+def test_calls(host, phase):
+    program = "import socket; socket.socket().connect(('203.0.113.8', 25))"
+    assert "refused" in host.run(f'python3 -c "{program}"').stderr
+"""
+
+
+def _expect_call_home(record: RunRecord, others: set[tuple[str, str, int]]) -> None:
+    ledger = record.facts.ledger
+    assert ledger is not None
+    assert (ledger.missing, ledger.whole) == ("", True)
+    new = {(one.kind, one.address, one.port) for one in ledger.new}
+    assert new == {("tcp", "203.0.113.7", 443), *others}
+    (anyway,) = [one for one in ledger.destinations if one.address == "203.0.113.8"]
+    assert (anyway.port, anyway.is_new) == (25, False)
+    assert record.decision is not None
+    (said,) = [text for text in record.decision.findings if "tried to reach" in text]
+    assert "tcp 203.0.113.7:443 (1 time)" in said
+    assert "203.0.113.8" not in said
 
 
 def test_a_new_version_that_breaks_its_service_fails(
@@ -88,10 +119,13 @@ def test_a_new_version_that_breaks_its_service_fails(
 def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     lab: Lab, archive: Archive, production: Production, tmp_path: Path
 ) -> None:
-    """One check breaks with every reboot, upgraded or not; one fails every other time."""
-    archive.offer([_site_11(tmp_path)])
-    folder = lab.scenario(ALL + TWIN + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT)
+    """One check breaks with every reboot, upgraded or not; one fails every other time; one calls
+    somebody, on both, only after the upgrade."""
+    archive.offer([_site_11(tmp_path, more=CALLS_HOME)])
+    calls = CALLS.replace("assert ", 'assert phase == "before" or ')
+    folder = lab.scenario(ALL + TWIN + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT + calls)
     record = lab.run(folder, guest=PRODUCTION)
+    _expect_call_home(record, set())
     assert verdict(record) is Verdict.INCONCLUSIVE, reason(record)
     assert record.decision is not None
     said = (record.decision.reason, *record.decision.findings)
@@ -237,10 +271,33 @@ WantedBy=multi-user.target
 
 
 def test_nothing_to_upgrade_is_said(lab: Lab, archive: Archive) -> None:
+    """And what the guest needs elsewhere is answered for, where the scenario says so."""
     archive.offer([])
-    record = lab.run(lab.scenario(ALL + MEMORY))
-    assert verdict(record) is Verdict.PASS
+    record = lab.run(lab.scenario(ALL + MEMORY + NEEDS, test_own=ANSWERED))
+    assert verdict(record) is Verdict.PASS, reason(record)
     assert "nothing to upgrade" in reason(record)
+    assert record.source is not None
+    assert "answered by a stand-in: http 10.1.2.3:8080" in record.source.changed
+    assert record.facts.ledger is not None
+    tried = {(one.kind, one.address, one.port) for one in record.facts.ledger.destinations}
+    assert {("tcp", "10.1.2.3", port) for port in (8080, 25, 5432, 81)} <= tried
+
+
+NEEDS = "dependencies: [http: 'http://10.1.2.3:8080', tcp: '10.1.2.3:5432', smtp: 10.1.2.3]\n"
+ANSWERED = """
+PROGRAM = (
+    "import smtplib, socket, urllib.request as web;"
+    "print(web.urlopen('http://10.1.2.3:8080/health').status);"
+    "print(smtplib.SMTP('10.1.2.3').sendmail('a@example.org', 'b@example.org', 'hello'));"
+    "print(socket.create_connection(('10.1.2.3', 5432)).getpeername());"
+    "print(socket.socket().connect_ex(('10.1.2.3', 81)))"
+)
+
+
+def test_what_it_needs_is_there(host):
+    said = host.check_output(f'python3 -c "{PROGRAM}"').split("\\n")
+    assert said == ["200", "{}", "('10.1.2.3', 5432)", "111"]
+"""
 
 
 def test_zero_checks_are_no_evidence(lab: Lab, archive: Archive, tmp_path: Path) -> None:
@@ -284,7 +341,7 @@ def test_a_key_is_injected_for_a_guest_that_accepts_none(
     assert "authorized_keys" in record.source.mutations[0]
 
 
-def _site_11(out: Path, config: str | None = None) -> Path:
+def _site_11(out: Path, config: str | None = None, more: str = "") -> Path:
     """A good new version of web01's site."""
     return build_deb(
         SITE_PACKAGE,
@@ -295,7 +352,7 @@ def _site_11(out: Path, config: str | None = None) -> Path:
             SITE_PAGE: "<h1>web01, new</h1>\n",
         },
         conffiles=[SITE_CONFIG],
-        postinst=(DATA / "site-postinst.sh").read_text(),
+        postinst=(DATA / "site-postinst.sh").read_text() + more,
         depends="nginx",
     )
 

@@ -359,3 +359,12 @@ def test_the_package_proxy_lets_only_the_guests_own_sources_through(siege: Siege
 
 def test_nothing_is_left_of_it(siege: Siege) -> None:
     assert siege.left == {}
+
+
+def test_what_listens_at_its_bridge_bears_it(siege: Siege) -> None:
+    ledger = siege.record.facts.ledger
+    assert ledger is not None
+    assert ledger.missing == "", "it ended"
+    tried = {(one.kind, one.address, one.port) for one in ledger.destinations}
+    assert len(tried) <= 500
+    assert ("tcp", hostile_program.METADATA, TRAP) in tried
