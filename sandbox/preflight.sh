@@ -208,8 +208,8 @@ comes() {
     printf '%s\n' "$conffiles"
     section md5sums
     printf '%s\n' "$conffiles" |
-        sed -n 's/^ \(\/.*\) [0-9a-f]\{32\}$/\1/p' | tr '\n' '\0' |
-        xargs -0 md5sum -- 2>/dev/null | head -c 1000000
+        sed -n 's/^ \(\/.*\) [0-9a-f]\{32\}$/.\1/p' | tr '\n' '\0' |
+        (cd "$root/" && xargs -0 md5sum -- 2>/dev/null) | head -c 1000000
     if [ -n "$scripts" ]; then
         section scripts
         invoked=$(grep -HE '(deb-systemd-invoke|invoke-rc\.d|systemctl) ' $scripts /dev/null \

@@ -31,7 +31,7 @@ _PLANNED = re.compile(
     r"\(([^ ()]{1,200})(?: => ([^ ()]{1,200}))?\)"
 )
 _CONFFILE = re.compile(r" (/.{1,400}) ([0-9a-f]{32})")
-_MD5 = re.compile(r"\\?([0-9a-f]{32}) [ *](/.*)")
+_MD5 = re.compile(r"\\?([0-9a-f]{32}) [ *]\.(/.*)")
 _SERVICE = re.compile(r"/([^/]{1,200}\.service)(?:/|$)")
 _DRIVER = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.(?:dep|builtin):/([\w-]{1,40})\.ko")
 _BUILT_IN = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.builtin:/([\w-]{1,40})\.ko")
