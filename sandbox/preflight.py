@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.resources import files
 
+from sandbox.forecasts import start_seconds
 from sandbox.preflight_boot import MIB, boot_points, new_kernels
 from sandbox.preflight_parse import Seen, parse
 from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity
@@ -37,7 +38,9 @@ def look_ahead(
     Raises what ``ask`` does, and :class:`~sandbox.errors.GuestUnreachable` when the answer is none.
     """
     mark = f"%%{secrets.token_hex(16)}%%"
-    script = files("sandbox").joinpath("preflight.sh").read_text()
+    folder = files("sandbox")
+    parts = ("upgraders/apt_restarts.sh", "preflight.sh")
+    script = "".join(folder.joinpath(part).read_text() for part in parts)
     answer = ask(script, (mark, request.what, *request.packages))
     return judge(parse(answer.stdout, mark), guest, request, keep)
 
@@ -54,7 +57,7 @@ def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] =
         *_services(seen),
     ]
     services = (
-        ServiceForecast(service=name, package=package, seconds=seen.services.get(name))
+        ServiceForecast(service=name, package=package, seconds=start_seconds(seen.starts.get(name)))
         for name, package in sorted(seen.restarts.items())
         if any(change.name == package for change in seen.changes)
     )

@@ -2,12 +2,12 @@
 # run on production itself, so nothing here writes: apt only simulates, with the lists as they are,
 # and as nobody, who could not even refresh apt's own cache. POSIX sh; works without apt, systemd.
 # $1 is a mark that no output of the guest can contain; every section has a size limit. $2: all,
-# security, kernel, packages, script; the rest are names of packages.
+# security, kernel, packages, script; the rest are names of packages. upgraders/apt_restarts.sh comes
+# before it.
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C LANGUAGE=C SYSTEMD_COLORS=0 COLUMNS=500 DEBIAN_FRONTEND=noninteractive
 export PATH LC_ALL LANGUAGE SYSTEMD_COLORS COLUMNS DEBIAN_FRONTEND
 root=${DPKG_ROOT:-}
-info=$root/var/lib/dpkg/info
 
 has() {
     command -v "$1" >/dev/null 2>&1
@@ -190,16 +190,13 @@ kernel_metapackages() {
 # may have changed, services that their scripts restart, and who runs their files.
 comes() {
     set --
-    lists= scripts=
+    lists=
     for name in $(printf '%s\n' "$plan" |
         sed -n '/^The following packages will be [uD]/,/^[^ ]/s/^   \([a-z0-9][a-z0-9.+:-]*\) (.*/\1/p' |
         head -n 2000); do
         set -- "$@" "$name"
         for file in "$info/$name.list" "$info/$name":*.list; do
             if [ -e "$file" ]; then lists="$lists $file"; fi
-        done
-        for file in "$info/$name.postinst" "$info/$name":*.postinst; do
-            if [ -e "$file" ]; then scripts="$scripts $file"; fi
         done
     done
     if [ "$#" -eq 0 ]; then return; fi
@@ -210,34 +207,16 @@ comes() {
     printf '%s\n' "$conffiles" |
         sed -n 's/^ \(\/.*\) [0-9a-f]\{32\}$/.\1/p' | tr '\n' '\0' |
         (cd "$root/" && xargs -0 md5sum -- 2>/dev/null) | head -c 1000000
-    if [ -n "$scripts" ]; then
-        section scripts
-        invoked=$(grep -HE '(deb-systemd-invoke|invoke-rc\.d|systemctl) ' $scripts /dev/null \
-            2>/dev/null | head -c 200000)
-        printf '%s\n' "$invoked"
-        starts
-    fi
+    invoked=$(service_lines "$@")
+    section scripts
+    printf '%s\n' "$invoked"
+    section starts
+    last_starts "$invoked"
     if [ -n "$lists" ]; then
         section users
         grep -hE '\.so(\.|$)|/s?bin/' $lists | sed 's,^/usr,,' |
             grep -lFf - /proc/[0-9]*/maps 2>/dev/null | units_of
     fi
-}
-
-# Of the running services that these scripts name: when they were last started.
-starts() {
-    named=
-    for unit in /sys/fs/cgroup/system.slice/*.service \
-        /sys/fs/cgroup/systemd/system.slice/*.service; do
-        unit=${unit##*/}
-        case $invoked in *"${unit%.service}"*) named="$named $unit" ;; esac
-    done
-    if [ -z "$named" ] || ! has systemctl; then return; fi
-    section units
-    set -f
-    systemctl show -p Id -p InactiveExitTimestampMonotonic -p ActiveEnterTimestampMonotonic \
-        -- $named 2>/dev/null | head -c 200000
-    set +f
 }
 
 # The control group of each process names its unit.

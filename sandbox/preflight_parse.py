@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydantic import Field
 
 from sandbox.errors import GuestUnreachable
-from sandbox.observe_parse import kernels_of, split
-from sandbox.records import PackageChange, Record
-from sandbox.upgraders.apt_parse import download_size_of
+from sandbox.observe_parse import kernels_of, split, starts_of
+from sandbox.records import PackageChange, Record, Start
+from sandbox.upgraders.apt_parse import download_size_of, restarts_of
 
 MAX_TEXT = 500
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
@@ -36,9 +36,6 @@ _SERVICE = re.compile(r"/([^/]{1,200}\.service)(?:/|$)")
 _DRIVER = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.(?:dep|builtin):/([\w-]{1,40})\.ko")
 _BUILT_IN = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.builtin:/([\w-]{1,40})\.ko")
 _CONFIG = re.compile(r".*/config-([^/:]{1,100}):CONFIG_(\w{1,40})=([ym])")
-# How Debian's and Ubuntu's maintainer scripts restart a service; a reload is no downtime.
-_RESTARTS = re.compile(r"_dh_action|(?<![\w-])(?:try-|force-)?restart\b")
-_WORD = re.compile(r"[A-Za-z0-9@_.:\\-]{2,200}")
 
 Sections = Mapping[str, Sequence[str]]
 
@@ -92,12 +89,9 @@ class Seen(Record):
     download: int = 0
     growth: int = 0
     conffiles: tuple[Conffile, ...] = ()
-    services: dict[str, float | None] = Field(
-        default_factory=dict
-    )  # running ones: how long their last start took
-    restarts: dict[str, str] = Field(
-        default_factory=dict
-    )  # service -> package whose script restarts it
+    # Of the running services that scripts of the upgrade name; and whose script restarts which.
+    starts: dict[str, Start] = Field(default_factory=dict)
+    restarts: dict[str, str] = Field(default_factory=dict)
     users: tuple[str, ...] = ()  # services that run files which would be replaced
     stale: tuple[str, ...] = ()  # services that run files which were replaced already
     boot_seconds: float = 0.0
@@ -116,7 +110,7 @@ def parse(text: str, mark: str) -> Seen:
     plan = sections.get("plan", ())
     changes, kept_back = plan_of(plan)
     configuration = _properties(sections.get("initramfs", ()))
-    services = _services(sections.get("units", ()))
+    starts = starts_of(sections.get("starts", ()))
     broken, held = _states(sections.get("states", ()))
     return Seen(
         kernel=kernel,
@@ -148,8 +142,8 @@ def parse(text: str, mark: str) -> Seen:
         download=download_size_of(plan),
         growth=_growth(plan),
         conffiles=_conffiles(sections),
-        services=services,
-        restarts=restarts_of(sections.get("scripts", ()), services),
+        starts=starts,
+        restarts=restarts_of(sections.get("scripts", ()), starts),
         users=services_in(sections.get("users", ())),
         stale=services_in(sections.get("stale", ())),
         boot_seconds=_monotonic(sections.get("manager", ()), "FinishTimestampMonotonic"),
@@ -187,24 +181,6 @@ def plan_of(lines: Iterable[str]) -> tuple[tuple[PackageChange, ...], tuple[str,
     return tuple(found[key] for key in sorted(found)), tuple(sorted(kept_back))
 
 
-def restarts_of(scripts: Iterable[str], services: Iterable[str]) -> dict[str, str]:
-    """Service -> package: which of the running ``services`` the packages' own scripts restart.
-
-    ``scripts``: lines "/var/lib/dpkg/info/NAME.postinst:text" that call systemd.
-    """
-    known = {name: name for name in services}
-    known |= {name.removesuffix(".service"): name for name in known}
-    found: dict[str, str] = {}
-    for line in scripts:
-        file, _, text = line.partition(".postinst:")
-        package = file.rpartition("/")[2].partition(":")[0][:MAX_TEXT]
-        if package and _RESTARTS.search(text):
-            for word in _WORD.findall(text[: 4 * MAX_TEXT]):
-                if word in known:
-                    found.setdefault(known[word], package)
-    return found
-
-
 def services_in(groups: Iterable[str]) -> tuple[str, ...]:
     """Lines of /proc/PID/cgroup: the system's services that these processes belong to."""
     found = (
@@ -213,32 +189,6 @@ def services_in(groups: Iterable[str]) -> tuple[str, ...]:
         if "/user.slice/" not in line and (match := _SERVICE.search(line[: 2 * MAX_TEXT]))
     )
     return tuple(sorted({match[1] for match in found}))
-
-
-def shown_units(lines: Iterable[str]) -> list[dict[str, str]]:
-    """``systemctl show`` of several units: a unit ends where a key comes again."""
-    found: list[dict[str, str]] = [{}]
-    for line in lines:
-        key, equals, value = line.partition("=")
-        if not equals:
-            continue
-        if key in found[-1]:
-            found.append({})
-        found[-1][key] = value.strip()[:MAX_TEXT]
-    return found
-
-
-def _services(lines: Iterable[str]) -> dict[str, float | None]:
-    services: dict[str, float | None] = {}
-    for unit in shown_units(lines):
-        name = unit.get("Id", "")
-        if name.endswith(".service"):
-            begun, ended = (_number(unit.get(key, "")) for key in _START)
-            services[name] = (ended - begun) / 1e6 if 0 < begun <= ended else None
-    return services
-
-
-_START = ("InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic")
 
 
 def _sizes(lines: Iterable[str]) -> dict[str, int]:

@@ -38,7 +38,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("preflight_points", "preflight_parse"),
     ("upgraders", "verify", "checks", "observe", "observe_parse", "autopsy"),
     ("report",),
-    ("verdict", "doubts", "reasons", "judged", "trust", "differences", "wording", "noise"),
+    (
+        *("verdict", "doubts", "reasons", "judged", "trust", "differences", "forecasts"),
+        *("wording", "noise"),
+    ),
     ("proxy", "proxy_server", "proxy_handler", "proxy_upstream", "proxy_cache", "proxy_rules"),
     ("reaper",),
     ("volumes",),

@@ -21,12 +21,17 @@ from local_shell import LocalShell
 from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
 from sandbox.preflight import look_ahead
-from sandbox.preflight_parse import Seen, parse, plan_of, restarts_of, services_in
+from sandbox.preflight_parse import Seen, parse, plan_of, services_in
 from sandbox.preflight_points import Preflight, Severity
 from sandbox.process import Completed
+from sandbox.records import Start
 from sandbox.upgraders import UpgradeRequest
+from sandbox.upgraders.apt_parse import restarts_of
 
-SCRIPT = files("sandbox") / "preflight.sh"
+FOLDER = files("sandbox")
+SCRIPT = "".join(
+    (FOLDER / name).read_text() for name in ("upgraders/apt_restarts.sh", "preflight.sh")
+)
 SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
 MARK = "%%mark%%"
 EVERYTHING = UpgradeRequest("all")
@@ -58,8 +63,7 @@ def topics(found: Preflight, severity: Severity) -> dict[str, str]:
 )
 def test_this_machine(interpreter: tuple[str, ...]) -> None:
     shell = LocalShell(interpreter)
-    script = SCRIPT.read_text()
-    answer = shell.run(script, Deadline(60, "preflight"), args=(MARK, "script"))
+    answer = shell.run(SCRIPT, Deadline(60, "preflight"), args=(MARK, "script"))
     seen = parse(answer.stdout, MARK)
     assert (answer.status, answer.stderr) == (0, "")
     assert seen.kernel == platform.release()
@@ -214,7 +218,7 @@ def test_a_service_that_a_script_restarts_is_named(open_world: AptWorld) -> None
     open_world.offer(open_world.main, open_world.build("web", "2.0"))
     refresh(open_world)
     shell = LocalShell(("sh",), env=open_world.env)
-    answer = shell.run(SCRIPT.read_text(), Deadline(60, "preflight"), args=(MARK, "all"))
+    answer = shell.run(SCRIPT, Deadline(60, "preflight"), args=(MARK, "all"))
     lines = [line for line in answer.stdout.splitlines() if ".postinst:" in line]
     assert restarts_of(lines, ["web.service"]) == {"web.service": "web"}
 
@@ -288,11 +292,11 @@ def test_only_restarts_are_downtime() -> None:
 
 def test_starts_are_measured_between_systemds_two_instants() -> None:
     seen = parsed(
-        "@units\nId=nginx.service\nInactiveExitTimestampMonotonic=1000000\n"
+        "@starts\nId=nginx.service\nInactiveExitTimestampMonotonic=1000000\n"
         "ActiveEnterTimestampMonotonic=1250000\nActiveEnterTimestampMonotonic=0\nId=x.service\n"
         "InactiveExitTimestampMonotonic=5\n@manager\nFinishTimestampMonotonic=21400000\n"
     )
-    assert seen.services == {"nginx.service": 0.25, "x.service": None}
+    assert seen.starts == {"nginx.service": Start(began=1.0, ready=1.25)}
     assert seen.boot_seconds == 21.4
 
 
@@ -304,7 +308,7 @@ def test_an_answer_that_is_none_is_ours() -> None:
 
 SECTIONS = """
     now kernel xen virt paths df inodes mounts boot initramfs disks drivers config states
-    interrupted lists plan conffiles md5sums scripts users manager units stale
+    interrupted lists plan conffiles md5sums scripts starts users manager stale
 """
 NAMES = st.sampled_from(SECTIONS.split())
 FRAGMENTS = st.sampled_from(

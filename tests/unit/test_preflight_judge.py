@@ -9,7 +9,7 @@ import pytest
 from sandbox.preflight import judge
 from sandbox.preflight_parse import Seen, Space
 from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity
-from sandbox.records import PackageChange
+from sandbox.records import PackageChange, Start
 from sandbox.upgraders import UpgradeRequest, What
 
 OLD, NEW = "6.1.0-49-amd64", "6.1.0-51-amd64"
@@ -185,11 +185,11 @@ def test_only_services_of_packages_that_change_are_forecast() -> None:
     found = judged(
         seen(
             restarts={"nginx.service": "nginx", "cron.service": "cron"},
-            services={"nginx.service": 0.4},
+            starts={"nginx.service": Start(began=2.0, ready=2.5)},
             users=("nginx.service",),
         )
     )
     assert found.services == (
-        ServiceForecast(service="nginx.service", package="nginx", seconds=0.4),
+        ServiceForecast(service="nginx.service", package="nginx", seconds=0.5),
     )
     assert not any("go on with the old" in point.text for point in found.points)
