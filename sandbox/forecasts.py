@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sandbox.records import Phase, RunRecord, Start
 
+REBOOT = "reboot"
 SHORT = 0.1  # seconds; a share of less says nothing
 
 
@@ -52,7 +53,7 @@ def forecasts(record: RunRecord) -> Iterator[Forecast]:
     if facts.reboot is not None:
         boot = [done.seconds for done in record.phases if done.phase is Phase.BOOT and done.ok]
         happened = facts.reboot.seconds if facts.reboot.happened else None
-        yield Forecast("reboot", "", boot[0] if boot else None, happened)
+        yield Forecast(REBOOT, "", boot[0] if boot else None, happened)
 
 
 def _down(old: Start, new: Start | None) -> float | None:
