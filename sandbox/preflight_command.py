@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import time
@@ -63,23 +64,20 @@ def print_preflight(
     argv = reading(
         where.address, login.user, where.port or login.port, login.key, where.known_hosts
     )
-    console = Console(highlight=False)
     began = time.monotonic()
 
     def ask(script: str, arguments: Sequence[str]) -> Completed:
         return _ask(argv, login.user, where.address, script, arguments)
 
+    console = Console(highlight=False)
     waiting = console.is_terminal and not as_json
-    if waiting:
-        with console.status(f"asking {where.address}"):
-            found = look_ahead(ask, where.address, asked.request(), read.expect.keep)
-    else:
+    with console.status(f"asking {where.address}") if waiting else contextlib.nullcontext():
         found = look_ahead(ask, where.address, asked.request(), read.expect.keep)
     found = clean(found.model_copy(update={"seconds": time.monotonic() - began}))
     if as_json:
         click.echo(found.model_dump_json(indent=2))
     else:
-        _print(console, found, scenario)
+        print_found(found, scenario)
     return 1 if found.blocked else 0
 
 
@@ -112,7 +110,9 @@ def _hint(said: str) -> str:
     return "can `ssh` enter it by hand from here, without being asked anything?"
 
 
-def _print(console: Console, found: Preflight, scenario: str) -> None:
+def print_found(found: Preflight, scenario: str) -> None:
+    """For people, on a terminal or not."""
+    console = Console(highlight=False)
     console.print(Text(f"{found.upgrade} on {found.guest}, looked at in {duration(found.seconds)}"))
     for point in found.points:
         if console.is_terminal:
