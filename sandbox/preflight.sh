@@ -48,6 +48,7 @@ main() {
     section end
 }
 
+# A PV guest's kernel is unpacked by the tools of this Xen.
 hypervisor() {
     section xen
     for file in type guest_type version/major version/minor; do
@@ -55,8 +56,6 @@ hypervisor() {
             printf '%s=%s\n' "$file" "$line"
         fi
     done
-    section virt
-    if [ ! -r /sys/hypervisor/type ] && has systemd-detect-virt; then systemd-detect-virt; fi
 }
 
 # df prints a line for each path, in their order.
@@ -100,24 +99,31 @@ boot_chain() {
 
 # --- what apt would do -----------------------------------------------------------------------
 
-# Who is nobody writes nothing. Without setpriv apt keeps its cache in memory, which is slower.
+# Who is nobody writes nothing. Where nobody may not read what apt has to, or there is no setpriv,
+# apt keeps its cache in memory, which is slower.
 run_apt() {
-    if has setpriv && [ "$(id -u)" = 0 ]; then
-        setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs -- apt-get -q -y "$@"
-    else
-        apt-get -q -y -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@"
-    fi 2>&1
+    if [ "$(id -u)" = 0 ] && has setpriv; then
+        said=$(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs -- \
+            apt-get -q -y "$@" 2>&1 | head -c 2000000)
+        case $said in
+            *'Permission denied'*) ;;
+            *)
+                printf '%s\n' "$said"
+                return
+                ;;
+        esac
+    fi
+    apt-get -q -y -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@" 2>&1 | head -c 2000000
 }
 
 # Its plan with versions and its list of files in one: every start of apt costs.
 plan_of() {
-    run_apt --print-uris -V "$@" | head -c 2000000
+    run_apt --print-uris -V "$@"
 }
 
 upgrade() {
     section lists
-    stat -c '%Y' "$root"/var/lib/apt/lists/*_Packages* "$root"/var/lib/apt/lists/*Release \
-        2>/dev/null | sort -n | tail -n 1
+    when_refreshed
     case $what in
         kernel)
             set -- install --only-upgrade $(kernel_metapackages)
@@ -143,6 +149,17 @@ upgrade() {
     section plan
     printf '%s\n' "$plan"
     comes
+}
+
+# The files have the archive's times; their folders change whenever they are refreshed.
+when_refreshed() {
+    lists=$root/var/lib/apt/lists
+    for file in "$lists"/*_Packages* "$lists"/*Release; do
+        if [ -f "$file" ]; then
+            stat -c '%Z' "$lists" "$lists/partial" "$file" 2>/dev/null | sort -n | tail -n 1
+            return
+        fi
+    done
 }
 
 # "name=version" of what the security archives upgrade in the plan; "mixed" after it when the plan

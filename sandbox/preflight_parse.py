@@ -64,7 +64,6 @@ class Seen(Record):
     xen: dict[str, str] = Field(
         default_factory=dict
     )  # type, guest_type, version/major, version/minor
-    virt: str = ""  # systemd-detect-virt's word where it is not Xen
     space: dict[str, Space] = Field(default_factory=dict)  # path -> what is free there
     read_only: tuple[str, ...] = ()  # mount points
     kernel_size: int = 0  # of the largest kernel in /boot
@@ -81,7 +80,7 @@ class Seen(Record):
     held: tuple[str, ...] = ()
     interrupted: bool = False  # dpkg was, in its own bookkeeping
     apt: bool = False
-    lists: int = 0  # when the newest package list was made
+    lists: int = 0  # when the package lists were refreshed; 0: there are none
     asked: bool = False  # whether apt was asked at all
     said: tuple[str, ...] = ()  # what it said
     changes: tuple[PackageChange, ...] = ()
@@ -117,7 +116,6 @@ def parse(text: str, mark: str) -> Seen:
         now=_number(_first(sections, "now")),
         kernels=kernels_of(name for name in sizes if name.startswith("vmlinu")),
         xen=_properties(sections.get("xen", ())),
-        virt=_first(sections, "virt"),
         space=_space(sections),
         read_only=_read_only(sections.get("mounts", ())),
         kernel_size=max((n for name, n in sizes.items() if name.startswith("vmlinu")), default=0),

@@ -20,7 +20,7 @@ from local_shell import LocalShell
 
 from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
-from sandbox.preflight import look_ahead
+from sandbox.preflight import judge, look_ahead
 from sandbox.preflight_parse import Seen, parse, plan_of, services_in
 from sandbox.preflight_points import Preflight, Severity
 from sandbox.process import Completed
@@ -147,6 +147,30 @@ def test_apt_writes_no_cache_even_where_it_has_none(open_world: AptWorld) -> Non
     before = listing(open_world.root)
     assert asked(LocalShell(("sh",), env=open_world.env), EVERYTHING).changes
     assert listing(open_world.root) == before
+
+
+def test_what_nobody_may_read_is_read_by_root_who_writes_nothing_either(
+    open_world: AptWorld,
+) -> None:
+    """Package sources with a password in them, and an apt that has no cache."""
+    offered(open_world)
+    (open_world.root / "etc/apt/sources.list.d/guest.list").chmod(0o600)
+    for cache in (open_world.root / "var/cache/apt").glob("*.bin"):
+        cache.unlink()
+    before = listing(open_world.root)
+    found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
+    assert [change.name for change in found.changes] == ["lib", "newdep", "web"], found.points
+    assert listing(open_world.root) == before
+
+
+def test_how_old_the_lists_are_is_said_by_when_they_were_fetched(open_world: AptWorld) -> None:
+    """Not by the archive's own times, which in this world are years ago."""
+    offered(open_world)
+    found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
+    assert not any(point.topic == "package lists" for point in found.points)
+    seen = parsed(f"@now\n{10 * 86_400}\n@lists\n{7 * 86_400 + 5}\n@plan\n")
+    (note,) = [p for p in judge(seen, "web01", EVERYTHING).points if p.topic == "package lists"]
+    assert "2 days old" in note.text
 
 
 def test_only_security_updates_are_judged_when_only_they_are_asked_for(
@@ -307,7 +331,7 @@ def test_an_answer_that_is_none_is_ours() -> None:
 
 
 SECTIONS = """
-    now kernel xen virt paths df inodes mounts boot initramfs disks drivers config states
+    now kernel xen paths df inodes mounts boot initramfs disks drivers config states
     interrupted lists plan conffiles md5sums scripts starts users manager stale
 """
 NAMES = st.sampled_from(SECTIONS.split())
