@@ -47,6 +47,7 @@ def look_ahead(
 
 def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] = ()) -> Preflight:
     """Points, the worst first, and forecasts."""
+    reboot = bool(new_kernels(seen)) or (request.what == "kernel" and bool(seen.changes))
     points = [
         *_package_lists(seen, request),
         *_simulation(seen, request, keep),
@@ -54,7 +55,7 @@ def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] =
         *_space(seen),
         *boot_points(seen),
         *_conffiles(seen),
-        *_services(seen),
+        *_services(seen, reboot=reboot),
     ]
     services = (
         ServiceForecast(service=name, package=package, seconds=start_seconds(seen.starts.get(name)))
@@ -67,7 +68,7 @@ def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] =
         points=tuple(sorted(points, key=lambda point: _ORDER.index(point.severity))),
         changes=seen.changes,
         services=tuple(services),
-        reboot=bool(new_kernels(seen)) or (request.what == "kernel" and bool(seen.changes)),
+        reboot=reboot,
         reboot_seconds=seen.boot_seconds,
     )
 
@@ -179,9 +180,9 @@ def _conffiles(seen: Seen) -> Iterator[Point]:
         yield _warning("conffiles", text, hint)
 
 
-def _services(seen: Seen) -> Iterator[Point]:
+def _services(seen: Seen, *, reboot: bool) -> Iterator[Point]:
     old = [name for name in seen.users if name not in seen.restarts]
-    if old:
+    if old and not reboot:
         text = (
             f"{count(len(old), 'service')} would go on with the old program or libraries: "
             f"{some(old)}"

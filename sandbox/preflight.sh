@@ -134,18 +134,9 @@ upgrade() {
         *) set -- dist-upgrade ;;
     esac
     plan=$(plan_of "$@")
-    if [ "$what" = security ]; then
-        chosen=$(security_updates "$@")
-        case $chosen in
-            *mixed*)
-                plan=
-                set -f
-                set -- install --only-upgrade ${chosen%mixed}
-                set +f
-                if [ "$#" -gt 2 ]; then plan=$(plan_of "$@"); fi
-                ;;
-        esac
-    fi
+    case $what/$plan in
+        security/*'will be upgraded:'*) only_security "$@" ;;
+    esac
     section plan
     printf '%s\n' "$plan"
     comes
@@ -162,15 +153,29 @@ when_refreshed() {
     done
 }
 
-# "name=version" of what the security archives upgrade in the plan; "mixed" after it when the plan
-# has more than they do. Lists that are kept compressed cannot be read here: apt is asked once more.
+# The plan anew, when there is more in it than security updates.
+only_security() {
+    chosen=$(security_updates "$@")
+    case $chosen in
+        */others*) ;;
+        *) return ;;
+    esac
+    plan=
+    set -f
+    set -- install --only-upgrade ${chosen%/others}
+    set +f
+    if [ "$#" -gt 2 ]; then plan=$(plan_of "$@"); fi
+}
+
+# "name=version" of what the security archives upgrade in the plan; "/others" after it when the
+# plan has more than they do. Lists that are kept compressed cannot be read here: apt is asked again.
 security_updates() {
     set -- "$root"/var/lib/apt/lists/*[Ss]ecurity*_Packages "$@"
     if [ ! -f "$1" ]; then
         shift
         run_apt -s "$@" | sed -n \
             's/^Inst \([a-z0-9][a-z0-9.+:-]*\) \[[^]]*\] (\([^ ()]*\) [^()]*[Ss]ecurity[^()]*).*/\1=\2/p'
-        echo mixed
+        echo /others
         return
     fi
     for file in "$@"; do
@@ -194,7 +199,7 @@ security_updates() {
             delete wanted[name]; found++
             if (kinds[name] == "upgrade") print name "=" $2
         }
-        END { if (found < total) print "mixed" }' - "$@"
+        END { if (found < total) print "/others" }' - "$@"
 }
 
 kernel_metapackages() {

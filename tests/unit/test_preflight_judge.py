@@ -193,3 +193,9 @@ def test_only_services_of_packages_that_change_are_forecast() -> None:
         ServiceForecast(service="nginx.service", package="nginx", seconds=0.5),
     )
     assert not any("go on with the old" in point.text for point in found.points)
+
+
+def test_old_programs_are_no_matter_when_a_reboot_comes_anyway() -> None:
+    one(judged(seen(users=("cron.service",))), Severity.WARNING, "cron.service")
+    found = judged(with_kernel(users=("cron.service",)))
+    assert not any("cron" in point.text for point in found.points)
