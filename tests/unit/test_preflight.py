@@ -183,6 +183,17 @@ def test_only_security_updates_are_judged_when_only_they_are_asked_for(
     assert [change.name for change in found.changes] == ["lib", "newdep"]
 
 
+def test_updates_that_are_no_security_updates_are_none_when_only_those_are_asked_for(
+    open_world: AptWorld,
+) -> None:
+    open_world.install(open_world.build("web", "1.0"))
+    open_world.offer(open_world.main, open_world.build("web", "2.0"))
+    refresh(open_world)
+    found = asked(LocalShell(("sh",), env=open_world.env), UpgradeRequest("security"))
+    assert found.changes == ()
+    assert "nothing to upgrade" in topics(found, Severity.NOTE)["packages"]
+
+
 def test_security_updates_are_found_in_compressed_lists_too(open_world: AptWorld) -> None:
     offered(open_world)
     lists = open_world.root / "var/lib/apt/lists"
