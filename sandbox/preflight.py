@@ -13,7 +13,7 @@ from importlib.resources import files
 from sandbox.forecasts import start_seconds
 from sandbox.preflight_boot import MIB, boot_points, new_kernels
 from sandbox.preflight_parse import Seen, parse
-from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity
+from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity, worst_first
 from sandbox.process import Completed
 from sandbox.report.view import size
 from sandbox.upgraders import UpgradeRequest
@@ -24,7 +24,6 @@ ARCHIVES = "/var/cache/apt/archives"
 SPARE = 100 * MIB  # that an upgrade should leave free
 SPARE_INODES = 5000
 DAY = 86_400
-_ORDER = (Severity.BLOCKER, Severity.WARNING, Severity.NOTE)
 
 # Runs a script with arguments on the guest, as root: one round trip.
 Ask = Callable[[str, Sequence[str]], Completed]
@@ -65,7 +64,7 @@ def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] =
     return Preflight(
         guest=guest,
         upgrade=request.describe(),
-        points=tuple(sorted(points, key=lambda point: _ORDER.index(point.severity))),
+        points=worst_first(points),
         changes=seen.changes,
         services=tuple(services),
         reboot=reboot,

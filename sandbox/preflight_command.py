@@ -17,6 +17,7 @@ from rich.text import Text
 
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, GuestUnreachable, RequestError
+from sandbox.known_bugs import bug_points, read_bugs
 from sandbox.preflight import look_ahead
 from sandbox.preflight_points import Point, Preflight, Severity
 from sandbox.process import Completed, run, tail
@@ -51,7 +52,13 @@ class Where:
 
 
 def print_preflight(
-    scenario: str, where: Where, upgrade: str | None, settings: Settings, *, as_json: bool
+    scenario: str,
+    where: Where,
+    upgrade: str | None,
+    known_bugs: Path | None,
+    settings: Settings,
+    *,
+    as_json: bool,
 ) -> int:
     """Look, and print what was found; 1 when something blocks the upgrade, else 0."""
     if not _ADDRESS.fullmatch(where.address):
@@ -60,6 +67,7 @@ def print_preflight(
         )
     read = load_scenario(find_scenario(scenario, settings), shared=settings.shared_checks)
     asked = read.upgrade if upgrade is None else parse_upgrade(upgrade)
+    bugs = read_bugs(known_bugs) if known_bugs else ()
     login = login_of(read.login, Request(scenario, user=where.user, key=where.key))
     argv = reading(
         where.address, login.user, where.port or login.port, login.key, where.known_hosts
@@ -73,6 +81,7 @@ def print_preflight(
     waiting = console.is_terminal and not as_json
     with console.status(f"asking {where.address}") if waiting else contextlib.nullcontext():
         found = look_ahead(ask, where.address, asked.request(), read.expect.keep)
+    found = found.and_also(bug_points(bugs, found.changes))
     found = clean(found.model_copy(update={"seconds": time.monotonic() - began}))
     if as_json:
         click.echo(found.model_dump_json(indent=2))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from sandbox.records import PackageChange, Record
 
 
 class Severity(StrEnum):
+    # The worst first.
     BLOCKER = "blocker"  # the upgrade, or the boot after it, would fail
     WARNING = "warning"  # it may go wrong, or wants a person
     NOTE = "note"
@@ -20,6 +22,11 @@ class Point(Record):
     topic: str  # "space", "services": for lists
     text: str
     hint: str = ""
+
+
+def worst_first(points: Iterable[Point]) -> tuple[Point, ...]:
+    """In their order otherwise."""
+    return tuple(sorted(points, key=lambda point: [*Severity].index(point.severity)))
 
 
 class ServiceForecast(Record):
@@ -41,6 +48,10 @@ class Preflight(Record):
     reboot: bool = False  # whether one will be due
     reboot_seconds: float = 0.0  # as long as the last start; 0 when unknown
     seconds: float = 0.0  # that the look took
+
+    def and_also(self, points: Iterable[Point]) -> Preflight:
+        """The same with more points, the worst first."""
+        return self.model_copy(update={"points": worst_first((*self.points, *points))})
 
     @property
     def blocked(self) -> bool:

@@ -32,6 +32,11 @@ Exit codes:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="File with its host key (default: ssh's own).",
 )
+@click.option(
+    "--known-bugs",
+    type=click.Path(path_type=Path),
+    help="YAML list of versions that you do not want.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def preflight(
     scenario: str,
@@ -41,6 +46,7 @@ def preflight(
     key: Path | None,
     port: int | None,
     known_hosts: Path | None,
+    known_bugs: Path | None,
     as_json: bool,
 ) -> None:
     """Look at production itself for what would stand in SCENARIO's way; seconds, no clone.
@@ -60,5 +66,7 @@ def preflight(
 
     where = Where(address, user, key, port, known_hosts)
     with interruptible():
-        status = print_preflight(scenario, where, upgrade, read_settings(), as_json=as_json)
+        status = print_preflight(
+            scenario, where, upgrade, known_bugs, read_settings(), as_json=as_json
+        )
     sys.exit(status)

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("demo",),
     ("foreground", "listing", "removing", "guests", "doctor", "init", "disk_watch", "completing"),
     ("preflight_command",),
+    ("known_bugs",),
     ("host_checks", "xen_checks", "xen_report", "first_checks"),
     ("pipeline",),
     ("inside", "evidence", "twin"),

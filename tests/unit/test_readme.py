@@ -12,6 +12,7 @@ import click
 import pytest
 
 from sandbox.hosts import HostEntry, read_hosts
+from sandbox.known_bugs import Bug, read_bugs
 from sandbox.preflight import judge
 from sandbox.preflight_command import print_found
 from sandbox.preflight_parse import Conffile, Seen, Space
@@ -96,8 +97,16 @@ def test_the_verdicts_and_exit_codes_are_the_codes() -> None:
     assert {name: int(code) for name, code in table} == {v.value: v.exit_code for v in Verdict}
 
 
+def test_the_example_of_known_bugs_is_valid_and_names_every_key(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(  bugs:.*?)```", README, re.DOTALL)
+    (tmp_path / "bugs.yaml").write_text(example)
+    (bug,) = read_bugs(tmp_path / "bugs.yaml")
+    assert bug.blocks
+    assert all(re.search(rf"\b{name}: ", example) for name in Bug.model_fields)
+
+
 def test_the_example_scenario_is_valid(tmp_path: Path) -> None:
-    example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0]
+    example = re.findall(r"^```yaml\n(.*?)```", README, re.DOTALL | re.M)[0]
     key = tmp_path / "key"
     key.write_text("a key\n")
     (tmp_path / "scenario.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
@@ -106,7 +115,7 @@ def test_the_example_scenario_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_example_inventory_is_valid_and_names_every_key(tmp_path: Path) -> None:
-    example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[1]
+    example = re.findall(r"^```yaml\n(.*?)```", README, re.DOTALL | re.M)[1]
     key = tmp_path / "key"
     key.write_text("a key\n")
     (tmp_path / "hosts.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
