@@ -22,6 +22,7 @@ from sandbox.options import (
     on_host,
     to_rehearse,
 )
+from sandbox.preflighting import preflight
 
 if TYPE_CHECKING:
     from sandbox.records import RunRecord
@@ -117,6 +118,9 @@ def run(
             request, read_settings(), keep=keep, as_json=as_json, picture=picture
         )
     sys.exit(verdict.exit_code)
+
+
+main.add_command(preflight)
 
 
 @main.command()

@@ -13,11 +13,12 @@ from functools import cmp_to_key
 from itertools import zip_longest
 
 from sandbox.errors import GuestUnreachable
-from sandbox.records import Filesystem, Observation, Package, Port
+from sandbox.records import Filesystem, Observation, Package, Port, Start
 
 MAX_LINES = 20_000  # per section
 MAX_TEXT = 500  # characters of one value
 MAX_MESSAGES = 200
+_INSTANTS = ("InactiveEnter", "InactiveExit", "ActiveEnter")
 UNIT_TYPES = (".service", ".socket", ".timer", ".mount")
 # Not a filesystem that an upgrade can fill: in memory, read-only by nature, or not the guest's.
 _PSEUDO_NAMES = """
@@ -74,6 +75,7 @@ def parse(text: str, mark: str, *, own_port: int = 0) -> Observation:
         units=units,
         failed_units=failed,
         restarts=restarts_of(_lines(sections, "restarts")),
+        starts=starts_of(_lines(sections, "restarts")),
         enabled=enabled,
         masked=masked,
         ports=ports_of(sections, own_port),
@@ -165,14 +167,36 @@ def units_of(lines: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     return units, tuple(sorted(failed))
 
 
-def restarts_of(lines: Sequence[str]) -> dict[str, int]:
-    """``systemctl show``: two lines a service, in an order that is systemd's."""
+def shown_units(lines: Iterable[str]) -> list[dict[str, str]]:
+    """``systemctl show`` of several units: the next one begins where a key comes again."""
+    found: list[dict[str, str]] = [{}]
+    for line in lines:
+        for key, value in _properties((line,)).items():
+            if key in found[-1]:
+                found.append({})
+            found[-1][key] = value
+    return found
+
+
+def restarts_of(lines: Iterable[str]) -> dict[str, int]:
+    """How often systemd by itself started a service again; only those where it did."""
     found = {}
-    for pair in zip(lines[::2], lines[1::2], strict=False):
-        values = _properties(pair)
+    for values in shown_units(lines):
         name, times = values.get("Id", ""), values.get("NRestarts", "")
         if name.endswith(".service") and times.isdecimal() and int(times[:9]) > 0:
             found[name] = int(times[:9])
+    return found
+
+
+def starts_of(lines: Iterable[str]) -> dict[str, Start]:
+    """When each service was started last."""
+    found = {}
+    for values in shown_units(lines):
+        name = values.get("Id", "")
+        instants = (_number(values.get(f"{key}TimestampMonotonic", "")) / 1e6 for key in _INSTANTS)
+        stopped, began, ready = instants
+        if name.endswith(".service") and ready:
+            found[name] = Start(stopped=stopped, began=began, ready=ready)
     return found
 
 

@@ -108,6 +108,14 @@ class ConffileDecision(Record):
     diff: str = ""  # unified diff of this guest's file against the new version's
 
 
+class Start(Record):
+    """The last start of a service, in seconds since the boot; 0 is what systemd does not know."""
+
+    stopped: float = 0.0  # it was down from then on
+    began: float = 0.0
+    ready: float = 0.0
+
+
 class UpgradeStatus(StrEnum):
     APPLIED = "applied"
     NOTHING = "nothing"  # the guest already has everything that was asked for
@@ -133,6 +141,8 @@ class UpgradeLog(Record):
     exit_status: int = 0
     log: str = ""  # the transcript's tail; the whole is an artifact
     seconds: float = 0.0
+    restarts: dict[str, str] = {}  # running service -> package whose script restarts it
+    starts: dict[str, Start] = {}  # of these, after the upgrade and before any reboot
 
 
 class Port(Record):
@@ -174,6 +184,7 @@ class Observation(Record):
     units: dict[str, str] = {}  # unit -> "active/running"; services, sockets, timers, mounts
     failed_units: tuple[str, ...] = ()
     restarts: dict[str, int] = {}  # how often systemd by itself started a service again; none is 0
+    starts: dict[str, Start] = {}  # of running services
     enabled: tuple[str, ...] = ()  # units that the administrator's links start at boot
     masked: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()

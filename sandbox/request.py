@@ -52,10 +52,10 @@ def apply(scenario: Scenario, request: Request) -> Scenario:
         )
     if request.upgrade is not None:
         scenario = scenario.with_upgrade(parse_upgrade(request.upgrade))
-    return replace(scenario, login=_login(scenario.login, request))
+    return replace(scenario, login=login_of(scenario.login, request))
 
 
-def _login(stated: Login, request: Request) -> Login:
+def login_of(stated: Login, request: Request) -> Login:
     """The scenario's login with the request's user and key, held to the same rules."""
     key, inject = (stated.key, stated.inject) if request.key is None else (request.key, False)
     try:

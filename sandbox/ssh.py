@@ -198,6 +198,36 @@ class Connection:
         return ["ssh", "-F", str(self.config), *rest]
 
 
+def reading(
+    address: str, user: str, port: int, key: Path | None, known_hosts: Path | None
+) -> list[str]:
+    """ssh to production itself, to run a script that comes on standard input.
+
+    By the operator's own configuration, jump hosts and agent included; whatever that says, a host
+    key must be known already, nothing is forwarded, and nobody is asked anything.
+    """
+    options = {
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": "yes",
+        "ClearAllForwardings": "yes",
+        "ForwardAgent": "no",
+        "ForwardX11": "no",
+        "PermitLocalCommand": "no",
+        "RequestTTY": "no",
+        "ConnectTimeout": "15",
+        "ServerAliveInterval": "10",
+        "LogLevel": "ERROR",
+    }
+    if key is not None:
+        options |= {"IdentityFile": quoted(_path(key)), "IdentitiesOnly": "yes"}
+    if known_hosts is not None:
+        options |= {"UserKnownHostsFile": quoted(_path(known_hosts))}
+        options |= {"GlobalKnownHostsFile": "/dev/null"}
+    argv = ["ssh", "-T", "-l", user, "-p", str(port)]
+    argv += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    return [*argv, "--", address]
+
+
 def ssh_command(folder: Path) -> str:
     """For people: how to enter a kept clone by hand."""
     return shlex.join(["ssh", "-F", str(folder / "ssh_config"), HOST])

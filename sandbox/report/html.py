@@ -22,7 +22,7 @@ from PIL import Image
 from sandbox.records import ConffileDecision, RunRecord
 from sandbox.report.clean import one_line
 from sandbox.report.timeline import timeline_svg
-from sandbox.report.view import View, duration, instant, read_artifact, size
+from sandbox.report.view import FORECASTS, View, duration, instant, read_artifact, size
 from sandbox.trust import Rate, kept_name
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -115,7 +115,7 @@ def environment(*more: Path) -> Environment:
         "rows": _rows,
         "cap": _cap,
     }
-    made.globals |= {"row_limit": ROWS}
+    made.globals |= {"row_limit": ROWS, "forecasts_title": FORECASTS}
     return made
 
 

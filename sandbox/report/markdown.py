@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from sandbox.differences import CheckChange
 from sandbox.records import CheckResult, ConffileDecision
 from sandbox.report.clean import one_line
-from sandbox.report.view import TRIED, View, difference_lines, duration, instant
+from sandbox.report.view import FORECASTS, TRIED, View, difference_lines, duration, instant
 from sandbox.wording import count
 
 LIMIT = 60_000  # characters; a GitHub comment takes 65,536
@@ -57,6 +57,7 @@ def render_markdown(shown: View) -> str:
         _details(TRIED, _list(shown.tried)) if shown.tried else "",
         _trouble(shown),
         _conffiles(shown),
+        _forecasts(shown),
         _phases(shown),
         _source(shown),
     ]
@@ -154,6 +155,10 @@ def _trouble(shown: View) -> str:
     if shown.shows_console:
         parts.append(_details("Last lines of the console", block(shown.console)))
     return "\n\n".join(parts)
+
+
+def _forecasts(shown: View) -> str:
+    return _details(FORECASTS, _list(shown.forecast_lines)) if shown.forecast_lines else ""
 
 
 def _phases(shown: View) -> str:

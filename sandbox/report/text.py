@@ -14,7 +14,7 @@ from rich.text import Text
 from sandbox.differences import Differences, Effect
 from sandbox.records import CheckResult
 from sandbox.report.clean import one_line
-from sandbox.report.view import TRIED, View, difference_lines, duration, instant
+from sandbox.report.view import FORECASTS, TRIED, View, difference_lines, duration, instant
 
 WIDTH = 100
 _ROWS = 60
@@ -66,6 +66,7 @@ def render_text(
         if shown.tried:
             _title(console, TRIED)
             _items(console, shown.tried)
+        _forecasts(console, shown)
     _trouble(console, shown)
     if not brief:
         _phases(console, shown)
@@ -153,6 +154,12 @@ def _differences(console: Console, differences: Differences) -> None:
     lines = [*difference_lines(differences)]
     _title(console, "Differences in the guest")
     _items(console, lines or ["none besides the packages"])
+
+
+def _forecasts(console: Console, shown: View) -> None:
+    if shown.forecast_lines:
+        _title(console, FORECASTS)
+        _items(console, shown.forecast_lines)
 
 
 def _trouble(console: Console, shown: View) -> None:

@@ -18,11 +18,13 @@ from sandbox.differences import (
     compare_checks,
     without_drift,
 )
+from sandbox.forecasts import REBOOT, Forecast, forecasts
 from sandbox.records import Destination, Facts, PackageChange, RunRecord, UpgradeStatus, Verdict
 from sandbox.report.clean import clean, one_line, tail_lines
 from sandbox.wording import count, reached
 
 TRIED = "What the clone tried to reach"  # a section's title
+FORECASTS = "Downtime: what the starts before let expect, and what happened"
 CONSOLE_LINES = 200
 TRANSCRIPT_LINES = 80
 CONSOLE_BYTES = 256 * 1024
@@ -138,6 +140,11 @@ class View:
         if not ledger.whole:
             lines.append("and more than was kept: what is new may be missing here")
         return tuple(lines)
+
+    @property
+    def forecast_lines(self) -> tuple[str, ...]:
+        """How long things were to be down, and were."""
+        return tuple(map(_forecast_line, forecasts(self.record)))
 
     @property
     def shows_console(self) -> bool:
@@ -303,6 +310,17 @@ def difference_lines(differences: Differences) -> Iterator[str]:
     yield from (f"still runs old libraries: {name}" for name in d.stale_processes)
     if d.reboot_required:
         yield "the guest asks for a reboot"
+
+
+def _forecast_line(one: Forecast) -> str:
+    """ "nginx.service (nginx): forecast 0.4 s, down for 0.5 s: 25 % longer"."""
+    name = f"{one.what} ({one.package})" if one.package else one.what
+    forecast = "unknown" if one.forecast is None else duration(one.forecast)
+    if one.happened is not None:
+        happened = f"{'took' if one.what == REBOOT else 'down for'} {duration(one.happened)}"
+    else:
+        happened = "it did not come back" if one.what == REBOOT else "it was not restarted"
+    return f"{name}: forecast {forecast}, {happened}" + (f": {one.error}" if one.error else "")
 
 
 def read_artifact(run_dir: Path, name: str, limit: int, *, from_end: bool = False) -> bytes | None:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, RequestError
-from sandbox.records import ConffileDecision, UpgradeLog, UpgradeStatus
+from sandbox.observe_parse import starts_of
+from sandbox.records import ConffileDecision, Start, UpgradeLog, UpgradeStatus
 from sandbox.shell import Shell
 from sandbox.upgraders import (
     WORK,
@@ -34,6 +35,7 @@ from sandbox.upgraders import apt_parse as parse
 from sandbox.upgraders.transcript import Transcript, new_mark, sections_of
 
 OnStatus = Callable[[str, str], None]
+MAX_NAMES = 1000  # of packages, in one command line
 FETCH_SHARE = 0.2  # of the progress bar, when there is something to fetch
 LOCK_PAUSE = 5.0  # seconds between tries while the guest's own apt holds its lock
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*(?<!-)(?::[a-z0-9-]+)?(?:=[A-Za-z0-9][A-Za-z0-9.+:~-]*)?")
@@ -133,11 +135,14 @@ class AptUpgrader:
         script = _script("apt_apply.sh")
         args = (shell.proxy_url(), self.work, *simulation.arguments)
         exit_status, told = _follow(shell, script, args, deadline, show, on_line)
-        after = _aftermath(shell, self.work, told.lines, deadline)
+        names = [change.name for change in simulation.changes if change.old and change.new]
+        after = _aftermath(shell, self.work, names, told.lines, deadline)
         update: dict[str, object] = {
             "status": UpgradeStatus.APPLIED,
             "conffiles": after.conffiles,
             "not_configured": after.not_configured,
+            "restarts": after.restarts,
+            "starts": after.starts,
             "exit_status": exit_status,
             "log": log_tail([*told.lines, *after.audit]),
             "seconds": time.monotonic() - started,
@@ -262,9 +267,9 @@ def _progress(status: parse.Status, fetch_share: float) -> tuple[float, str]:
     return 100 * fetch_share + status.percent * (1 - fetch_share), status.text
 
 
-def _script(name: str) -> str:
+def _script(*names: str) -> str:
     folder = files("sandbox.upgraders")
-    return (folder / "apt_common.sh").read_text() + (folder / name).read_text()
+    return "".join((folder / name).read_text() for name in ("apt_common.sh", *names))
 
 
 def _follow(
@@ -294,17 +299,25 @@ class _Aftermath:
     audit: tuple[str, ...]
     not_configured: tuple[str, ...]
     conffiles: tuple[ConffileDecision, ...]
+    restarts: dict[str, str]
+    starts: dict[str, Start]
 
 
-def _aftermath(shell: Shell, work: str, lines: Sequence[str], deadline: Deadline) -> _Aftermath:
+def _aftermath(
+    shell: Shell, work: str, names: Sequence[str], lines: Sequence[str], deadline: Deadline
+) -> _Aftermath:
     mark = new_mark()
-    answer = shell.run(_script("apt_aftermath.sh"), deadline, args=(mark, work))
+    script = _script("apt_restarts.sh", "apt_aftermath.sh")
+    answer = shell.run(script, deadline, args=(mark, work, *names[:MAX_NAMES]))
     sections = sections_of(answer.stdout, mark)
+    starts = starts_of(sections.get("starts", ()))
     states = [line.split() for line in sections.get("states", [])]
     return _Aftermath(
         audit=tuple(sections.get("audit", [])),
         not_configured=tuple(sorted(words[0] for words in states if len(words) == 2)),
         conffiles=conffile_decisions(parse.prompts_of(lines), sections),
+        restarts=parse.restarts_of(sections.get("services", ()), starts),
+        starts=starts,
     )
 
 

@@ -1,11 +1,18 @@
-# What the package manager left behind, whether it ended well or not. $1 mark, $2 work folder.
+# What the package manager left behind, whether it ended well or not. $1 mark, $2 work folder; the
+# rest are the packages that were upgraded.
 main() {
     mark=$1 work=$2
+    shift 2
     stage audit
     dpkg --audit 2>&1 | head -c 20000
     stage states
     dpkg-query -W -f '${Package}:${Architecture} ${db:Status-Status}\n' |
         grep -v -e ' installed$' -e ' config-files$' -e ' not-installed$' | head -n 1000
+    invoked=$(service_lines "$@")
+    stage services
+    printf '%s\n' "$invoked"
+    stage starts
+    last_starts "$invoked"
     if [ -e "$work/started" ]; then new_files | head -n 100 | show_files; fi
     stage end
     rm -rf "$work"

@@ -163,6 +163,32 @@ def prompts_of(lines: Iterable[str]) -> tuple[Prompt, ...]:
     return tuple(found)
 
 
+# --- services ---------------------------------------------------------------------------------
+
+# How Debian's and Ubuntu's maintainer scripts restart a service; a reload is no downtime.
+_RESTARTS = re.compile(r"_dh_action|(?<![\w-])(?:try-|force-)?restart\b")
+_WORD = re.compile(r"[A-Za-z0-9@_.:\\-]{2,200}")
+LONGEST = 2000  # characters of a line that count
+
+
+def restarts_of(scripts: Iterable[str], services: Iterable[str]) -> dict[str, str]:
+    """Service -> package: which of the running ``services`` the packages' own scripts restart.
+
+    ``scripts``: lines "/var/lib/dpkg/info/NAME.postinst:text" that call systemd.
+    """
+    known = {name: name for name in services}
+    known |= {name.removesuffix(".service"): name for name in known}
+    found: dict[str, str] = {}
+    for line in scripts:
+        file, _, text = line.partition(".postinst:")
+        package = file.rpartition("/")[2].partition(":")[0][:LONGEST]
+        if package and _RESTARTS.search(text):
+            for word in _WORD.findall(text[:LONGEST]):
+                if word in known:
+                    found.setdefault(known[word], package)
+    return found
+
+
 # --- failures -------------------------------------------------------------------------------
 
 _DISK_FULL = re.compile(r"No space left on device|You don't have enough free space in|ENOSPC")

@@ -29,6 +29,7 @@ from sandbox.records import (
     Reboot,
     RunRecord,
     SourceFacts,
+    Start,
     Trouble,
     UpgradeLog,
     UpgradeStatus,
@@ -115,6 +116,7 @@ def observation(*, after: bool = False, changes: tuple[PackageChange, ...] = ())
             "cron.service": "active/running",
             "apt-daily.timer": "active/waiting",
         },
+        starts={} if after else {"nginx.service": Start(began=14.0, ready=14.5)},
         ports=(
             Port(protocol="tcp", address="0.0.0.0", port=22, process="sshd"),
             Port(protocol="tcp", address="0.0.0.0", port=80, process="nginx"),
@@ -162,6 +164,8 @@ def upgrade(
         download_bytes=31_500_000,
         log="Setting up nginx (1.22.1-9+deb12u2) ...\nProcessing triggers ...\n",
         seconds=214.0,
+        restarts={"nginx.service": "nginx-common"},
+        starts={"nginx.service": Start(stopped=301.2, began=301.3, ready=301.8)},
     )
     return log.model_copy(update=values)
 

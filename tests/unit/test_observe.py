@@ -25,7 +25,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
 from sandbox.observe import is_reboot_due, observe
 from sandbox.observe_parse import compare_versions, kernels_of, parse
-from sandbox.records import Filesystem, Observation, Package, Port
+from sandbox.records import Filesystem, Observation, Package, Port, Start
 
 SCRIPT = files("sandbox") / "observe.sh"
 DATA = Path(__file__).parent / "data"
@@ -199,6 +199,24 @@ NRestarts=9
 Id=e.service
 """)
     assert seen.restarts == {"a.service": 3, "c.service": 2}
+
+
+def test_when_services_were_started_last() -> None:
+    seen = parsed("""\
+@restarts
+Id=a.service
+NRestarts=0
+InactiveExitTimestampMonotonic=14000000
+ActiveEnterTimestampMonotonic=14500000
+InactiveEnterTimestampMonotonic=0
+Id=b.service
+ActiveEnterTimestampMonotonic=0
+Id=c.socket
+ActiveEnterTimestampMonotonic=5
+Id=d.service
+ActiveEnterTimestampMonotonic=n/a
+""")
+    assert seen.starts == {"a.service": Start(stopped=0.0, began=14.0, ready=14.5)}
 
 
 def test_links_tell_what_is_enabled_and_masked() -> None:

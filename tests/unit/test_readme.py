@@ -12,9 +12,14 @@ import click
 import pytest
 
 from sandbox.hosts import HostEntry, read_hosts
-from sandbox.records import Verdict
+from sandbox.known_bugs import Bug, read_bugs
+from sandbox.preflight import judge
+from sandbox.preflight_command import print_found
+from sandbox.preflight_parse import Conffile, Seen, Space
+from sandbox.records import PackageChange, Start, Verdict
 from sandbox.scenario import Schedule, load_scenario, shared_checks
 from sandbox.settings import CLIENT_VARIABLES, SERVICE_PREFIX, VARIABLES, shipped_scenarios
+from sandbox.upgraders import UpgradeRequest
 from workers.chat.configuring import read_chat
 from workers.chat.words import USAGE, Command, Verb, understand
 from workers.cli import main
@@ -92,8 +97,16 @@ def test_the_verdicts_and_exit_codes_are_the_codes() -> None:
     assert {name: int(code) for name, code in table} == {v.value: v.exit_code for v in Verdict}
 
 
+def test_the_example_of_known_bugs_is_valid_and_names_every_key(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(  bugs:.*?)```", README, re.DOTALL)
+    (tmp_path / "bugs.yaml").write_text(example)
+    (bug,) = read_bugs(tmp_path / "bugs.yaml")
+    assert bug.blocks
+    assert all(re.search(rf"\b{name}: ", example) for name in Bug.model_fields)
+
+
 def test_the_example_scenario_is_valid(tmp_path: Path) -> None:
-    example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0]
+    example = re.findall(r"^```yaml\n(.*?)```", README, re.DOTALL | re.M)[0]
     key = tmp_path / "key"
     key.write_text("a key\n")
     (tmp_path / "scenario.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
@@ -102,7 +115,7 @@ def test_the_example_scenario_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_example_inventory_is_valid_and_names_every_key(tmp_path: Path) -> None:
-    example = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[1]
+    example = re.findall(r"^```yaml\n(.*?)```", README, re.DOTALL | re.M)[1]
     key = tmp_path / "key"
     key.write_text("a key\n")
     (tmp_path / "hosts.yaml").write_text(example.replace("~/.ssh/id_ed25519", str(key)))
@@ -144,6 +157,33 @@ def test_the_example_of_chat_is_valid_and_names_every_command(tmp_path: Path) ->
     first, *others = re.split(r" {3,}", commands.strip())
     assert understand(first) == Command(Verb.TEST, "web01", "kernel")
     assert others == [USAGE[verb] for verb in Verb if verb is not Verb.TEST]
+
+
+def test_the_example_of_a_preflight_is_what_the_code_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (example,) = re.findall(r"```text\n(security updates on .*?)```", README, re.DOTALL)
+    changes = tuple(PackageChange(name=f"p{n}", old="1", new="2") for n in range(15))
+    kernel = PackageChange(name="linux-image-6.1.0-56-amd64", new="6.1.192-2")
+    nginx = PackageChange(name="nginx", old="1.22.1-9", new="1.22.1-9+deb12u2")
+    seen = Seen(
+        kernel="6.1.0-49-amd64",
+        apt=True,
+        asked=True,
+        lists=1,
+        changes=(*changes, kernel, nginx),
+        download=39_640_000,
+        space={"/boot": Space(mount="/boot", free=31 << 20), "/": Space(mount="/", free=9 << 30)},
+        kernel_size=8 << 20,
+        initrd_size=40 << 20,
+        conffiles=(Conffile(path="/etc/nginx/nginx.conf", package="nginx-common"),),
+        starts={"nginx.service": Start(began=2.0, ready=2.5)},
+        restarts={"nginx.service": "nginx"},
+        boot_seconds=21.4,
+    )
+    found = judge(seen, "web01.example.org", UpgradeRequest("security"))
+    print_found(found.model_copy(update={"seconds": 2.1}), "security")
+    assert capsys.readouterr().out == example
 
 
 def test_the_ready_scenarios_are_named() -> None:

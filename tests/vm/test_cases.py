@@ -19,6 +19,7 @@ from sandbox.demo.broken import (
 )
 from sandbox.demo.guest import Production
 from sandbox.demo.image import DemoImage, derive_image
+from sandbox.forecasts import forecasts
 from sandbox.records import Outcome, RunRecord, UpgradeStatus, Verdict
 from sandbox.report import render
 
@@ -52,6 +53,12 @@ def test_a_good_upgrade_of_a_running_guest_passes(
     assert [(c.name, c.old, c.new) for c in facts.upgrade.changes] == [("web01-site", "1.0", "1.1")]
     assert facts.after is not None
     assert facts.after.packages["web01-site:all"].version == "1.1"
+    # Its script restarts nginx: how long that was to take, and did, is in the report.
+    assert facts.upgrade.restarts == {"nginx.service": SITE_PACKAGE}
+    (restart, *_rest) = forecasts(record)
+    assert restart.forecast
+    assert restart.happened
+    assert "nginx.service (web01-site): forecast" in render(record, lab.artifacts(record), "text")
     assert record.source is not None
     assert record.source.method == "backup export"
     assert any("ran on" in proof for proof in record.source.untouched)

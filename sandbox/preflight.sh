@@ -1,0 +1,251 @@
+# What can be known of an upgrade before anything is cloned, in one go and with few processes. It is
+# run on production itself, so nothing here writes: apt only simulates, with the lists as they are,
+# and as nobody, who could not even refresh apt's own cache. POSIX sh; works without apt, systemd.
+# $1 is a mark that no output of the guest can contain; every section has a size limit. $2: all,
+# security, kernel, packages, script; the rest are names of packages. upgraders/apt_restarts.sh comes
+# before it.
+PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
+LC_ALL=C LANGUAGE=C SYSTEMD_COLORS=0 COLUMNS=500 DEBIAN_FRONTEND=noninteractive
+export PATH LC_ALL LANGUAGE SYSTEMD_COLORS COLUMNS DEBIAN_FRONTEND
+root=${DPKG_ROOT:-}
+
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+section() {
+    printf '\n%s %s\n' "$mark" "$1"
+}
+
+main() {
+    mark=$1 what=$2
+    shift 2
+    section now
+    date +%s
+    section kernel
+    uname -r
+    hypervisor
+    space
+    boot_chain
+    if has dpkg-query; then
+        section states
+        dpkg-query -W -f '${Package}\t${db:Status-Status}\t${db:Status-Want}\n' |
+            grep -v -e '	installed	install$' -e '	config-files	' -e '	not-installed	' |
+            head -c 100000
+        section interrupted
+        for file in "$root"/var/lib/dpkg/updates/[0-9]*; do
+            if [ -e "$file" ]; then echo "${file##*/}"; fi
+        done | head -c 1000
+    fi
+    if has apt-get; then upgrade "$@"; fi
+    if [ -d /run/systemd/system ] && has systemctl; then
+        section manager
+        systemctl show -p FinishTimestampMonotonic
+    fi
+    section stale
+    grep -lE 'r-xp [^/]* /(usr|lib|lib32|lib64|bin|sbin|opt)/.* \(deleted\)$' \
+        /proc/[0-9]*/maps 2>/dev/null | units_of
+    section end
+}
+
+# A PV guest's kernel is unpacked by the tools of this Xen.
+hypervisor() {
+    section xen
+    for file in type guest_type version/major version/minor; do
+        if IFS= read -r line 2>/dev/null <"/sys/hypervisor/$file"; then
+            printf '%s=%s\n' "$file" "$line"
+        fi
+    done
+}
+
+# df prints a line for each path, in their order.
+space() {
+    paths=
+    for path in / /usr /boot /var/cache/apt/archives /var/tmp; do
+        if [ -d "$path" ]; then paths="$paths $path"; fi
+    done
+    section paths
+    printf '%s\n' $paths
+    section df
+    df -P -k $paths | head -c 10000
+    section inodes
+    df -P -i $paths | head -c 10000
+    section mounts
+    head -c 100000 /proc/mounts
+}
+
+boot_chain() {
+    section boot
+    stat -c '%s %n' "$root"/boot/vmlinu[xz]-* "$root"/boot/initrd.img-* 2>/dev/null | head -c 20000
+    section initramfs
+    sed -n -e 's/^[[:space:]]*\(COMPRESS\|MODULES\)=\([A-Za-z0-9"]*\).*/\1=\2/p' \
+        "$root"/etc/initramfs-tools/initramfs.conf \
+        "$root"/etc/initramfs-tools/conf.d/* 2>/dev/null | head -c 10000
+    section initramfs_modules
+    sed -n 's/^\([A-Za-z0-9_-]\{1,\}\).*/\1/p' "$root"/etc/initramfs-tools/modules \
+        "$root"/usr/share/initramfs-tools/modules.d/* 2>/dev/null | head -c 20000
+    section disks
+    for disk in /sys/block/*; do printf '%s\n' "${disk##*/}"; done | head -c 10000
+    section drivers
+    grep -oE '/(xen-blkfront|virtio_blk|nvme|sd_mod)\.ko' \
+        "$root"/lib/modules/*/modules.dep "$root"/lib/modules/*/modules.builtin 2>/dev/null |
+        head -c 50000
+    section config
+    grep -E '^CONFIG_(KERNEL_ZSTD|RD_ZSTD|MODULES)=' "$root"/boot/config-* /dev/null 2>/dev/null |
+        head -c 20000
+    section reboot_required
+    if [ -e /run/reboot-required ] || [ -e /var/run/reboot-required ]; then echo yes; fi
+}
+
+# --- what apt would do -----------------------------------------------------------------------
+
+# Who is nobody writes nothing. Where nobody may not read what apt has to, or there is no setpriv,
+# apt keeps its cache in memory, which is slower.
+run_apt() {
+    if [ "$(id -u)" = 0 ] && has setpriv; then
+        said=$(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs -- \
+            apt-get -q -y "$@" 2>&1 | head -c 2000000)
+        case $said in
+            *'Permission denied'*) ;;
+            *)
+                printf '%s\n' "$said"
+                return
+                ;;
+        esac
+    fi
+    apt-get -q -y -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@" 2>&1 | head -c 2000000
+}
+
+# Its plan with versions and its list of files in one: every start of apt costs.
+plan_of() {
+    run_apt --print-uris -V "$@"
+}
+
+upgrade() {
+    section lists
+    when_refreshed
+    case $what in
+        kernel)
+            set -- install --only-upgrade $(kernel_metapackages)
+            if [ "$#" -eq 2 ]; then return; fi
+            ;;
+        packages) set -- install --allow-downgrades "$@" ;;
+        script) return ;;
+        *) set -- dist-upgrade ;;
+    esac
+    plan=$(plan_of "$@")
+    case $what/$plan in
+        security/*'will be upgraded:'*) only_security "$@" ;;
+    esac
+    section plan
+    printf '%s\n' "$plan"
+    comes
+}
+
+# The files have the archive's times; their folders change whenever they are refreshed.
+when_refreshed() {
+    lists=$root/var/lib/apt/lists
+    for file in "$lists"/*_Packages* "$lists"/*Release; do
+        if [ -f "$file" ]; then
+            stat -c '%Z' "$lists" "$lists/partial" "$file" 2>/dev/null | sort -n | tail -n 1
+            return
+        fi
+    done
+}
+
+# The plan anew, when there is more in it than security updates.
+only_security() {
+    chosen=$(security_updates "$@")
+    case $chosen in
+        */others*) ;;
+        *) return ;;
+    esac
+    plan=
+    set -f
+    set -- install --only-upgrade ${chosen%/others}
+    set +f
+    if [ "$#" -gt 2 ]; then plan=$(plan_of "$@"); fi
+}
+
+# "name=version" of what the security archives upgrade in the plan; "/others" after it when the
+# plan has more than they do. Lists that are kept compressed cannot be read here: apt is asked again.
+security_updates() {
+    set -- "$root"/var/lib/apt/lists/*[Ss]ecurity*_Packages "$@"
+    if [ ! -f "$1" ]; then
+        shift
+        run_apt -s "$@" | sed -n \
+            's/^Inst \([a-z0-9][a-z0-9.+:-]*\) \[[^]]*\] (\([^ ()]*\) [^()]*[Ss]ecurity[^()]*).*/\1=\2/p'
+        echo /others
+        return
+    fi
+    for file in "$@"; do
+        if [ -f "$file" ]; then set -- "$@" "$file"; fi
+        shift
+    done
+    printf '%s\n' "$plan" | awk '
+        NR == FNR && /^The following / {
+            kind = /will be upgraded/ ? "upgrade" : /NEW|REMOVED|DOWNGRADED/ ? "other" : ""
+            next
+        }
+        NR == FNR && /^   / && kind != "" {
+            name = $1; version = $NF
+            sub(/[:*].*/, "", name); sub(/[)]$/, "", version); sub(/^[(]/, "", version)
+            wanted[name] = version; kinds[name] = kind; total++
+            next
+        }
+        NR == FNR { kind = ""; next }
+        /^Package: / { name = $2 }
+        /^Version: / && name in wanted && wanted[name] == $2 {
+            delete wanted[name]; found++
+            if (kinds[name] == "upgrade") print name "=" $2
+        }
+        END { if (found < total) print "/others" }' - "$@"
+}
+
+kernel_metapackages() {
+    dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'linux-image-*' 2>/dev/null |
+        sed -n 's/^installed \(linux-image-[a-z][a-z0-9.+-]*\)$/\1/p' |
+        grep -v -e '-dbg$' -e '^linux-image-unsigned-' -e '^linux-image-extra-'
+}
+
+# Of the packages that are installed and would change: configuration files that the administrator
+# may have changed, services that their scripts restart, and who runs their files.
+comes() {
+    set --
+    lists=
+    for name in $(printf '%s\n' "$plan" |
+        sed -n '/^The following packages will be [uD]/,/^[^ ]/s/^   \([a-z0-9][a-z0-9.+:-]*\) (.*/\1/p' |
+        head -n 2000); do
+        set -- "$@" "$name"
+        for file in "$info/$name.list" "$info/$name":*.list; do
+            if [ -e "$file" ]; then lists="$lists $file"; fi
+        done
+    done
+    if [ "$#" -eq 0 ]; then return; fi
+    section conffiles
+    conffiles=$(dpkg-query -W -f '${Package}\n${Conffiles}\n' "$@" 2>/dev/null | head -c 1000000)
+    printf '%s\n' "$conffiles"
+    section md5sums
+    printf '%s\n' "$conffiles" |
+        sed -n 's/^ \(\/.*\) [0-9a-f]\{32\}$/.\1/p' | tr '\n' '\0' |
+        (cd "$root/" && xargs -0 md5sum -- 2>/dev/null) | head -c 1000000
+    invoked=$(service_lines "$@")
+    section scripts
+    printf '%s\n' "$invoked"
+    section starts
+    last_starts "$invoked"
+    if [ -n "$lists" ]; then
+        section users
+        grep -hE '\.so(\.|$)|/s?bin/' $lists | sed 's,^/usr,,' |
+            grep -lFf - /proc/[0-9]*/maps 2>/dev/null | units_of
+    fi
+}
+
+# The control group of each process names its unit.
+units_of() {
+    while IFS= read -r maps; do
+        if IFS= read -r line 2>/dev/null <"${maps%maps}cgroup"; then printf '%s\n' "$line"; fi
+    done | sort -u | head -c 50000
+}
+
+main "$@" </dev/null

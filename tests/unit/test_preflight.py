@@ -1,0 +1,373 @@
+"""The preflight: its script in real shells and with a real apt, its parser on hostile output."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from apt_world import AptWorld
+from hypothesis import given
+from hypothesis import strategies as st
+from local_shell import LocalShell
+
+from sandbox.deadline import Deadline
+from sandbox.errors import GuestUnreachable
+from sandbox.preflight import judge, look_ahead
+from sandbox.preflight_parse import Seen, parse, plan_of, services_in
+from sandbox.preflight_points import Preflight, Severity
+from sandbox.process import Completed
+from sandbox.records import Start
+from sandbox.upgraders import UpgradeRequest
+from sandbox.upgraders.apt_parse import restarts_of
+
+FOLDER = files("sandbox")
+SCRIPT = "".join(
+    (FOLDER / name).read_text() for name in ("upgraders/apt_restarts.sh", "preflight.sh")
+)
+SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
+MARK = "%%mark%%"
+EVERYTHING = UpgradeRequest("all")
+
+
+def parsed(sections: str) -> Seen:
+    """Sections written as "@name" lines, after the least that a guest says."""
+    return parse(f"{MARK} kernel\n6.1.0-37-amd64\n" + sections.replace("@", f"{MARK} "), MARK)
+
+
+def asked(shell: LocalShell, request: UpgradeRequest, keep: Sequence[str] = ()) -> Preflight:
+    def ask(script: str, arguments: Sequence[str]) -> Completed:
+        answer = shell.run(script, Deadline(60, "preflight"), args=arguments)
+        assert answer.stderr == ""
+        return answer
+
+    return look_ahead(ask, "web01", request, keep)
+
+
+def topics(found: Preflight, severity: Severity) -> dict[str, str]:
+    return {p.topic: p.text for p in found.points if p.severity is severity}
+
+
+# --- the script, on this machine and with real apt --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "interpreter", [s for s in SHELLS if shutil.which(s[0])], ids=lambda argv: argv[0]
+)
+def test_this_machine(interpreter: tuple[str, ...]) -> None:
+    shell = LocalShell(interpreter)
+    answer = shell.run(SCRIPT, Deadline(60, "preflight"), args=(MARK, "script"))
+    seen = parse(answer.stdout, MARK)
+    assert (answer.status, answer.stderr) == (0, "")
+    assert seen.kernel == platform.release()
+    disk = os.statvfs("/var/cache/apt/archives")
+    assert abs(seen.space["/var/cache/apt/archives"].free - disk.f_bavail * disk.f_frsize) < 1 << 30
+    assert set(seen.disks) <= set(os.listdir("/sys/block"))
+    assert not seen.asked, "a script is not simulated"
+
+
+@pytest.fixture
+def open_world() -> Iterator[AptWorld]:
+    """A guest's package world that nobody may read, since apt runs as nobody."""
+    folder = Path(tempfile.mkdtemp(prefix="sbpreflight-", dir="/tmp"))
+    folder.chmod(0o755)
+    made = AptWorld(folder)
+    yield made
+    made.close()
+    shutil.rmtree(folder)
+
+
+def refresh(world: AptWorld) -> None:
+    """What the guest's own apt does at some time, and the preflight never."""
+    subprocess.run(
+        ["apt-get", "-q", "update"], env=os.environ | world.env, check=True, capture_output=True
+    )
+
+
+def listing(folder: Path) -> dict[str, tuple[object, ...]]:
+    """All that is beneath a folder, content and times."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(folder.rglob("*")):
+        facts = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[str(path)] = (facts.st_mode, facts.st_mtime_ns, facts.st_ctime_ns, content)
+    return found
+
+
+def offered(world: AptWorld) -> None:
+    """web and lib have updates, lib a security update that needs something new; one is held."""
+    world.install(
+        world.build("web", "1.0", conffiles={"/etc/web.conf": "old\n", "/etc/same.conf": "same\n"}),
+        world.build("lib", "1.0"),
+        world.build("pinned", "1.0"),
+    )
+    (world.root / "etc/web.conf").write_text("mine\n")
+    world.hold("pinned")
+    world.offer(
+        world.main,
+        world.build("web", "2.0", conffiles={"/etc/web.conf": "new\n"}),
+        world.build("pinned", "2.0"),
+    )
+    world.offer(
+        world.security, world.build("lib", "1.1", depends="newdep"), world.build("newdep", "1")
+    )
+    refresh(world)
+
+
+def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> None:
+    offered(open_world)
+    before = listing(open_world.root)
+    shell = LocalShell(("sh",), env=open_world.env)
+    found = asked(shell, EVERYTHING)
+    assert listing(open_world.root) == before
+    assert len(shell.scripts) == 1, "one round trip"
+    assert [(c.name, c.old, c.new) for c in found.changes] == [
+        ("lib", "1.0", "1.1"),
+        ("newdep", None, "1"),
+        ("web", "1.0", "2.0"),
+    ]
+    assert not found.blocked, found.points
+    warnings = topics(found, Severity.WARNING)
+    assert warnings["held"] == "on hold, and not upgraded: pinned"
+    assert "/etc/web.conf (web)" in warnings["conffiles"]
+    assert not any("same.conf" in point.text for point in found.points)
+
+
+def test_apt_writes_no_cache_even_where_it_has_none(open_world: AptWorld) -> None:
+    offered(open_world)
+    for cache in (open_world.root / "var/cache/apt").glob("*.bin"):
+        cache.unlink()
+    before = listing(open_world.root)
+    assert asked(LocalShell(("sh",), env=open_world.env), EVERYTHING).changes
+    assert listing(open_world.root) == before
+
+
+def test_what_nobody_may_read_is_read_by_root_who_writes_nothing_either(
+    open_world: AptWorld,
+) -> None:
+    """Package sources with a password in them, and an apt that has no cache."""
+    offered(open_world)
+    (open_world.root / "etc/apt/sources.list.d/guest.list").chmod(0o600)
+    for cache in (open_world.root / "var/cache/apt").glob("*.bin"):
+        cache.unlink()
+    before = listing(open_world.root)
+    found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
+    assert [change.name for change in found.changes] == ["lib", "newdep", "web"], found.points
+    assert listing(open_world.root) == before
+
+
+def test_how_old_the_lists_are_is_said_by_when_they_were_fetched(open_world: AptWorld) -> None:
+    """Not by the archive's own times, which in this world are years ago."""
+    offered(open_world)
+    found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
+    assert not any(point.topic == "package lists" for point in found.points)
+    seen = parsed(f"@now\n{10 * 86_400}\n@lists\n{7 * 86_400 + 5}\n@plan\n")
+    (note,) = [p for p in judge(seen, "web01", EVERYTHING).points if p.topic == "package lists"]
+    assert "2 days old" in note.text
+
+
+def test_only_security_updates_are_judged_when_only_they_are_asked_for(
+    open_world: AptWorld,
+) -> None:
+    offered(open_world)
+    # The archive's real lists have the suite in their names; this one has only its folder.
+    assert list((open_world.root / "var/lib/apt/lists").glob("*security*Packages"))
+    found = asked(LocalShell(("sh",), env=open_world.env), UpgradeRequest("security"))
+    assert [change.name for change in found.changes] == ["lib", "newdep"]
+
+
+def test_updates_that_are_no_security_updates_are_none_when_only_those_are_asked_for(
+    open_world: AptWorld,
+) -> None:
+    open_world.install(open_world.build("web", "1.0"))
+    open_world.offer(open_world.main, open_world.build("web", "2.0"))
+    refresh(open_world)
+    found = asked(LocalShell(("sh",), env=open_world.env), UpgradeRequest("security"))
+    assert found.changes == ()
+    assert "nothing to upgrade" in topics(found, Severity.NOTE)["packages"]
+
+
+def test_security_updates_are_found_in_compressed_lists_too(open_world: AptWorld) -> None:
+    offered(open_world)
+    lists = open_world.root / "var/lib/apt/lists"
+    for file in lists.glob("*_Packages"):
+        subprocess.run(["gzip", "-n", file], check=True)
+    with (open_world.folder / "apt.conf").open("a") as conf:
+        conf.write('Acquire::GzipIndexes "true";\n')
+    found = asked(LocalShell(("sh",), env=open_world.env), UpgradeRequest("security"))
+    assert [change.name for change in found.changes] == ["lib", "newdep"], found.points
+
+
+def test_what_apt_refuses_blocks(open_world: AptWorld) -> None:
+    offered(open_world)
+    request = UpgradeRequest("packages", packages=("no-such-package",))
+    found = asked(LocalShell(("sh",), env=open_world.env), request)
+    assert found.blocked
+    assert "no-such-package" in topics(found, Severity.BLOCKER)["packages"]
+
+
+def test_what_the_scenario_keeps_and_what_is_removed(open_world: AptWorld) -> None:
+    offered(open_world)
+    clash = open_world.build("clash", "1")
+    control = open_world.debs / "clash-1" / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace("Description", "Conflicts: web\nDescription"))
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-b", open_world.debs / "clash-1", clash],
+        check=True,
+        capture_output=True,
+    )
+    open_world.offer(open_world.main, clash)
+    refresh(open_world)
+    request = UpgradeRequest("packages", packages=("clash",))
+    found = asked(LocalShell(("sh",), env=open_world.env), request, keep=("we*",))
+    assert topics(found, Severity.WARNING)["removed"] == "the upgrade removes 1 package: web"
+    assert "the scenario keeps web" in topics(found, Severity.BLOCKER)["packages"]
+
+
+def test_a_guest_without_lists_is_not_called_up_to_date(open_world: AptWorld) -> None:
+    open_world.install(open_world.build("web", "1.0"))
+    found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
+    assert "no package lists" in topics(found, Severity.WARNING)["package lists"]
+    assert not any("nothing to upgrade" in point.text for point in found.points)
+
+
+def test_a_package_left_half_way_blocks(open_world: AptWorld) -> None:
+    broken = open_world.build("broken", "1.0", postinst="exit 1\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        open_world.install(broken)
+    found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
+    assert topics(found, Severity.BLOCKER)["dpkg"] == "dpkg left 1 package half-way: broken"
+
+
+def test_a_service_that_a_script_restarts_is_named(open_world: AptWorld) -> None:
+    """The services of this machine's systemd, if any, are others: the text alone is tried here."""
+    script = "#!/bin/sh\ndeb-systemd-invoke $_dh_action 'web.service' >/dev/null || true\n"
+    open_world.install(open_world.build("web", "1.0", postinst=f"exit 0\n{script}"))
+    open_world.offer(open_world.main, open_world.build("web", "2.0"))
+    refresh(open_world)
+    shell = LocalShell(("sh",), env=open_world.env)
+    answer = shell.run(SCRIPT, Deadline(60, "preflight"), args=(MARK, "all"))
+    lines = [line for line in answer.stdout.splitlines() if ".postinst:" in line]
+    assert restarts_of(lines, ["web.service"]) == {"web.service": "web"}
+
+
+# --- the parser -------------------------------------------------------------------------------
+
+
+def test_a_plan_with_versions() -> None:
+    changes, kept_back = plan_of(PLAN.splitlines())
+    assert [(c.name, c.architecture, c.old, c.new) for c in changes] == [
+        ("gone", "", "0.9", None),
+        ("libfoo", "i386", "1.0", "1.1"),
+        ("linux-image-6.1.0-56-amd64", "", None, "6.1.192-2"),
+        ("nginx", "", "1.22.1-9", "1.22.1-9+deb12u2"),
+        ("older", "", "2.0", "1.0"),
+        ("purged", "", "1", None),
+    ]
+    assert kept_back == ("stays",)
+
+
+PLAN = """\
+Reading package lists...
+Calculating upgrade...
+The following packages were automatically installed and are no longer required:
+   unneeded (1.0)
+Use 'apt autoremove' to remove it.
+The following packages will be REMOVED:
+   gone (0.9)
+   purged* (1)
+The following NEW packages will be installed:
+   linux-image-6.1.0-56-amd64 (6.1.192-2)
+The following packages have been kept back:
+   stays (1.0 => 2.0)
+The following packages will be upgraded:
+   libfoo:i386 (1.0 => 1.1)
+   nginx (1.22.1-9 => 1.22.1-9+deb12u2)
+The following packages will be DOWNGRADED:
+   older (2.0 => 1.0)
+2 upgraded, 1 newly installed, 1 downgraded, 2 to remove and 1 not upgraded.
+Need to get 39.7 MB of archives.
+After this operation, 1,308 kB of additional disk space will be used.
+'http://deb.example.org/nginx.deb' nginx_1.deb 532468 
+"""  # noqa: W291 - so apt ends its lines
+
+
+def test_sizes_are_read_from_the_same_plan() -> None:
+    seen = parsed("@lists\n1\n@plan\n" + PLAN)
+    assert (seen.download, seen.growth) == (532468, 1_308_000)
+    freed = parsed("@plan\nAfter this operation, 12.5 MB disk space will be freed.\n")
+    assert freed.growth == -12_500_000
+    assert not any("http://" in line for line in seen.said)
+
+
+def test_services_of_processes() -> None:
+    groups = ["0::/system.slice/nginx.service", "0::/user.slice/u-0.slice/user@0.service/x.scope"]
+    groups += ["1:name=systemd:/system.slice/system-getty.slice/getty@tty1.service", "0::/init"]
+    assert services_in(groups) == ("getty@tty1.service", "nginx.service")
+
+
+def test_only_restarts_are_downtime() -> None:
+    lines = [
+        "/var/lib/dpkg/info/web.postinst:  systemctl reload nginx.service || true",
+        "/var/lib/dpkg/info/php.postinst: deb-systemd-invoke $_dh_action 'php8.2-fpm.service'",
+        "/var/lib/dpkg/info/site.postinst:    systemctl try-restart cron",
+        "/var/lib/dpkg/info/libc6:amd64.postinst: invoke-rc.d ${service} restart",
+        "no postinst at all restart nginx.service",
+    ]
+    running = ["nginx.service", "php8.2-fpm.service", "cron.service"]
+    assert restarts_of(lines, running) == {"php8.2-fpm.service": "php", "cron.service": "site"}
+
+
+def test_starts_are_measured_between_systemds_two_instants() -> None:
+    seen = parsed(
+        "@starts\nId=nginx.service\nInactiveExitTimestampMonotonic=1000000\n"
+        "ActiveEnterTimestampMonotonic=1250000\nActiveEnterTimestampMonotonic=0\nId=x.service\n"
+        "InactiveExitTimestampMonotonic=5\n@manager\nFinishTimestampMonotonic=21400000\n"
+    )
+    assert seen.starts == {"nginx.service": Start(began=1.0, ready=1.25)}
+    assert seen.boot_seconds == 21.4
+
+
+def test_an_answer_that_is_none_is_ours() -> None:
+    with pytest.raises(GuestUnreachable) as caught:
+        parse("bash: sh: command not found", MARK)
+    assert "command not found" in caught.value.hint
+
+
+SECTIONS = """
+    now kernel xen paths df inodes mounts boot initramfs disks drivers config states
+    interrupted lists plan conffiles md5sums scripts starts users manager stale
+"""
+NAMES = st.sampled_from(SECTIONS.split())
+FRAGMENTS = st.sampled_from(
+    (
+        *(
+            "The following packages will be upgraded:",
+            "   a (1 => 2)",
+            "E: no",
+            "/ /usr",
+            "\t\thold",
+        ),
+        *("/dev/vda1 1 2 3 4% /", "Id=a.service", "After this operation, 9,9.9 TB disk space will"),
+        *("9" * 40, "/x.postinst: restart a", "0::/a/b.service", " /etc/a " + "0" * 32),
+    )
+)
+
+
+@given(st.lists(st.tuples(NAMES, st.lists(st.text() | FRAGMENTS))), st.binary())
+def test_whatever_a_guest_says_is_parsed_or_refused(
+    said: list[tuple[str, list[str]]], rest: bytes
+) -> None:
+    body = "".join(f"{MARK} {name}\n" + "\n".join(lines) + "\n" for name, lines in said)
+    for text in (body + rest.decode(errors="replace"), f"{MARK} kernel\n6.1\n{body}"):
+        try:
+            assert isinstance(parse(text, MARK), Seen)
+        except GuestUnreachable:
+            continue
