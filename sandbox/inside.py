@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sandbox.autopsy import examine
 from sandbox.deadline import Deadline
@@ -27,12 +28,24 @@ from sandbox.ssh import HOST
 from sandbox.trust import broken, still_broken
 from sandbox.upgraders import choose
 from sandbox.verify import ignore_result, run_checks
+from sandbox.wide import Aside
 
 UPGRADE_LOG = "upgrade.log"
 
 
 AGAIN = 2  # how often a check that broke is asked again
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
+
+
+@contextmanager
+def looking_wide(run: Run, guest: Guest, deadline: Deadline) -> Iterator[None]:
+    """While something else is done there, look at what takes longer, for the last observation."""
+    with Aside(guest, deadline) as aside:
+        yield
+    if run.facts.after is not None:
+        run.learn(after=aside.added_to(run.facts.after))
+    elif run.facts.before is not None:
+        run.learn(before=aside.added_to(run.facts.before))
 
 
 def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSession:

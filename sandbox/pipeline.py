@@ -15,6 +15,7 @@ from sandbox.inside import (
     check,
     confirm,
     find_out,
+    looking_wide,
     may_verify,
     must_reboot,
     upgrade,
@@ -135,7 +136,8 @@ def _recipe(
         run.learn(booted=True)
     with run.phase(Phase.BASELINE, seconds[Phase.BASELINE]) as deadline:
         run.learn(before=observe(guest, deadline))
-        run.learn(checks_before=check(plan, run, guest, deadline))
+        with looking_wide(run, guest, deadline):
+            run.learn(checks_before=check(plan, run, guest, deadline))
     if not worth_upgrading(run.facts):
         return
     with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline:
@@ -153,7 +155,8 @@ def _recipe(
         with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
             guest.wait_until_up(deadline)
             run.learn(after=observe(guest, deadline))
-            run.learn(checks_after=check(plan, run, guest, deadline))
+            with looking_wide(run, guest, deadline):
+                run.learn(checks_after=check(plan, run, guest, deadline))
             run.learn(checks_again=confirm(plan, run, guest, deadline))
             run.learn(control=twin.found(deadline))
             run.learn(autopsy=find_out(run, guest, deadline))

@@ -23,6 +23,7 @@ from sandbox.records import CheckEnd, CheckSession, Control, Observation, Phase
 from sandbox.ssh import HOST
 from sandbox.store import RunFolder
 from sandbox.verify import ignore_result, run_checks
+from sandbox.wide import Aside
 
 ROUNDS = 3  # of checks, at most, before the reboot and after it
 _TRIES = 2 * ROUNDS  # with those in which the connection broke
@@ -150,7 +151,11 @@ class Twin:
                 now = observe(guest, deadline)
                 if not sessions:
                     self._learn(**{when: now})
-                session = self._check(guest, now, when, len(sessions), deadline)
+                with ExitStack() as beside:
+                    aside = None if sessions else beside.enter_context(Aside(guest, deadline))
+                    session = self._check(guest, now, when, len(sessions), deadline)
+                if aside is not None:
+                    self._learn(**{when: aside.added_to(now)})
             except ConnectionLost:
                 session = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST)
             if session.end is CheckEnd.CONNECTION_LOST:

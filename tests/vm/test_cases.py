@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import certificates
 import pytest
 from archive import SOURCE, Archive
 from guests import PRODUCTION, Lab
@@ -88,8 +90,9 @@ def test_a_new_version_that_breaks_its_service_fails(
 def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     lab: Lab, archive: Archive, production: Production, tmp_path: Path
 ) -> None:
-    """One check breaks with every reboot, upgraded or not; one fails every other time."""
-    archive.offer([_site_11(tmp_path)])
+    """One check breaks with every reboot, upgraded or not; one fails every other time. What the
+    package's script did besides is the upgrade's doing, and told, the worst first."""
+    archive.offer([_site_11(tmp_path, more=MEDDLE)])
     folder = lab.scenario(ALL + TWIN + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT)
     record = lab.run(folder, guest=PRODUCTION)
     assert verdict(record) is Verdict.INCONCLUSIVE, reason(record)
@@ -115,8 +118,47 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     names = {artifact.name for artifact in record.artifacts}
     assert {"control-console.log", "control-checks-before-1.log"} <= names
     assert all((lab.artifacts(record) / name).is_file() for name in names)
+    _assert_meddling_is_told(record, lab.artifacts(record))
 
 
+def _assert_meddling_is_told(record: RunRecord, folder: Path) -> None:
+    facts, twin = record.facts, record.facts.control
+    assert twin is not None
+    for seen in (facts.before, facts.after, twin.before, twin.after):
+        assert seen is not None
+        assert seen.wide is not None, "it was not looked at beside the checks"
+        assert seen.wide.users["root"] == "0:0:/bin/bash"
+        assert seen.wide.modes["/etc/shadow"] == "640 root shadow"
+        assert seen.wide.memory_used > 0
+        assert seen.wide.modules
+        assert seen.wide.settings["net.ipv4.ip_forward"] == "0"
+        assert SITE_CONFIG in seen.wide.shipped
+    lines = [(line["severity"], line["text"]) for line in _changes(record, folder)]
+    severities = [severity for severity, _text in lines]
+    assert severities == sorted(severities, key=["high", "medium", "low"].index)
+    assert [text for severity, text in lines if severity == "high"] == [
+        "user deploy is new and can log in (/bin/bash)",
+        f"certificate {certificates.PATH} was replaced (CN=web01.example, valid until 2041-01-01, "
+        "sooner than before: 2044-01-01)",
+    ]
+    assert ("medium", "/etc/nginx/mime.types is 644 nobody root, before 644 root root") in lines
+    assert len(lines) < 20, "the twin was not asked, or it is noise"
+    shown = render(record, folder, "text")
+    for _severity, text in lines[:3]:
+        assert " ".join(text.split()) in " ".join(shown.split())
+
+
+def _changes(record: RunRecord, folder: Path) -> list[dict[str, str]]:
+    changes: list[dict[str, str]] = json.loads(render(record, folder, "json"))["changes"]
+    return changes
+
+
+MEDDLE = f"""
+chown nobody /etc/nginx/mime.types
+useradd --shell /bin/bash deploy
+cat >{certificates.PATH} <<'END'
+{certificates.AFTER}END
+"""
 NOT_ITS_FAULT = """
 def test_survives(host, phase):
     if phase == "before":
@@ -284,7 +326,7 @@ def test_a_key_is_injected_for_a_guest_that_accepts_none(
     assert "authorized_keys" in record.source.mutations[0]
 
 
-def _site_11(out: Path, config: str | None = None) -> Path:
+def _site_11(out: Path, config: str | None = None, more: str = "") -> Path:
     """A good new version of web01's site."""
     return build_deb(
         SITE_PACKAGE,
@@ -295,7 +337,7 @@ def _site_11(out: Path, config: str | None = None) -> Path:
             SITE_PAGE: "<h1>web01, new</h1>\n",
         },
         conffiles=[SITE_CONFIG],
-        postinst=(DATA / "site-postinst.sh").read_text(),
+        postinst=(DATA / "site-postinst.sh").read_text() + more,
         depends="nginx",
     )
 
