@@ -253,7 +253,7 @@ def _mode(mode: Change) -> _Fact:
     text = f"is {after}, before {mode.before}"
     secret = any(fnmatchcase(mode.name, pattern) for pattern in _SECRETS)
     if (secret and (loosened or owner)) or (is_open(after) and not is_open(mode.before)):
-        return _fact(HIGH, mode.name, text, "{} secrets{where} can be read or written by others")
+        return _fact(HIGH, mode.name, text, "{} files{where} are open to others than before")
     if owner:
         return _fact(MEDIUM, mode.name, text, "{} files{where} have another owner")
     if loosened:
