@@ -311,7 +311,7 @@ def mounts_of(lines: Iterable[str]) -> dict[str, str]:
         if len(words) < 4 or (words[2] in PSEUDO and words[2] not in _MOUNTED):
             continue
         mount = _unescape(words[1])[:MAX_TEXT]
-        if mount.startswith("/") and not mount.startswith(_RESTLESS_MOUNTS):
+        if mount.startswith("/") and not f"{mount}/".startswith(_RESTLESS_MOUNTS):
             found[mount] = f"{words[2]} {words[3]}"[:MAX_TEXT]
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -121,8 +122,9 @@ def _units(d: Differences) -> Iterator[_Fact]:
     for name in d.failed_units:
         yield _fact(HIGH, name, "failed", "{} units failed")
     told = {*d.failed_units, *d.recovered_units}
+    mounts = {mount.name for mount in d.mounts} - {""}
     for unit in d.units:
-        if unit.name not in told:
+        if unit.name not in told and _mount_point(unit.name) not in mounts:
             yield _unit(unit)
     if d.state:
         severity = MEDIUM if d.state.after == "degraded" and not d.failed_units else LOW
@@ -135,6 +137,15 @@ def _units(d: Differences) -> Iterator[_Fact]:
         yield _fact(MEDIUM, name, "is enabled now", "{} units are enabled now")
     for name in d.recovered_units:
         yield _fact(LOW, name, "does not fail any more", "{} units do not fail any more")
+
+
+def _mount_point(unit: str) -> str:
+    r"""Of "srv-a\x2db.mount": /srv/a-b; "" of other units."""
+    name = unit.removesuffix(".mount")
+    if name == unit:
+        return ""
+    path = "/" + name.replace("-", "/").lstrip("/")
+    return re.sub(r"\\x([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), path)
 
 
 def _unit(unit: Change) -> _Fact:

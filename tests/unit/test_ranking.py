@@ -267,6 +267,22 @@ def test_many_of_a_kind_share_a_line_that_names_each() -> None:
     assert set(line.items) == set(paths)
 
 
+def test_a_lost_mount_is_told_once() -> None:
+    before = seen(
+        mounts={"/": "ext4 rw", "/srv/a-b": "ext4 rw", "/opt": "ext4 rw"},
+        units={
+            "srv-a\\x2db.mount": "active/mounted",
+            "opt.mount": "active/mounted",
+            "-.mount": "active/mounted",
+        },
+    )
+    after = seen(mounts={"/": "ext4 rw"}, units={"-.mount": "active/mounted"})
+    assert told(before, after) == [
+        (HIGH, "/opt is not mounted any more (ext4 rw)"),
+        (HIGH, "/srv/a-b is not mounted any more (ext4 rw)"),
+    ]
+
+
 def test_the_tally() -> None:
     lines = [Line(severity=s, text="x") for s in (HIGH, LOW, LOW)]
     assert tally(lines) == "1 high, 2 low"
