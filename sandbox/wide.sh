@@ -1,6 +1,6 @@
 # What an upgrade may change without anybody asking: modes, users, modules, settings, certificates.
 # It runs beside the checks, with the lowest priority. POSIX sh only; what a guest does not have is
-# left out. $1 is a mark that no output of the guest can contain; every section has a size limit.
+# left out. $1 is a mark that no output of the guest can contain; all of it has a size limit.
 # $2: a folder instead of /, for tests. Neither password hashes nor private keys are printed.
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C LANGUAGE=C
@@ -14,22 +14,22 @@ main() {
     mark=$1 root=${2:-}
     section memory
     memory
-    renice -n 19 -p $$ >/dev/null 2>&1
+    # Of this subshell, which $$ is not.
+    renice -n 19 -p "$(exec sh -c 'echo $PPID')" >/dev/null 2>&1
     section modes
-    find "$root/etc" -xdev ! -type l -printf '%m %u %g %y %p\n' 2>/dev/null | head -c 1000000
+    find "$root/etc" -xdev ! -type l -printf '%m %u %g %y %p\n' 2>/dev/null
     section users
-    cut -d: -f1,3,4,7 "$root/etc/passwd" 2>/dev/null | head -c 300000
+    cut -d: -f1,3,4,7 "$root/etc/passwd" 2>/dev/null
     section groups
-    cut -d: -f1,3,4 "$root/etc/group" 2>/dev/null | head -c 300000
+    cut -d: -f1,3,4 "$root/etc/group" 2>/dev/null
     section modules
-    cut -d' ' -f1 /proc/modules 2>/dev/null | head -c 50000
+    cut -d' ' -f1 /proc/modules 2>/dev/null
     section settings
-    settings | head -c 200000
+    (settings)
     section shipped
-    sed -n '/^ \/.* [0-9a-f]\{32\}\( obsolete\)\{0,1\}$/p' "$root/var/lib/dpkg/status" 2>/dev/null |
-        head -c 2000000
+    sed -n '/^ \/.* [0-9a-f]\{32\}\( obsolete\)\{0,1\}$/p' "$root/var/lib/dpkg/status" 2>/dev/null
     section certificates
-    certificates "$root/etc" | head -c 1000000
+    certificates "$root/etc"
     section end
 }
 
@@ -55,6 +55,7 @@ settings() {
 # The first certificate of each file that may be a server's: those where they are usually kept, and
 # those that a server's configuration names. awk prints nothing but certificates.
 certificates() {
+    n=0
     {
         find "$1/ssl" "$1/letsencrypt/live" "$1/nginx" "$1/apache2" "$1/postfix" "$1/dovecot" \
             "$1/haproxy" "$1/pki/tls" -path "$1/ssl/private" -prune -o \
@@ -63,7 +64,7 @@ certificates() {
             \( ! -type l -o -path "$1/letsencrypt/*" \) -print 2>/dev/null
         grep -rhs -E "$named" "$1/nginx" "$1/apache2" "$1/postfix/main.cf" "$1/dovecot" |
             sed -n 's/^[^/#]*\(\/[^ ;,"]*\).*/\1/p'
-    } | sort -u | head -n 200 | while IFS= read -r file; do
+    } | while IFS= read -r file && [ "$((n += 1))" -le 200 ]; do
         if [ -f "$file" ]; then printf '%s\0' "$file"; fi
     done | xargs -0 awk '
         FNR == 1 { found = 0; inside = 0; print "# " FILENAME }
@@ -74,4 +75,4 @@ certificates() {
 }
 named='^[[:space:]]*(ssl_certificate|SSLCertificateFile|smtpd_tls_cert_file|ssl_cert)[[:space:]=]'
 
-main "$@" </dev/null
+main "$@" </dev/null | head -c 8000000

@@ -108,6 +108,7 @@ def certificates_of(lines: Sequence[str]) -> dict[str, Certificate]:
     for line in lines:
         if line.startswith("# /"):
             path = line[2:][:MAX_TEXT]
+            texts.pop(path, None)  # two configurations may name it
         elif path and (path in texts or len(texts) < MOST_CERTIFICATES):
             texts.setdefault(path, []).append(line.strip())
     found = {path: _certificate("".join(parts)) for path, parts in texts.items()}

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from local_shell import LocalShell
 
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost
+from sandbox.errors import ConnectionLost, DeadlineExceeded
 from sandbox.process import Completed
 from sandbox.records import Certificate, Observation, Wide
 from sandbox.wide import Aside
@@ -212,7 +212,8 @@ class Guest(LocalShell):
 
     def run(self, script: str, deadline: Deadline, *, args: object = ()) -> Completed:
         assert isinstance(args, tuple)
-        self.may.wait(min(10, deadline.remaining()))
+        if not self.may.wait(min(10, deadline.remaining())):
+            raise DeadlineExceeded(deadline.phase, deadline.seconds)
         return Completed((), 0, self.answer(args[0]), "")
 
 
