@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from sandbox.autopsy import examine
 from sandbox.deadline import Deadline
@@ -37,11 +36,8 @@ AGAIN = 2  # how often a check that broke is asked again
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
 
 
-@contextmanager
-def looking_wide(run: Run, guest: Guest, deadline: Deadline) -> Iterator[None]:
-    """While something else is done there, look at what takes longer, for the last observation."""
-    with Aside(guest, deadline) as aside:
-        yield
+def learn_wide(run: Run, aside: Aside) -> None:
+    """Add what was looked at meanwhile to the last observation."""
     if run.facts.after is not None:
         run.learn(after=aside.added_to(run.facts.after))
     elif run.facts.before is not None:
@@ -126,9 +122,12 @@ def worth_upgrading(facts: Facts) -> bool:
 
 
 def upgrade(
-    plan: Plan, run: Run, guest: Guest, proxy: PackageProxy, deadline: Deadline
+    plan: Plan, run: Run, guest: Guest, proxy: PackageProxy, aside: Aside, deadline: Deadline
 ) -> UpgradeLog:
-    """Find out what would change, then change it; the package manager's words are kept."""
+    """Find out what would change, then change it; the package manager's words are kept.
+
+    ``aside`` still looks at the guest as it was: until then nothing is changed.
+    """
     guest.connection.forward(proxy.socket, deadline)
 
     def progress(percent: float | None, text: str) -> None:
@@ -146,6 +145,7 @@ def upgrade(
         simulation = upgrader.simulate(guest, plan.upgrade, deadline, progress, keep_line)
         count = len(simulation.changes)
         run.note(f"{count} package{'' if count == 1 else 's'}")
+        learn_wide(run, aside)
         log = upgrader.apply(guest, plan.upgrade, simulation, deadline, progress, keep_line)
         refusals = proxy.statistics.refusals
         for refusal in refusals:

@@ -1,7 +1,8 @@
-"""What an observation has no time for, looked at beside the checks: it costs a rehearsal nothing.
+"""What an observation has no time for, looked at beside other steps: they hardly wait for it.
 
-The guest is idle for most of the checks' time. A guest that does not answer in time is left alone:
-its observation then stays as it was, and the differences say so.
+A guest is idle for a while in each of them, and the script has the lowest priority there. A guest
+that does not answer in time is left alone: its observation then stays as it was, and the
+differences say so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import secrets
 import threading
 from importlib.resources import files
-from types import TracebackType
 
 from sandbox.deadline import Deadline
 from sandbox.errors import SandboxError
@@ -18,14 +18,11 @@ from sandbox.shell import Shell
 from sandbox.wide_parse import parse_wide
 
 SECONDS = 60.0  # at most, for all of it
-PATIENCE = 20.0  # at most, once the checks are over
+PATIENCE = 20.0  # at most, once nothing else is left to be done
 
 
 class Aside:
-    """A context manager: looks in a thread of its own while its block does something else.
-
-    Leaving the block waits for the answer, unless the block ended in an exception.
-    """
+    """Looks in a thread of its own, from now on."""
 
     def __init__(self, shell: Shell, deadline: Deadline) -> None:
         self._shell = shell
@@ -33,25 +30,13 @@ class Aside:
         self._found: Wide | None = None
         # A daemon: what hangs in it hangs in the guest, and ends with our connection there.
         self._thread = threading.Thread(target=self._look, name="wide", daemon=True)
-
-    def __enter__(self) -> Aside:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        _problem: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            return
+    def added_to(self, seen: Observation) -> Observation:
+        """The observation with what was found; waits for it, but not for long."""
         patience = self._deadline.within(PATIENCE)
         while self._thread.is_alive() and not patience.expired():
             self._thread.join(min(0.2, patience.remaining()))
-
-    def added_to(self, seen: Observation) -> Observation:
-        """The observation with what was found."""
         return seen.model_copy(update={"wide": self._found})
 
     def _look(self) -> None:
