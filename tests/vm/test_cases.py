@@ -308,6 +308,11 @@ def test_a_kept_conffile_is_reported_with_its_difference(
     kept = record.facts.upgrade.conffiles
     assert [(file.path, file.decision) for file in kept] == [(SITE_CONFIG, "kept")]
     assert "edited by the administrator" in kept[0].diff
+    lines = [line["text"] for line in _changes(record, lab.artifacts(record))]
+    assert (
+        f"configuration file {SITE_CONFIG} was kept as it is here; the package's new version "
+        "lies beside it" in lines
+    )
 
 
 def test_a_key_is_injected_for_a_guest_that_accepts_none(
