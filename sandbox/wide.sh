@@ -1,7 +1,8 @@
 # What an upgrade may change without anybody asking: modes, users, modules, settings, certificates.
-# It runs beside the checks, with the lowest priority. POSIX sh only; what a guest does not have is
-# left out. $1 is a mark that no output of the guest can contain; all of it has a size limit.
-# $2: a folder instead of /, for tests. Neither password hashes nor private keys are printed.
+# It runs beside other things, with the lowest priority and few processes: under emulation each one
+# costs. POSIX sh only; what a guest does not have is left out. $1 is a mark that no output of the
+# guest can contain; all of it has a size limit. $2: a folder instead of /, for tests. Neither
+# password hashes nor private keys are printed.
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C LANGUAGE=C
 export PATH LC_ALL LANGUAGE
@@ -14,16 +15,13 @@ main() {
     mark=$1 root=${2:-}
     section memory
     memory
-    # Of this subshell, which $$ is not.
-    renice -n 19 -p "$(exec sh -c 'echo $PPID')" >/dev/null 2>&1
+    # All of our own process group, which is this script's alone.
+    renice -n 19 -g 0 >/dev/null 2>&1
     section modes
     find "$root/etc" -xdev ! -type l -printf '%m %u %g %y %p\n' 2>/dev/null
-    section users
-    cut -d: -f1,3,4,7 "$root/etc/passwd" 2>/dev/null
-    section groups
-    cut -d: -f1,3,4 "$root/etc/group" 2>/dev/null
-    section modules
-    cut -d' ' -f1 /proc/modules 2>/dev/null
+    # Lines of three kinds, told from each other by their colons; the second field is the hash.
+    section names
+    sed 's/^\([^:]*\):[^:]*:/\1:/' "$root/etc/passwd" "$root/etc/group" /proc/modules 2>/dev/null
     section settings
     (settings)
     section shipped
@@ -55,24 +53,35 @@ settings() {
 # The first certificate of each file that may be a server's: those where they are usually kept, and
 # those that a server's configuration names. awk prints nothing but certificates.
 certificates() {
-    n=0
-    {
+    found=$(
         find "$1/ssl" "$1/letsencrypt/live" "$1/nginx" "$1/apache2" "$1/postfix" "$1/dovecot" \
             "$1/haproxy" "$1/pki/tls" -path "$1/ssl/private" -prune -o \
             \( -name '*.pem' -o -name '*.crt' -o -name '*.cer' \) ! -name '*key*' \
             ! -name ca-certificates.crt ! -name ca-bundle.crt \
             \( ! -type l -o -path "$1/letsencrypt/*" \) -print 2>/dev/null
-        grep -rhs -E "$named" "$1/nginx" "$1/apache2" "$1/postfix/main.cf" "$1/dovecot" |
-            sed -n 's/^[^/#]*\(\/[^ ;,"]*\).*/\1/p'
-    } | while IFS= read -r file && [ "$((n += 1))" -le 200 ]; do
-        if [ -f "$file" ]; then printf '%s\0' "$file"; fi
-    done | xargs -0 awk '
+        sed -n -e 's/^[[:blank:]]*ssl_certificate[[:blank:]]\{1,\}\(\/[^ ;"]*\).*/\1/p' \
+            -e 's/^[[:blank:]]*SSLCertificateFile[[:blank:]]\{1,\}\(\/[^ "]*\).*/\1/p' \
+            -e 's/^[[:blank:]]*smtpd_tls_cert_file[[:blank:]]*=[[:blank:]]*\(\/[^ ]*\).*/\1/p' \
+            -e 's/^[[:blank:]]*ssl_cert[[:blank:]]*=[[:blank:]]*<\(\/[^ ]*\).*/\1/p' \
+            "$1"/nginx/*.conf "$1"/nginx/conf.d/* "$1"/nginx/sites-enabled/* \
+            "$1"/nginx/snippets/* "$1"/apache2/sites-enabled/* "$1"/apache2/conf-enabled/* \
+            "$1"/httpd/conf.d/* "$1"/postfix/main.cf "$1"/dovecot/*.conf \
+            "$1"/dovecot/conf.d/*.conf 2>/dev/null
+    )
+    set --
+    set -f
+    IFS='
+'
+    for file in $found; do
+        if [ -f "$file" ] && [ $# -lt 200 ]; then set -- "$@" "$file"; fi
+    done
+    if [ $# -eq 0 ]; then return; fi
+    awk '
         FNR == 1 { found = 0; inside = 0; print "# " FILENAME }
         FNR > 20000 { nextfile }
         /^-----BEGIN (TRUSTED )?CERTIFICATE-----/ && !found { inside = 1; found = 1; next }
         /^-----/ { inside = 0 }
-        inside { print }' /dev/null 2>/dev/null
+        inside { print }' "$@" 2>/dev/null
 }
-named='^[[:space:]]*(ssl_certificate|SSLCertificateFile|smtpd_tls_cert_file|ssl_cert)[[:space:]=]'
 
 main "$@" </dev/null | head -c 8000000

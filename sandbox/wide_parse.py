@@ -39,12 +39,13 @@ def parse_wide(text: str, mark: str) -> Wide | None:
     sections = split(text, mark)
     if "end" not in sections:
         return None
+    users, groups, modules = names_of(sections.get("names", ()))
     return Wide(
         memory_used=memory_of(sections.get("memory", ())),
         modes=modes_of(sections.get("modes", ())),
-        users=_named(sections.get("users", ()), 4),
-        groups=_named(sections.get("groups", ()), 3),
-        modules=tuple(sorted({line.strip()[:64] for line in sections.get("modules", ())})),
+        users=users,
+        groups=groups,
+        modules=modules,
         settings=settings_of(sections.get("settings", ())),
         shipped=_shipped(sections.get("shipped", ())),
         certificates=certificates_of(sections.get("certificates", ())),
@@ -70,14 +71,21 @@ def modes_of(lines: Iterable[str]) -> dict[str, str]:
     return {m[4][:MAX_TEXT]: f"{m[1]} {m[2]} {m[3]}" for m in matches if m}
 
 
-def _named(lines: Iterable[str], fields: int) -> dict[str, str]:
-    """Lines of passwd and group, as they were cut: the name -> the rest."""
-    found = {}
+def names_of(lines: Iterable[str]) -> tuple[dict[str, str], dict[str, str], tuple[str, ...]]:
+    """Users, groups and kernel modules: passwd and group without their second field, and
+    /proc/modules, told from each other by their colons."""
+    users: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    modules = set()
     for line in lines:
-        name, colon, rest = line[:MAX_TEXT].partition(":")
-        if colon and name and rest.count(":") == fields - 2:
-            found[name] = rest
-    return found
+        match line[:MAX_TEXT].split(":"):
+            case [name, uid, gid, _about, _home, shell] if name:
+                users[name] = f"{uid}:{gid}:{shell}"
+            case [name, gid, members] if name:
+                groups[name] = f"{gid}:{members}"
+            case [module] if words := module.split():
+                modules.add(words[0][:64])
+    return users, groups, tuple(sorted(modules))
 
 
 def settings_of(lines: Iterable[str]) -> dict[str, str]:
