@@ -8,48 +8,36 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
+from sandbox.changes import (
+    CertificateChange,
+    Change,
+    ConffileChange,
+    FilesystemChange,
+    certificate_changes,
+    changes_of,
+    conffile_changes,
+    filesystem_changes,
+    listening_changes,
+    mode_changes,
+    setting_changes,
+    split_package,
+)
 from sandbox.noise import comes_and_goes
 from sandbox.records import (
     CheckResult,
     CheckSession,
-    Filesystem,
     Observation,
     Outcome,
     Package,
     PackageChange,
     Port,
     Record,
+    Wide,
 )
 
 _ABSENT = ("config-files", "not-installed")
 # What differs in the same log line from one boot to the next: times, process ids, addresses.
 _VOLATILE = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|\d+")
-# A sign that a filesystem grew for a reason: 1 % of its size, and never less than 1 MiB.
-_FILESYSTEM_SHARE = 0.01
-_FILESYSTEM_LEAST = 1024 * 1024
-
-
-class Change(Record):
-    """A named value that differs; ``None`` means that there was none."""
-
-    name: str
-    before: str | None = None
-    after: str | None = None
-
-
-class FilesystemChange(Record):
-    """Used bytes and the share that ``df`` shows, before and after."""
-
-    mount: str
-    used_before: int
-    used_after: int
-    percent_before: int
-    percent_after: int
-
-    @property
-    def grown(self) -> int:
-        """Bytes by which the used space grew; negative when it shrank."""
-        return self.used_after - self.used_before
 
 
 class Differences(Record):
@@ -62,13 +50,30 @@ class Differences(Record):
     recovered_units: tuple[str, ...] = ()  # failed before and not after
     ports_opened: tuple[Port, ...] = ()
     ports_closed: tuple[Port, ...] = ()
-    conffiles: tuple[Change, ...] = ()  # checksums; path as the name
+    conffiles: tuple[ConffileChange, ...] = ()  # checksums; path as the name
+    enabled: tuple[str, ...] = ()  # units that the administrator's links start at boot
+    disabled: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    mounts: tuple[Change, ...] = ()  # type and options, by mount point
+    listening: tuple[Change, ...] = ()  # versions of what listens; "nginx on tcp 0.0.0.0:80"
+    modes: tuple[Change, ...] = ()  # "640 root shadow", of paths beneath /etc
+    users: tuple[Change, ...] = ()  # "uid:gid:shell"
+    groups: tuple[Change, ...] = ()  # "gid:member,member"
+    modules_loaded: tuple[str, ...] = ()  # of the kernel
+    modules_gone: tuple[str, ...] = ()
+    settings: tuple[Change, ...] = ()  # sysctl
+    certificates: tuple[CertificateChange, ...] = ()
+    memory_before: int = 0  # bytes in use; 0 when unknown
+    memory_after: int = 0
+    memory_twin: int = 0  # on the twin, at the same time as after
+    one_sided: bool = False  # modes, users and what else is wide was seen only once
     kernel: Change | None = None  # the running kernel, when it is another one
     kernels_installed: tuple[str, ...] = ()
     kernels_removed: tuple[str, ...] = ()
     state: Change | None = None  # systemctl is-system-running
     boot_seconds_before: float = 0.0  # 0 when unknown
     boot_seconds_after: float = 0.0
+    boot_seconds_twin: float = 0.0  # the twin's last boot; 0 when there was none
     kernel_errors: tuple[str, ...] = ()  # kinds of lines not seen before
     journal_errors: tuple[str, ...] = ()
     filesystems: tuple[FilesystemChange, ...] = ()
@@ -126,17 +131,34 @@ class CheckChange(Record):
 
 def compare(before: Observation, after: Observation) -> Differences:
     """What ``after`` has that ``before`` had not, and the other way round."""
-    failed = set(after.failed_units) - set(before.failed_units)
-    recovered = set(before.failed_units) - set(after.failed_units)
+    old, new = before.wide, after.wide
+    if old is None or new is None:
+        old = new = Wide()
     return Differences(
         packages=_package_changes(before.packages, after.packages),
         half_configured=_new(before.not_configured, after.not_configured),
-        units=tuple(c for c in _changes(before.units, after.units) if not comes_and_goes(c.name)),
-        failed_units=tuple(sorted(failed)),
-        recovered_units=tuple(sorted(recovered)),
+        units=tuple(c for c in changes_of(before.units, after.units) if not comes_and_goes(c.name)),
+        failed_units=tuple(sorted({*after.failed_units} - {*before.failed_units})),
+        recovered_units=tuple(sorted({*before.failed_units} - {*after.failed_units})),
         ports_opened=_new_ports(before.ports, after.ports),
         ports_closed=_new_ports(after.ports, before.ports),
-        conffiles=_changes(before.conffiles, after.conffiles),
+        conffiles=conffile_changes(before, after, old, new),
+        enabled=_new(before.enabled, after.enabled),
+        disabled=_new(after.enabled, before.enabled),
+        masked=_new(before.masked, after.masked),
+        # Records of an older version do not know mounts.
+        mounts=changes_of(before.mounts, after.mounts) if before.mounts and after.mounts else (),
+        listening=listening_changes(before, after),
+        modes=mode_changes(old.modes, new.modes),
+        users=changes_of(old.users, new.users),
+        groups=changes_of(old.groups, new.groups),
+        modules_loaded=_new(old.modules, new.modules),
+        modules_gone=_new(new.modules, old.modules),
+        settings=setting_changes(old.settings, new.settings),
+        certificates=certificate_changes(old.certificates, new.certificates),
+        memory_before=old.memory_used,
+        memory_after=new.memory_used,
+        one_sided=(before.wide is None) != (after.wide is None),
         kernel=_change("kernel", before.kernel, after.kernel),
         kernels_installed=_new(before.kernels, after.kernels),
         kernels_removed=_new(after.kernels, before.kernels),
@@ -145,28 +167,42 @@ def compare(before: Observation, after: Observation) -> Differences:
         boot_seconds_after=after.boot_seconds,
         kernel_errors=_new_lines(before.kernel_errors, after.kernel_errors),
         journal_errors=_new_lines(before.journal_errors, after.journal_errors),
-        filesystems=_filesystem_changes(before.filesystems, after.filesystems),
+        filesystems=filesystem_changes(before.filesystems, after.filesystems),
         stale_processes=_new(before.stale_processes, after.stale_processes),
         reboot_required=after.reboot_required and not before.reboot_required,
     )
 
 
+# What the twin may have, too: then it was not the upgrade.
+_DRIFTING_NAMES = """
+    units failed_units recovered_units ports_opened ports_closed enabled disabled masked mounts
+    listening modes users groups modules_loaded modules_gone settings certificates stale_processes
+"""
+_DRIFTING = tuple(_DRIFTING_NAMES.split())
+
+
 def without_drift(found: Differences, drift: Differences) -> Differences:
     """What an upgrade changed: not what changed alike on a twin that was not upgraded."""
     logged = {_kind(line) for line in (*drift.kernel_errors, *drift.journal_errors)}
+    contents = {(file.name, file.before, file.after) for file in drift.conffiles}
     left: dict[str, tuple[object, ...]] = {
-        "units": _apart(found.units, drift.units),
-        "failed_units": _apart(found.failed_units, drift.failed_units),
-        "recovered_units": _apart(found.recovered_units, drift.recovered_units),
-        "ports_opened": _apart(found.ports_opened, drift.ports_opened),
-        "ports_closed": _apart(found.ports_closed, drift.ports_closed),
-        "conffiles": _apart(found.conffiles, drift.conffiles),
-        "stale_processes": _apart(found.stale_processes, drift.stale_processes),
+        **{name: _apart(getattr(found, name), getattr(drift, name)) for name in _DRIFTING},
+        # What its package ships is another matter on the twin.
+        "conffiles": tuple(
+            file
+            for file in found.conffiles
+            if file.before == file.after or (file.name, file.before, file.after) not in contents
+        ),
         "kernel_errors": tuple(e for e in found.kernel_errors if _kind(e) not in logged),
         "journal_errors": tuple(e for e in found.journal_errors if _kind(e) not in logged),
     }
     gone = sum(len(getattr(found, name)) - len(items) for name, items in left.items())
-    update: dict[str, object] = {**left, "drift": gone}
+    update: dict[str, object] = {
+        **left,
+        "drift": gone,
+        "boot_seconds_twin": drift.boot_seconds_after,
+        "memory_twin": drift.memory_after,
+    }
     if found.state is not None and found.state == drift.state:
         update |= {"state": None, "drift": gone + 1}
     return found.model_copy(update=update)
@@ -190,12 +226,6 @@ def compare_checks(
         CheckChange(name=name, before=old.get(name), after=new.get(name))
         for name in dict.fromkeys([*old, *new])
     )
-
-
-def split_package(key: str) -> tuple[str, str]:
-    """Name and architecture of an observation's package key, ``name:arch`` or ``name``."""
-    name, _, architecture = key.partition(":")
-    return name, architecture
 
 
 _WORST = (Outcome.PASSED, Outcome.SKIPPED, Outcome.FAILED, Outcome.ERROR)
@@ -230,14 +260,6 @@ def _version(package: Package | None) -> str | None:
     return None if package is None or package.status in _ABSENT else package.version
 
 
-def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[Change, ...]:
-    return tuple(
-        Change(name=name, before=before.get(name), after=after.get(name))
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    )
-
-
 def _change(name: str, before: str, after: str) -> Change | None:
     return None if before == after else Change(name=name, before=before, after=after)
 
@@ -264,26 +286,3 @@ def _new_lines(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ..
 
 def _kind(line: str) -> str:
     return " ".join(_VOLATILE.sub("#", line).split())
-
-
-def _filesystem_changes(
-    before: tuple[Filesystem, ...], after: tuple[Filesystem, ...]
-) -> tuple[FilesystemChange, ...]:
-    old = {f.mount: f for f in before}
-    changes = (
-        FilesystemChange(
-            mount=new.mount,
-            used_before=old[new.mount].used,
-            used_after=new.used,
-            percent_before=old[new.mount].percent,
-            percent_after=new.percent,
-        )
-        for new in after
-        if new.mount in old and _is_grown(old[new.mount], new)
-    )
-    return tuple(sorted(changes, key=lambda change: change.mount))
-
-
-def _is_grown(old: Filesystem, new: Filesystem) -> bool:
-    threshold = max(_FILESYSTEM_LEAST, _FILESYSTEM_SHARE * old.size)
-    return abs(new.used - old.used) >= threshold

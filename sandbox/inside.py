@@ -31,6 +31,7 @@ from sandbox.ssh import HOST
 from sandbox.trust import broken, still_broken
 from sandbox.upgraders import choose
 from sandbox.verify import ignore_result, run_checks
+from sandbox.wide import Aside
 
 UPGRADE_LOG = "upgrade.log"
 
@@ -39,6 +40,14 @@ AGAIN = 2  # how often a check that broke is asked again
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
 _BACK = 180.0  # seconds for the way to a watched guest to be there again
 _GLANCE = 10.0  # seconds from one glance at a watched guest to the next
+
+
+def learn_wide(run: Run, aside: Aside) -> None:
+    """Add what was looked at meanwhile to the last observation."""
+    if run.facts.after is not None:
+        run.learn(after=aside.added_to(run.facts.after))
+    elif run.facts.before is not None:
+        run.learn(before=aside.added_to(run.facts.before))
 
 
 def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSession:
@@ -174,9 +183,12 @@ def worth_upgrading(facts: Facts) -> bool:
 
 
 def upgrade(
-    plan: Plan, run: Run, guest: Guest, proxy: PackageProxy, deadline: Deadline
+    plan: Plan, run: Run, guest: Guest, proxy: PackageProxy, aside: Aside, deadline: Deadline
 ) -> UpgradeLog:
-    """Find out what would change, then change it; the package manager's words are kept."""
+    """Find out what would change, then change it; the package manager's words are kept.
+
+    ``aside`` still looks at the guest as it was: until then nothing is changed.
+    """
     guest.connection.forward(proxy.socket, deadline)
 
     def progress(percent: float | None, text: str) -> None:
@@ -194,6 +206,7 @@ def upgrade(
         simulation = upgrader.simulate(guest, plan.upgrade, deadline, progress, keep_line)
         count = len(simulation.changes)
         run.note(f"{count} package{'' if count == 1 else 's'}")
+        learn_wide(run, aside)
         log = upgrader.apply(guest, plan.upgrade, simulation, deadline, progress, keep_line)
         refusals = proxy.statistics.refusals
         for refusal in refusals:

@@ -28,6 +28,9 @@ _PSEUDO_NAMES = """
     9p ceph cifs nfs nfs4 smb3 virtiofs
 """
 PSEUDO = frozenset(_PSEUDO_NAMES.split())
+# Of those, what an upgrade can lose; the rest is the kernel's, or comes and goes with a session.
+_MOUNTED = frozenset(("tmpfs", "9p", "ceph", "cifs", "nfs", "nfs4", "smb3", "virtiofs"))
+_RESTLESS_MOUNTS = ("/run/", "/dev/", "/sys/", "/proc/", "/var/lib/docker/")
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -81,6 +84,7 @@ def parse(text: str, mark: str, *, own_port: int = 0) -> Observation:
         ports=ports_of(sections, own_port),
         conffiles=conffiles_of(sections),
         filesystems=filesystems_of(sections),
+        mounts=mounts_of(sections.get("mounts", ())),
         kernel_errors=kernel_errors,
         journal_errors=tuple(line for line in journal if line not in set(kernel_errors)),
         reboot_required=_only(sections, "reboot_required") == "yes"
@@ -322,6 +326,18 @@ def filesystems_of(sections: Sections) -> tuple[Filesystem, ...]:
             inodes_percent=min(100, int(table[4])) if table and table[4] else 0,
         )
     return tuple(found[mount] for mount in sorted(found))
+
+
+def mounts_of(lines: Iterable[str]) -> dict[str, str]:
+    """Mount point -> type and options, without those that are the kernel's or a program's own."""
+    found = {}
+    for words in (line.split() for line in lines):
+        if len(words) < 4 or (words[2] in PSEUDO and words[2] not in _MOUNTED):
+            continue
+        mount = _unescape(words[1])[:MAX_TEXT]
+        if mount.startswith("/") and not f"{mount}/".startswith(_RESTLESS_MOUNTS):
+            found[mount] = f"{words[2]} {words[3]}"[:MAX_TEXT]
+    return found
 
 
 def _unescape(path: str) -> str:

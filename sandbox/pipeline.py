@@ -16,6 +16,7 @@ from sandbox.inside import (
     check,
     confirm,
     find_out,
+    learn_wide,
     may_verify,
     must_reboot,
     seconds_watched,
@@ -37,6 +38,7 @@ from sandbox.settings import Settings
 from sandbox.space_guard import space_guard
 from sandbox.store import RunFolder
 from sandbox.twin import make_twin
+from sandbox.wide import Aside
 
 NO_PAST: Mapping[str, Past] = MappingProxyType({})
 GRACE_SECONDS = 60.0  # that a control may need longer than its clone
@@ -145,12 +147,13 @@ def _recipe(
         run.learn(booted=True)
     with run.phase(Phase.BASELINE, seconds[Phase.BASELINE]) as deadline:
         run.learn(before=observe(guest, deadline))
+        aside = Aside(guest, deadline)
         run.learn(checks_before=check(plan, run, guest, deadline))
     if not worth_upgrading(run.facts):
         return
     with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline:
         run.upgrade_begins()
-        run.learn(upgrade=upgrade(plan, run, guest, proxy, deadline))
+        run.learn(upgrade=upgrade(plan, run, guest, proxy, aside, deadline))
         reboot = must_reboot(plan, run, guest, deadline)
         if upgraded(run.facts):
             twin.go_on(reboot=reboot)
@@ -164,6 +167,7 @@ def _recipe(
         with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
             guest.wait_until_up(deadline)
             run.learn(after=observe(guest, deadline))
+            aside = Aside(guest, deadline)
             run.learn(checks_after=check(plan, run, guest, deadline))
             if worth_watching(plan, run.facts):
                 run.learn(watched=watch(plan, run, guest, deadline))
@@ -172,3 +176,4 @@ def _recipe(
             run.learn(checks_again=confirm(plan, run, guest, deadline))
             run.learn(control=twin.found(deadline, watched=seconds_watched(run.facts)))
             run.learn(autopsy=find_out(run, guest, deadline))
+            learn_wide(run, aside)

@@ -168,8 +168,29 @@ class Filesystem(Record):
         return 0 if total <= 0 else round(100 * self.used / total)
 
 
+class Certificate(Record):
+    """A server's certificate; what cannot be read is known by its fingerprint alone."""
+
+    fingerprint: str  # SHA-256 of the whole, in hex
+    subject: str = ""
+    expires: float = 0.0  # Unix time; 0 when unknown
+
+
+class Wide(Record):
+    """What is looked at beside the checks, since it takes longer."""
+
+    memory_used: int = 0  # bytes that are not available; 0 when unknown
+    modes: dict[str, str] = {}  # beneath /etc, no links: path -> "640 root shadow"
+    users: dict[str, str] = {}  # name -> "uid:gid:shell"
+    groups: dict[str, str] = {}  # name -> "gid:member,member"
+    modules: tuple[str, ...] = ()  # of the kernel, loaded
+    settings: dict[str, str] = {}  # sysctl: "net.ipv4.ip_forward" -> "0"
+    shipped: dict[str, str] = {}  # conffile -> md5 that its package ships
+    certificates: dict[str, Certificate] = {}  # by path
+
+
 class Observation(Record):
-    """What was measured inside the clone, in one round trip."""
+    """What was measured inside the clone, in one round trip; what is ``wide`` in a second one."""
 
     boot_id: str
     kernel: str  # uname -r
@@ -190,10 +211,12 @@ class Observation(Record):
     ports: tuple[Port, ...] = ()
     conffiles: dict[str, str] = {}  # path -> md5, or "missing"
     filesystems: tuple[Filesystem, ...] = ()
+    mounts: dict[str, str] = {}  # mount point -> "ext4 rw,relatime"
     kernel_errors: tuple[str, ...] = ()
     journal_errors: tuple[str, ...] = ()
     reboot_required: bool = False
     stale_processes: tuple[str, ...] = ()  # still map a deleted library: need a restart
+    wide: Wide | None = None  # None: it was not looked at, or did not answer
 
     @property
     def not_configured(self) -> tuple[str, ...]:

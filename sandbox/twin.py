@@ -24,6 +24,7 @@ from sandbox.records import CheckEnd, CheckSession, Control, Observation, Phase
 from sandbox.ssh import HOST
 from sandbox.store import RunFolder
 from sandbox.verify import ignore_result, run_checks
+from sandbox.wide import Aside
 
 ROUNDS = 3  # of checks, at most, before the reboot and after it
 _TRIES = 2 * ROUNDS  # with those in which the connection broke
@@ -153,14 +154,16 @@ class Twin:
     def _rounds(self, guest: Guest, when: str, seconds: float, enough: threading.Event) -> None:
         """Look and check, once for sure; then again until somebody is in need of the result."""
         sessions: list[CheckSession] = []
+        aside: Aside | None = None
         for _try in range(_TRIES):
             if len(sessions) == ROUNDS or (sessions and enough.is_set()):
-                return
+                break
             deadline = self._cut(seconds, f"checks of the control {when} the upgrade")
             try:
                 now = observe(guest, deadline)
                 if not sessions:
                     self._learn(**{when: now})
+                    aside = Aside(guest, deadline)
                 session = self._check(guest, now, when, len(sessions), deadline)
             except ConnectionLost:
                 session = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST)
@@ -170,7 +173,10 @@ class Twin:
             sessions.append(session)
             self._learn(**{f"checks_{when}": tuple(sessions)})
             if session.end is not CheckEnd.COMPLETE:
-                return
+                break
+        seen = self._found.before if when == "before" else self._found.after
+        if aside is not None and seen is not None:
+            self._learn(**{when: aside.added_to(seen)})
 
     def _check(
         self, guest: Guest, now: Observation, when: str, turn: int, deadline: Deadline

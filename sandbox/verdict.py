@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from sandbox.differences import Effect, split_package
+from sandbox.changes import split_package
+from sandbox.differences import Effect
 from sandbox.doubts import doubts_before, excused, on_the_whole
 from sandbox.judged import (
     ENDED,

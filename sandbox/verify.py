@@ -88,7 +88,9 @@ def run_checks(
         ssh_config=str(connection.ssh_config),
         host=host,
         master_pid=master,
-        baseline=current if baseline is None else baseline,
+        baseline=(baseline or current).model_copy(
+            update={"wide": None}
+        ),  # checks have no use for it
         current=current,
         settings=settings,
         seconds=deadline.remaining(),

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from sandbox.ranking import SHOWN, tally
 from sandbox.records import ConffileDecision, RunRecord
 from sandbox.report.clean import one_line
 from sandbox.report.timeline import timeline_svg
@@ -77,6 +78,8 @@ def parts(shown: View, run_dir: Path) -> dict[str, Any]:
         "facts": record.facts,
         "source": record.source,
         "differences": shown.differences,
+        "changes": shown.changes,
+        "tally": tally(shown.changes),
         "icon": ICONS.get(shown.verdict, "…"),
         "sentence": shown.headline.removeprefix(shown.answer).lstrip(", "),
         "diffs": [_diff(file) for file in (upgrade.conffiles if upgrade else ())[:50]],
@@ -115,7 +118,7 @@ def environment(*more: Path) -> Environment:
         "rows": _rows,
         "cap": _cap,
     }
-    made.globals |= {"row_limit": ROWS, "forecasts_title": FORECASTS}
+    made.globals |= {"row_limit": ROWS, "change_limit": SHOWN, "forecasts_title": FORECASTS}
     return made
 
 

@@ -29,6 +29,7 @@ def render_json(shown: View) -> str:
         "decision": decision.model_dump(mode="json") if decision else None,
         "checks": checks,
         "differences": shown.differences.model_dump(mode="json") if shown.differences else None,
+        "changes": [line.model_dump(mode="json") for line in shown.changes],  # the worst first
         "record": shown.record.model_dump(mode="json"),
     }
     return json.dumps(document, indent=2) + "\n"

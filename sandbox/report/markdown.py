@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from sandbox.differences import CheckChange
+from sandbox.ranking import SHOWN, Line, tally
 from sandbox.records import CheckResult, ConffileDecision
 from sandbox.report.clean import one_line
-from sandbox.report.view import FORECASTS, TRIED, View, difference_lines, duration, instant
+from sandbox.report.view import FORECASTS, TRIED, View, duration, instant
 from sandbox.wording import count
 
 LIMIT = 60_000  # characters; a GitHub comment takes 65,536
@@ -130,8 +131,20 @@ def _packages(shown: View) -> str:
 
 
 def _differences(shown: View) -> str:
-    lines = [*difference_lines(shown.differences)] if shown.differences else []
-    return _details("Differences in the guest", _list(lines)) if lines else ""
+    if not shown.changes:
+        return ""
+    body = _changes(shown.changes[:SHOWN])
+    if len(shown.changes) > SHOWN:
+        title = f"… and {len(shown.changes) - SHOWN} more"
+        body += "\n\n" + _details(title, _changes(shown.changes[SHOWN:]))
+    return f"#### What else changed in the guest: {tally(shown.changes)}\n\n{body}"
+
+
+def _changes(lines: Sequence[Line]) -> str:
+    rows = [f"- **{line.severity.value}** {plain(line.text)}" for line in lines[:_ROWS]]
+    if len(lines) > _ROWS:
+        rows.append(f"- … and {len(lines) - _ROWS} more")
+    return "\n".join(rows)
 
 
 def _conffiles(shown: View) -> str:

@@ -11,10 +11,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sandbox.differences import Differences, Effect
+from sandbox.differences import Effect
+from sandbox.ranking import SHOWN, Line, Severity, tally
 from sandbox.records import CheckResult
 from sandbox.report.clean import one_line
-from sandbox.report.view import FORECASTS, TRIED, View, difference_lines, duration, instant
+from sandbox.report.view import FORECASTS, TRIED, View, duration, instant
 
 WIDTH = 100
 _ROWS = 60
@@ -30,6 +31,11 @@ _STYLES = {
     "rejected": "bold yellow",
     "inconclusive": "bold yellow",
     "error": "bold magenta",
+}
+_SEVERITY_STYLES = {
+    Severity.HIGH: "bold red",
+    Severity.MEDIUM: "yellow",
+    Severity.LOW: "dim",
 }
 _EFFECT_STYLES = {Effect.HOLDS: "green", Effect.BROKE: "bold red", Effect.UNJUDGED: "dim"}
 
@@ -62,7 +68,7 @@ def render_text(
         _packages(console, shown)
         _checks(console, shown)
         if shown.differences:
-            _differences(console, shown.differences)
+            _changes(console, shown.changes)
         if shown.tried:
             _title(console, TRIED)
             _items(console, shown.tried)
@@ -102,10 +108,9 @@ def _brief(console: Console, shown: View) -> None:
         names = [change.name for change in shown.packages]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         lines.append(f"packages {shown.packages_word}: {', '.join(names[:_NAMED])}{more}")
-    differences = [*difference_lines(shown.differences)] if shown.differences else []
-    lines += differences[:_NAMED]
-    if len(differences) > _NAMED:
-        lines.append(f"… and {len(differences) - _NAMED} more differences")
+    lines += [f"{line.severity.value}: {line.text}" for line in shown.changes[:_NAMED]]
+    if len(shown.changes) > _NAMED:
+        lines.append(f"… and {len(shown.changes) - _NAMED} more differences")
     lines += [shown.twin] if shown.twin else []
     if shown.record.source and shown.record.source.untouched:
         lines.append(f"source untouched: {', '.join(shown.record.source.untouched)}")
@@ -150,10 +155,19 @@ def _checks(console: Console, shown: View) -> None:
     _print_table(console, table, len(shown.checks))
 
 
-def _differences(console: Console, differences: Differences) -> None:
-    lines = [*difference_lines(differences)]
-    _title(console, "Differences in the guest")
-    _items(console, lines or ["none besides the packages"])
+def _changes(console: Console, lines: Sequence[Line]) -> None:
+    if not lines:
+        _title(console, "What else changed in the guest")
+        _items(console, ["nothing besides the packages"])
+        return
+    _title(console, f"What else changed in the guest ({tally(lines)})")
+    grid = Table.grid(padding=(0, 1))
+    for line in lines[:SHOWN]:
+        severity = Text(line.severity.value, _SEVERITY_STYLES[line.severity])
+        grid.add_row("  -", severity, Text(one_line(line.text), overflow="fold"))
+    console.print(grid)
+    if len(lines) > SHOWN:
+        console.print(f"  … and {len(lines) - SHOWN} more; `--format json` has them all")
 
 
 def _forecasts(console: Console, shown: View) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,6 +18,7 @@ from sandbox.differences import (
     without_drift,
 )
 from sandbox.forecasts import REBOOT, Forecast, forecasts
+from sandbox.ranking import Line, ranked
 from sandbox.records import Destination, Facts, PackageChange, RunRecord, UpgradeStatus, Verdict
 from sandbox.report.clean import clean, one_line, tail_lines
 from sandbox.wording import count, reached
@@ -97,6 +97,11 @@ class View:
         return ", ".join(
             f"{number} {self.word(effect, many=True)}" for effect, number in self.counts.items()
         )
+
+    @cached_property
+    def changes(self) -> tuple[Line, ...]:
+        """What changed in the guest besides its packages, the worst first."""
+        return ranked(self.differences) if self.differences else ()
 
     @property
     def ended_early(self) -> bool:
@@ -275,41 +280,6 @@ def _console(record: RunRecord, run_dir: Path) -> tuple[str, ...]:
             data = read_artifact(run_dir, artifact.name, CONSOLE_BYTES, from_end=True)
             return tail_lines((data or b"").decode(errors="replace"), CONSOLE_LINES)
     return ()
-
-
-def difference_lines(differences: Differences) -> Iterator[str]:
-    """Every difference but the packages, one line each."""
-    d = differences
-    if d.kernel:
-        yield f"kernel: {d.kernel.before} -> {d.kernel.after}"
-    if d.state:
-        yield f"system state: {d.state.before} -> {d.state.after}"
-    if d.boot_seconds_before and d.boot_seconds_after:
-        yield f"boot: {duration(d.boot_seconds_before)} -> {duration(d.boot_seconds_after)}"
-    yield from (f"half-configured: {name}" for name in d.half_configured)
-    yield from (f"unit failed: {name}" for name in d.failed_units)
-    yield from (f"unit recovered: {name}" for name in d.recovered_units)
-    failed = {*d.failed_units, *d.recovered_units}
-    for unit in d.units:
-        if unit.name not in failed:
-            yield f"unit {unit.name}: {unit.before or 'absent'} -> {unit.after or 'absent'}"
-    for word, ports in (("closed", d.ports_closed), ("opened", d.ports_opened)):
-        for port in ports:
-            owner = f" ({port.process})" if port.process else ""
-            yield f"port {word}: {port.protocol} {port.address}:{port.port}{owner}"
-    for file in d.conffiles:
-        word = "new" if file.before is None else "gone" if file.after is None else "changed"
-        yield f"configuration file {word}: {file.name}"
-    for filesystem in d.filesystems:
-        yield (
-            f"filesystem {filesystem.mount}: {filesystem.percent_before} % -> "
-            f"{filesystem.percent_after} % used ({size(filesystem.grown, signed=True)})"
-        )
-    yield from (f"new kernel error: {line}" for line in d.kernel_errors)
-    yield from (f"new log error: {line}" for line in d.journal_errors)
-    yield from (f"still runs old libraries: {name}" for name in d.stale_processes)
-    if d.reboot_required:
-        yield "the guest asks for a reboot"
 
 
 def _forecast_line(one: Forecast) -> str:

@@ -77,7 +77,7 @@ def test_from_the_fleet_to_the_answer(seen: Window, runs: dict[str, str]) -> Non
     heading = page.get_by_role("heading", level=1)
     expect(heading).to_contain_text("NO")
     expect(heading).to_contain_text("do not upgrade web02")
-    for name in ("Checks, before and after", "Packages", "Other differences in the guest", "Files"):
+    for name in ("Checks, before and after", "Packages", "What else changed in the guest", "Files"):
         expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
     expect(page.get_by_role("img", name="Where the time went")).to_be_visible()
     with page.expect_download() as coming:

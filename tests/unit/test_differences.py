@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.differences import Change, Effect, compare, compare_checks
+from sandbox.changes import Change, ConffileChange, Fate
+from sandbox.differences import Effect, compare, compare_checks
 from sandbox.records import (
     CheckResult,
     CheckSession,
@@ -120,7 +121,9 @@ def test_kernel_conffiles_boot_time_and_reboot_request() -> None:
     difference = compare(before, after)
     assert difference.kernel == Change(name="kernel", before="1", after="2")
     assert difference.kernels_installed == ("2",)
-    assert difference.conffiles == (Change(name="/etc/a", before="x", after="missing"),)
+    assert difference.conffiles == (
+        ConffileChange(name="/etc/a", before="x", after="missing", fate=Fate.GONE),
+    )
     assert (difference.boot_seconds_before, difference.boot_seconds_after) == (20, 30)
     assert difference.reboot_required
 

@@ -251,6 +251,24 @@ def test_sockets_from_proc() -> None:
     )
 
 
+def test_mounts_that_somebody_made() -> None:
+    seen = parsed("""\
+@mounts
+/dev/vda1 / ext4 rw,relatime 0 0
+tmpfs /run tmpfs rw,size=5k 0 0
+tmpfs /run/lock tmpfs rw 0 0
+tmpfs /tmp tmpfs rw,nosuid 0 0
+proc /proc proc rw 0 0
+nas:/a /srv/with\\040space nfs4 rw 0 0
+odd
+""")
+    assert seen.mounts == {
+        "/": "ext4 rw,relatime",
+        "/tmp": "tmpfs rw,nosuid",
+        "/srv/with space": "nfs4 rw",
+    }
+
+
 def test_rpm_keeps_several_versions_of_one_name() -> None:
     seen = parsed(
         "@rpm\nkernel\tx86_64\t5.14-2\tinstalled\tinstall\n"

@@ -116,11 +116,11 @@ def test_a_page_of_a_failure_shows_what_broke(folder: Path) -> None:
     for expected in (
         "connection refused on port 80",
         "1.99",
-        "failed nginx.service",
-        "closed tcp 0.0.0.0:80",
+        "high nginx.service failed",
+        "port tcp 0.0.0.0:80 (nginx) is closed now",
         "unknown directive",
         "Checks that need attention (6)",
-        "52 % → 62 % used +199.3 MiB",
+        "filesystem / is 62 % full, before 52 % (+199.3 MiB)",
         "the source's XML did not change",
         "What the clone tried to reach NEW since the upgrade: tcp 203.0.113.7:443 (3 times)",
     ):

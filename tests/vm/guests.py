@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import archive as archives
+import certificates
 import leftovers
 import pytest
 
@@ -40,10 +41,12 @@ def base_image() -> DemoImage:
 
 @pytest.fixture(scope="session")
 def image(base_image: DemoImage) -> DemoImage:
-    """web01 whose only package source is the tests' own archive."""
-    return derive_image(
-        base_image, "vmtest", print, files={"/etc/apt/sources.list": archives.SOURCES_LIST}
-    )
+    """web01 whose only package source is the tests' own archive, with a server's certificate."""
+    files = {
+        "/etc/apt/sources.list": archives.SOURCES_LIST,
+        certificates.PATH: certificates.BEFORE,
+    }
+    return derive_image(base_image, "vmtest", print, files=files)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import certificates
 import pytest
 from archive import SOURCE, Archive
 from guests import PRODUCTION, Lab
@@ -127,8 +129,9 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     lab: Lab, archive: Archive, production: Production, tmp_path: Path
 ) -> None:
     """One check breaks with every reboot, upgraded or not; one fails every other time; one calls
-    somebody, on both, only after the upgrade."""
-    archive.offer([_site_11(tmp_path, more=CALLS_HOME)])
+    somebody, on both, only after the upgrade. What the package's script did besides is the
+    upgrade's doing, and told, the worst first."""
+    archive.offer([_site_11(tmp_path, more=MEDDLE + CALLS_HOME)])
     calls = CALLS.replace("assert ", 'assert phase == "before" or ')
     folder = lab.scenario(ALL + TWIN + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT + calls)
     record = lab.run(folder, guest=PRODUCTION)
@@ -156,8 +159,47 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     names = {artifact.name for artifact in record.artifacts}
     assert {"control-console.log", "control-checks-before-1.log"} <= names
     assert all((lab.artifacts(record) / name).is_file() for name in names)
+    _assert_meddling_is_told(record, lab.artifacts(record))
 
 
+def _assert_meddling_is_told(record: RunRecord, folder: Path) -> None:
+    facts, twin = record.facts, record.facts.control
+    assert twin is not None
+    for seen in (facts.before, facts.after, twin.before, twin.after):
+        assert seen is not None
+        assert seen.wide is not None, "it was not looked at beside the checks"
+        assert seen.wide.users["root"] == "0:0:/bin/bash"
+        assert seen.wide.modes["/etc/shadow"] == "640 root shadow"
+        assert seen.wide.memory_used > 0
+        assert seen.wide.modules
+        assert seen.wide.settings["net.ipv4.ip_forward"] == "0"
+        assert SITE_CONFIG in seen.wide.shipped
+    lines = [(line["severity"], line["text"]) for line in _changes(record, folder)]
+    severities = [severity for severity, _text in lines]
+    assert severities == sorted(severities, key=["high", "medium", "low"].index)
+    assert [text for severity, text in lines if severity == "high"] == [
+        "user deploy is new and can log in (/bin/bash)",
+        f"certificate {certificates.PATH} was replaced (CN=web01.example, valid until 2041-01-01, "
+        "sooner than before: 2044-01-01)",
+    ]
+    assert ("medium", "/etc/nginx/mime.types is 644 nobody root, before 644 root root") in lines
+    assert len(lines) < 20, "the twin was not asked, or it is noise"
+    shown = render(record, folder, "text")
+    for _severity, text in lines[:3]:
+        assert " ".join(text.split()) in " ".join(shown.split())
+
+
+def _changes(record: RunRecord, folder: Path) -> list[dict[str, str]]:
+    changes: list[dict[str, str]] = json.loads(render(record, folder, "json"))["changes"]
+    return changes
+
+
+MEDDLE = f"""
+chown nobody /etc/nginx/mime.types
+useradd --shell /bin/bash deploy
+cat >{certificates.PATH} <<'END'
+{certificates.AFTER}END
+"""
 NOT_ITS_FAULT = """
 def test_survives(host, phase):
     if phase == "before":
@@ -330,6 +372,11 @@ def test_a_kept_conffile_is_reported_with_its_difference(
     kept = record.facts.upgrade.conffiles
     assert [(file.path, file.decision) for file in kept] == [(SITE_CONFIG, "kept")]
     assert "edited by the administrator" in kept[0].diff
+    lines = [line["text"] for line in _changes(record, lab.artifacts(record))]
+    assert (
+        f"configuration file {SITE_CONFIG} was kept as it is here; the package's new version "
+        "lies beside it" in lines
+    )
 
 
 def test_a_key_is_injected_for_a_guest_that_accepts_none(
