@@ -379,9 +379,7 @@ class ScenarioFile(Section):
         "what happens anyway; default: where the host has the memory",
     )
     watch: Pause | None = Field(
-        default=None,
-        description="how long the upgraded clone is watched for what dies late, beside the "
-        "deadline of verify: 10m, or 0 for not at all; default 150 seconds",
+        default=None, description="how long a clone in order is watched for what dies late: 10m, 0"
     )
     checks: Checks = Field(default=Checks(), description="what must hold before and after")
     dependencies: tuple[Needed, ...] = Field(

@@ -77,7 +77,8 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings", "states", "logs", "listening"),
 )
 # What everybody may import, and what imports nothing of ours but these.
-SHARED = ("records", "shell", "errors", "deadline", "process")
+_RECORDS = ("records", "records.base", "records.guest", "records.run")
+SHARED = (*_RECORDS, "shell", "errors", "deadline", "process")
 # Who starts programs itself: sandbox.process is for those that are waited for, or run on in the
 # background; these talk to one while it runs.
 STARTS_PROGRAMS = {"process", "ssh", "host", "verify", "checks.answers", "lab.commands"}

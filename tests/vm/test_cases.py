@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import certificates
 import pytest
-from archive import SOURCE, Archive
+from archive import Archive
+from case_parts import ALL, LOOK, MEMORY, TWIN, changes_of, reason, site_11, verdict
 from guests import PRODUCTION, Lab
 from PIL import Image
 
 from sandbox.demo.broken import (
-    DATA,
     SITE_CONFIG,
     SITE_PACKAGE,
-    SITE_PAGE,
     build_broken_site,
     build_deb,
 )
 from sandbox.demo.guest import Production
-from sandbox.demo.image import DemoImage, derive_image
 from sandbox.forecasts import forecasts
 from sandbox.records import Outcome, RunRecord, UpgradeStatus, Verdict
 from sandbox.report import render
 
 pytestmark = pytest.mark.vm
 
-ALL = "upgrade: {what: all}\n"
-MEMORY = "memory: 512MiB\n"
-TWIN = "control: always\n"
-LOOK = "def test_nginx_runs(host):\n    assert host.service('nginx').is_running\n"
-
-
-def verdict(record: RunRecord) -> Verdict:
-    assert record.decision is not None
-    return record.decision.verdict
-
-
-def reason(record: RunRecord) -> str:
-    assert record.decision is not None
-    return record.decision.reason
-
 
 def test_a_good_upgrade_of_a_running_guest_passes(
     lab: Lab, archive: Archive, production: Production, tmp_path: Path
 ) -> None:
-    archive.offer([_site_11(tmp_path, more=CALLS_BY_NAME + CALLS_HOME)])
+    archive.offer([site_11(tmp_path, more=CALLS_BY_NAME + CALLS_HOME)])
     record = lab.run(lab.scenario(ALL, test_own=LOOK + CALLS), guest=PRODUCTION)
     assert verdict(record) is Verdict.PASS, reason(record)
     _expect_call_home(record, {("name", "telemetry.example", 0), ("udp", "192.0.2.53", 53)})
@@ -131,7 +113,7 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     """One check breaks with every reboot, upgraded or not; one fails every other time; one calls
     somebody, on both, only after the upgrade. What the package's script did besides is the
     upgrade's doing, and told, the worst first."""
-    archive.offer([_site_11(tmp_path, more=MEDDLE + CALLS_HOME)])
+    archive.offer([site_11(tmp_path, more=MEDDLE + CALLS_HOME)])
     calls = CALLS.replace("assert ", 'assert phase == "before" or ')
     folder = lab.scenario(ALL + TWIN + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT + calls)
     record = lab.run(folder, guest=PRODUCTION)
@@ -174,7 +156,7 @@ def _assert_meddling_is_told(record: RunRecord, folder: Path) -> None:
         assert seen.wide.modules
         assert seen.wide.settings["net.ipv4.ip_forward"] == "0"
         assert SITE_CONFIG in seen.wide.shipped
-    lines = [(line["severity"], line["text"]) for line in _changes(record, folder)]
+    lines = [(line["severity"], line["text"]) for line in changes_of(record, folder)]
     severities = [severity for severity, _text in lines]
     assert severities == sorted(severities, key=["high", "medium", "low"].index)
     assert [text for severity, text in lines if severity == "high"] == [
@@ -187,11 +169,6 @@ def _assert_meddling_is_told(record: RunRecord, folder: Path) -> None:
     shown = render(record, folder, "text")
     for _severity, text in lines[:3]:
         assert " ".join(text.split()) in " ".join(shown.split())
-
-
-def _changes(record: RunRecord, folder: Path) -> list[dict[str, str]]:
-    changes: list[dict[str, str]] = json.loads(render(record, folder, "json"))["changes"]
-    return changes
 
 
 MEDDLE = f"""
@@ -264,7 +241,7 @@ find "$DESTDIR" -name 'virtio_blk.ko*' -delete
 def test_a_check_that_fails_before_is_inconclusive(
     lab: Lab, archive: Archive, tmp_path: Path
 ) -> None:
-    archive.offer([_site_11(tmp_path)])
+    archive.offer([site_11(tmp_path)])
     own = "def test_database(host):\n    assert host.service('postgresql').is_running\n"
     record = lab.run(lab.scenario(ALL + MEMORY, test_own=own))
     assert verdict(record) is Verdict.INCONCLUSIVE
@@ -272,7 +249,7 @@ def test_a_check_that_fails_before_is_inconclusive(
 
 
 def test_an_unreachable_mirror_is_our_error(lab: Lab, archive: Archive, tmp_path: Path) -> None:
-    archive.offer([_site_11(tmp_path)])
+    archive.offer([site_11(tmp_path)])
     archive.down = True
     try:
         record = lab.run(lab.scenario(ALL + MEMORY))
@@ -281,42 +258,6 @@ def test_an_unreachable_mirror_is_our_error(lab: Lab, archive: Archive, tmp_path
     assert verdict(record) is Verdict.ERROR
     assert record.facts.upgrade is not None
     assert record.facts.upgrade.status is UpgradeStatus.UNAVAILABLE
-
-
-def test_a_full_disk_in_the_guest_fails(
-    lab: Lab, archive: Archive, base_image: DemoImage, tmp_path: Path
-) -> None:
-    archive.offer([])
-    nearly_full = derive_image(
-        base_image,
-        "vmfull",
-        print,
-        files={
-            "/etc/apt/sources.list": f"deb [trusted=yes] {SOURCE} ./\n",
-            "/etc/systemd/system/fill.service": FILL,
-        },
-        links={
-            "/etc/systemd/system/multi-user.target.wants/fill.service": (
-                "/etc/systemd/system/fill.service"
-            )
-        },
-    )
-    package = build_deb("web01-big", "1.0", out=tmp_path, files={"/opt/big": bytes(80 << 20)})
-    text = ALL + MEMORY + "checks: {filesystems_max_percent: 100}\n"
-    record = lab.run(lab.scenario(text), image=nearly_full.path, upgrade=str(package))
-    assert verdict(record) is Verdict.FAIL
-    assert "full" in reason(record) or "space" in reason(record)
-
-
-FILL = """[Unit]
-Description=leave 40 MB free
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/sh -c 'fallocate -l $(( ($(stat -f -c %%a /) - 10240) * $(stat -f -c %%S /) )) /fill'
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 def test_nothing_to_upgrade_is_said(lab: Lab, archive: Archive) -> None:
@@ -350,65 +291,10 @@ def test_what_it_needs_is_there(host):
 
 
 def test_zero_checks_are_no_evidence(lab: Lab, archive: Archive, tmp_path: Path) -> None:
-    archive.offer([_site_11(tmp_path)])
+    archive.offer([site_11(tmp_path)])
     record = lab.run(lab.scenario(ALL + MEMORY + "checks: {shared: []}\n"))
     assert verdict(record) is Verdict.INCONCLUSIVE
     assert "no check" in reason(record)
-
-
-def test_a_kept_conffile_is_reported_with_its_difference(
-    lab: Lab, archive: Archive, tmp_path: Path
-) -> None:
-    """The administrator edited the site's configuration; the new version brings another."""
-    edited = derive_image(
-        lab.image,
-        "vmedited",
-        print,
-        files={SITE_CONFIG: "# edited by the administrator\n"},
-    )
-    archive.offer([_site_11(tmp_path, config="# as shipped by 1.1\n")])
-    record = lab.run(lab.scenario(ALL + MEMORY), image=edited.path)
-    assert record.facts.upgrade is not None
-    kept = record.facts.upgrade.conffiles
-    assert [(file.path, file.decision) for file in kept] == [(SITE_CONFIG, "kept")]
-    assert "edited by the administrator" in kept[0].diff
-    lines = [line["text"] for line in _changes(record, lab.artifacts(record))]
-    assert (
-        f"configuration file {SITE_CONFIG} was kept as it is here; the package's new version "
-        "lies beside it" in lines
-    )
-
-
-def test_a_key_is_injected_for_a_guest_that_accepts_none(
-    lab: Lab, archive: Archive, tmp_path: Path
-) -> None:
-    archive.offer([])
-    locked = derive_image(lab.image, "vmlocked", print, remove=["/root/.ssh/authorized_keys"])
-    folder = lab.scenario(
-        ALL + MEMORY + "login: {inject: true}\n"
-        f"source: {{image: {{path: {locked.path}, format: qcow2}}}}\n"
-    )
-    record = lab.run_as_stated(folder)
-    assert verdict(record) is Verdict.PASS, reason(record)
-    assert record.source is not None
-    assert record.source.mutations
-    assert "authorized_keys" in record.source.mutations[0]
-
-
-def _site_11(out: Path, config: str | None = None, more: str = "") -> Path:
-    """A good new version of web01's site."""
-    return build_deb(
-        SITE_PACKAGE,
-        "1.1",
-        out=out,
-        files={
-            SITE_CONFIG: config or (DATA / "site-1.0.conf").read_text(),
-            SITE_PAGE: "<h1>web01, new</h1>\n",
-        },
-        conffiles=[SITE_CONFIG],
-        postinst=(DATA / "site-postinst.sh").read_text() + more,
-        depends="nginx",
-    )
 
 
 def _results(record: RunRecord, phase: str) -> dict[str, Outcome]:
