@@ -7,14 +7,19 @@ from typing import Any
 import pytest
 
 from sandbox.changes import (
+    CertificateChange,
+    Change,
+    ConffileChange,
     Fate,
+    FilesystemChange,
 )
-from sandbox.differences import compare, without_drift
+from sandbox.differences import Differences, compare, without_drift
 from sandbox.ranking import Line, Severity, ranked, tally
 from sandbox.records import (
     Certificate,
     Observation,
     Package,
+    PackageChange,
     Port,
     Wide,
 )
@@ -279,3 +284,24 @@ def test_the_tally() -> None:
     lines = [Line(severity=s, text="x") for s in (HIGH, LOW, LOW)]
     assert tally(lines) == "1 high, 2 low"
     assert tally([]) == ""
+
+
+def test_every_kind_of_change_has_a_sentence_for_many() -> None:
+    many = range(5)
+    found = Differences(
+        packages=tuple(PackageChange(name=f"p{n}", old="1") for n in many),
+        conffiles=tuple(
+            ConffileChange(name=f"/etc/{fate}/{n}", fate=fate) for fate in Fate for n in many
+        ),
+        filesystems=tuple(
+            FilesystemChange(
+                mount=f"/{n}", used_before=0, used_after=1, percent_before=0, percent_after=1
+            )
+            for n in many
+        ),
+        users=tuple(Change(name=f"u{n}", after="0:0:/bin/sh") for n in many),
+        certificates=tuple(CertificateChange(path=f"/{n}", after=CERTIFICATE) for n in many),
+    )
+    lines = ranked(found)
+    assert len(lines) == 4 + len(Fate)
+    assert all(line.text.startswith("5 ") and "{" not in line.text for line in lines)
