@@ -22,7 +22,7 @@ from sandbox.changes import (
     setting_changes,
     split_package,
 )
-from sandbox.noise import comes_and_goes
+from sandbox.noise import comes_and_goes, tells_of_the_host
 from sandbox.records import (
     CheckResult,
     CheckSession,
@@ -279,7 +279,7 @@ def _new_lines(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ..
     fresh: dict[str, str] = {}
     for line in after:
         kind = _kind(line)
-        if kind not in known:
+        if kind not in known and not tells_of_the_host(line):
             fresh.setdefault(kind, line)
     return tuple(fresh.values())
 

@@ -33,3 +33,12 @@ TRANSIENT_UNITS = (
 def comes_and_goes(unit: str) -> bool:
     """Whether a unit starts and ends on its own."""
     return any(fnmatchcase(unit, pattern) for pattern in TRANSIENT_UNITS)
+
+
+# What a kernel says of the machine's clock when the host was busy at that moment of the start.
+_BUSY_HOST = ("MP-BIOS bug: 8254 timer not connected",)
+
+
+def tells_of_the_host(message: str) -> bool:
+    """Whether a kernel message is about the host that the guest happened to start on."""
+    return any(words in message for words in _BUSY_HOST)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from sandbox.checks import PORT_PATTERN
-from sandbox.noise import TRANSIENT_UNITS
+from sandbox.noise import TRANSIENT_UNITS, tells_of_the_host
 from sandbox.records import Filesystem, Observation, Port
 
 # That a start may take longer, or three times as long: file systems are checked, hosts are busy.
@@ -310,7 +310,9 @@ def new_kernel_errors(
     fresh = []
     for message in now:
         kind = normalised(message)
-        if not kind or kind in known or any(re.search(pattern, message) for pattern in patterns):
+        if not kind or kind in known or tells_of_the_host(message):
+            continue
+        if any(re.search(pattern, message) for pattern in patterns):
             continue
         known.add(kind)
         fresh.append(message.strip())

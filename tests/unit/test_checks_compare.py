@@ -346,3 +346,8 @@ def test_only_messages_of_a_new_kind_are_new(before: list[str], now: list[str]) 
 
 def test_ignored_kernel_messages_do_not_count() -> None:
     assert new_kernel_errors([], ["nvme0: timeout", "oops"], [r"^nvme\d"]) == ["oops"]
+
+
+def test_what_a_kernel_says_of_a_busy_host_is_not_the_upgrades() -> None:
+    late = "..MP-BIOS bug: 8254 timer not connected to IO-APIC"
+    assert new_kernel_errors([], [late, "oops"], []) == ["oops"]
