@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -316,6 +317,12 @@ def test_the_top_level_is_fixed() -> None:
 def test_a_file_has_one_job(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= LONGEST, f"{lines} lines: split it by job"
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest refuses to load both into one session."""
+    counted = Counter(path.name for path in python_files("tests") if path.name != "conftest.py")
+    assert [name for name, times in counted.items() if times > 1] == []
 
 
 def test_the_recipe_fits_a_screen() -> None:
