@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sshd import wait_for
 from stage import Bridged, Stage, commands_with
-from test_ledger import TRY, waited
+from test_tried import TRY, waited
 from test_process import is_running
 
 from sandbox import ledger, network, standins
