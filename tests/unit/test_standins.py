@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from sshd import wait_for
 from stage import Bridged, Stage, commands_with
-from test_tried import TRY, waited
 from test_process import is_running
+from test_tried import TRY, waited
 
 from sandbox import ledger, network, standins
 from sandbox.deadline import Deadline
