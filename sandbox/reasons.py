@@ -88,9 +88,16 @@ def suspects(before: Observation, after: Observation, twin: Observation | None) 
     failed = [unit for unit in after.failed_units if unit not in before.failed_units]
     ran = [unit for unit, state in before.units.items() if state == "active/running"]
     stopped = [u for u in ran if after.units.get(u, "") not in _UP and not comes_and_goes(u)]
-    there = set(twin.failed_units) if twin else set()
     wanted = dict.fromkeys([*failed, *stopped])
+    there = {unit for unit in wanted if twin and not _is_up_on(twin, unit, unit in stopped)}
     return tuple(unit for unit in wanted if unit not in there)
+
+
+def _is_up_on(twin: Observation, unit: str, ran: bool) -> bool:
+    """What ran when the twin was made has to run there still."""
+    if unit in twin.failed_units:
+        return False
+    return not (ran and twin.units) or twin.units.get(unit, "") in _UP
 
 
 def causes(facts: Facts) -> tuple[Cause, ...]:

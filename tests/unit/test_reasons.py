@@ -281,6 +281,11 @@ def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
         units = {**after.units, UNIT: state}
         again = after.model_copy(update={"units": units, "failed_units": ()})
         assert bool(suspects(before, again, None)) is stopped
+    quiet = {"units": {**after.units, UNIT: "inactive/dead"}, "failed_units": ()}
+    ended = after.model_copy(update=quiet)  # as what runs in a guest's first start only
+    assert suspects(before, ended, before) == (UNIT,)
+    assert suspects(before, ended, ended) == ()
+    assert suspects(before, ended, ended.model_copy(update={"units": {}})) == (UNIT,)
     assert compare(before, after).packages[0].name == BAD_NGINX[0].name
 
 
