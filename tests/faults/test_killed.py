@@ -97,8 +97,8 @@ def _kill_in(phase: Phase, run: Command, sandbox: Start, lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("number", "role"),
-    [(1, "watches"), (2, "exports"), (3, "masters")],
-    ids=["watch", "nbd", "ssh"],
+    [(1, "watches"), (2, "exports"), (3, "listeners"), (4, "masters")],
+    ids=["watch", "nbd", "listener", "ssh"],
 )
 def test_before_a_process_was_noted_down(
     number: int, role: str, sandbox: Start, scenario: Path, lab: Lab

@@ -45,6 +45,7 @@ def count(state: Path, runs: Iterable[str] = ()) -> Counter[str]:
         exports=sum("qemu-nbd" in line for line in commands),
         masters=sum(line.startswith("ssh ") for line in commands),
         watches=sum("sandbox.disk_watch" in line for line in commands),
+        listeners=sum("sandbox-listener" in line for line in commands),
         checks=sum("sandbox.checks.worker" in line for line in commands),
         # Whatever else works on a file of ours: qemu-img, virt-customize, QEMU itself.
         processes=len(commands),
