@@ -69,7 +69,7 @@ test-xen: ## rehearsals on Xen: in the lab, or on the host that SANDBOX_XEN_URI 
 test-vm: ## rehearsals on QEMU, benchmarks
 	$(BIN)/pytest tests/vm tests/benchmarks -k "not 100000" \
 	  --ignore=tests/vm/test_demo_run.py --ignore=tests/vm/test_bad_input.py \
-	  --ignore=tests/vm/test_dies_late.py \
+	  --ignore=tests/vm/test_dies_late.py --ignore=tests/vm/test_image_cases.py \
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
 	  '--ignore-glob=tests/benchmarks/test_xen_*.py' \
 	  --ignore=tests/benchmarks/test_service_fleet.py \
@@ -83,9 +83,9 @@ test-faults: ## runs that are killed in every phase, the demo
 test-restart: ## libvirtd is restarted in mid-rehearsal
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults/test_libvirtd_restart.py
 
-test-service: ## workers are killed in mid-rehearsal; bad input; services that die late
+test-service: ## workers are killed in mid-rehearsal; bad input; guests with a past
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults/test_service_on_qemu.py \
-	  tests/vm/test_bad_input.py tests/vm/test_dies_late.py
+	  tests/vm/test_bad_input.py tests/vm/test_dies_late.py tests/vm/test_image_cases.py
 
 test-chaos: ## the service under kill -9, lost servers, double messages: CHAOS_SEED=N repeats one
 	$(BIN)/pytest tests/faults/test_chaos_*.py
