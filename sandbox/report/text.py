@@ -16,6 +16,7 @@ from sandbox.ranking import SHOWN, Line, Severity, tally
 from sandbox.records import CheckResult
 from sandbox.report.clean import one_line
 from sandbox.report.view import FORECASTS, TRIED, View, duration, instant
+from sandbox.wording import count
 
 WIDTH = 100
 _ROWS = 60
@@ -110,7 +111,7 @@ def _brief(console: Console, shown: View) -> None:
         lines.append(f"packages {shown.packages_word}: {', '.join(names[:_NAMED])}{more}")
     lines += [f"{line.severity.value}: {line.text}" for line in shown.changes[:_NAMED]]
     if len(shown.changes) > _NAMED:
-        lines.append(f"… and {len(shown.changes) - _NAMED} more differences")
+        lines.append(f"… and {count(len(shown.changes) - _NAMED, 'more difference')}")
     lines += [shown.twin] if shown.twin else []
     if shown.record.source and shown.record.source.untouched:
         lines.append(f"source untouched: {', '.join(shown.record.source.untouched)}")
