@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Sequence
 from importlib.resources import files
 
 from sandbox.deadline import Deadline
 from sandbox.observe_parse import Sections, split
 from sandbox.records import Autopsy, UnitTrace
-from sandbox.shell import Shell
+from sandbox.shell import Shell, new_mark
 
 MOST_UNITS = 6
 _LINES = 60
@@ -24,7 +23,7 @@ def examine(shell: Shell, units: Sequence[str], deadline: Deadline) -> Autopsy:
     asked = [unit for unit in units if not unit.startswith("-")][:MOST_UNITS]
     if not asked:
         return Autopsy()
-    mark = f"%%{secrets.token_hex(16)}%%"
+    mark = new_mark()
     script = files("sandbox").joinpath("autopsy.sh").read_text()
     answer = shell.run(script, deadline, args=(mark, *asked))
     return read(answer.stdout, mark, asked)

@@ -96,10 +96,6 @@ def watch(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Watch:
     return Watch(seconds=round(time.monotonic() - began, 1), restarts=first.restarts)
 
 
-def seconds_watched(facts: Facts) -> float:
-    return facts.watched.seconds if facts.watched else 0.0
-
-
 def _glance(guest: Guest, first: Observation, deadline: Deadline) -> Observation:
     try:
         return observe_units(guest, deadline)

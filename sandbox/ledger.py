@@ -67,14 +67,12 @@ def position(folder: RunFolder) -> int:
 def read(folder: RunFolder, switch: int | None) -> Ledger | None:
     """The ledger; ``switch`` is where the upgrade began in the notes, None where it never did.
     None where nobody was to listen."""
-    try:
-        with (folder.clone / _NOTES).open("rb") as file:
-            text = file.read(_NOTES_LIMIT)
-    except FileNotFoundError:
+    text = _notes(folder.clone / _NOTES)
+    if text is None:
         return None
     at = len(text) if switch is None else switch
     before, after = _count(text[:at]), _count(text[at:])
-    twin = _count(_read_twins(folder.clone / _TWINS_NOTES))
+    twin = _count(_notes(folder.clone / _TWINS_NOTES) or b"")
     found = [
         Destination(
             kind=key[0],
@@ -94,12 +92,12 @@ def read(folder: RunFolder, switch: int | None) -> Ledger | None:
     )
 
 
-def _read_twins(path: Path) -> bytes:
+def _notes(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
             return file.read(_NOTES_LIMIT)
     except FileNotFoundError:
-        return b""
+        return None
 
 
 def _count(text: bytes) -> Counter[_Key]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from importlib.resources import files
 from urllib.parse import urlsplit
 
 from sandbox.deadline import Deadline
 from sandbox.observe_parse import parse
 from sandbox.records import Observation
-from sandbox.shell import Shell
+from sandbox.shell import Shell, new_mark
 
 
 def observe(shell: Shell, deadline: Deadline) -> Observation:
@@ -37,7 +36,7 @@ def observe_units(shell: Shell, deadline: Deadline) -> Observation:
 
 
 def _ask(shell: Shell, deadline: Deadline, what: str) -> Observation:
-    mark = f"%%{secrets.token_hex(16)}%%"
+    mark = new_mark()
     script = files("sandbox").joinpath("observe.sh").read_text()
     answer = shell.run(script, deadline, args=(mark, what))
     return parse(answer.stdout, mark, own_port=_port_of(shell.proxy_url()))

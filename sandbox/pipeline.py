@@ -19,7 +19,6 @@ from sandbox.inside import (
     learn_wide,
     may_verify,
     must_reboot,
-    seconds_watched,
     upgrade,
     upgraded,
     watch,
@@ -174,6 +173,6 @@ def _recipe(
                 run.learn(after=observe(guest, deadline))
                 run.learn(checks_after=check(plan, run, guest, deadline))
             run.learn(checks_again=confirm(plan, run, guest, deadline))
-            run.learn(control=twin.found(deadline, watched=seconds_watched(run.facts)))
+            run.learn(control=twin.found(deadline, watched=run.facts.watched))
             run.learn(autopsy=find_out(run, guest, deadline))
             learn_wide(run, aside)

@@ -5,7 +5,6 @@ The question is one round trip and only reads. The judgement is pure.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -16,6 +15,7 @@ from sandbox.preflight_parse import Seen, parse
 from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity, worst_first
 from sandbox.process import Completed
 from sandbox.report.view import size
+from sandbox.shell import new_mark
 from sandbox.upgraders import UpgradeRequest
 from sandbox.upgraders.apt_parse import explain
 from sandbox.wording import count, some
@@ -36,7 +36,7 @@ def look_ahead(
 
     Raises what ``ask`` does, and :class:`~sandbox.errors.GuestUnreachable` when the answer is none.
     """
-    mark = f"%%{secrets.token_hex(16)}%%"
+    mark = new_mark()
     folder = files("sandbox")
     parts = ("upgraders/apt_restarts.sh", "preflight.sh")
     script = "".join(folder.joinpath(part).read_text() for part in parts)

@@ -1,9 +1,11 @@
 """What a phase inside the guest needs of the connection: three verbs and a proxy.
 
-:class:`sandbox.guest.Guest` is the real one."""
+:class:`sandbox.guest.Guest` is the real one. Scripts tell their own words from the guest's by a
+mark that is new each time."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -44,3 +46,8 @@ class Shell(Protocol):
 
     def proxy_url(self) -> str:
         """The package proxy as the guest sees it, e.g. ``http://127.0.0.1:43217``."""
+
+
+def new_mark() -> str:
+    """A word that no output can contain by accident or by guessing."""
+    return f"%%{secrets.token_hex(16)}%%"

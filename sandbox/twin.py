@@ -20,7 +20,7 @@ from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
 from sandbox.observe import observe
 from sandbox.plan import Plan
-from sandbox.records import CheckEnd, CheckSession, Control, Observation, Phase
+from sandbox.records import CheckEnd, CheckSession, Control, Observation, Phase, Watch
 from sandbox.ssh import HOST
 from sandbox.store import RunFolder
 from sandbox.verify import ignore_result, run_checks
@@ -96,13 +96,13 @@ class Twin:
         self._goes_on, self._reboot = True, reboot
         self._told.set()
 
-    def found(self, deadline: Deadline, *, watched: float = 0.0) -> Control | None:
+    def found(self, deadline: Deadline, *, watched: Watch | None = None) -> Control | None:
         """What it found, waited for until the deadline; None where nobody wanted a control.
-        Without :meth:`go_on` that ends with the checks before the upgrade. ``watched``: for
-        so many seconds the clone was; then what the control was like at first does not matter."""
+        Without :meth:`go_on` that ends with the checks before the upgrade. ``watched``:
+        where the clone was, what the control was like at first does not matter."""
         if self._enter is None:
             return self._found if self._found.missing else None
-        self._watched = watched
+        self._watched = watched.seconds if watched else 0.0
         self._known.set()
         self._wanted.set()
         self._told.set()

@@ -7,14 +7,13 @@ differences say so.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from importlib.resources import files
 
 from sandbox.deadline import Deadline
 from sandbox.errors import SandboxError
 from sandbox.records import Observation, Wide
-from sandbox.shell import Shell
+from sandbox.shell import Shell, new_mark
 from sandbox.wide_parse import parse_wide
 
 SECONDS = 60.0  # at most, for all of it
@@ -40,7 +39,7 @@ class Aside:
         return seen.model_copy(update={"wide": self._found})
 
     def _look(self) -> None:
-        mark = f"%%{secrets.token_hex(16)}%%"
+        mark = new_mark()
         script = files("sandbox").joinpath("wide.sh").read_text()
         try:
             answer = self._shell.run(script, self._deadline.within(SECONDS), args=(mark,))

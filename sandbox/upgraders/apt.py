@@ -19,7 +19,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, RequestError
 from sandbox.observe_parse import starts_of
 from sandbox.records import ConffileDecision, Start, UpgradeLog, UpgradeStatus
-from sandbox.shell import Shell
+from sandbox.shell import Shell, new_mark
 from sandbox.upgraders import (
     WORK,
     Failure,
@@ -32,7 +32,7 @@ from sandbox.upgraders import (
     log_tail,
 )
 from sandbox.upgraders import apt_parse as parse
-from sandbox.upgraders.transcript import Transcript, new_mark, sections_of
+from sandbox.upgraders.transcript import Transcript, sections_of
 
 OnStatus = Callable[[str, str], None]
 MAX_NAMES = 1000  # of packages, in one command line

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, RequestError
 from sandbox.records import UpgradeLog, UpgradeStatus
-from sandbox.shell import Shell
+from sandbox.shell import Shell, new_mark
 from sandbox.upgraders import (
     WORK,
     OnLine,
@@ -25,7 +25,7 @@ from sandbox.upgraders import (
     ignore_progress,
     log_tail,
 )
-from sandbox.upgraders.transcript import Transcript, new_mark
+from sandbox.upgraders.transcript import Transcript
 
 MAX_SCRIPT = 1_000_000
 _TROUBLE = re.compile(

@@ -8,7 +8,6 @@ line, because the package manager and its scripts write to the same place.
 from __future__ import annotations
 
 import re
-import secrets
 from collections import deque
 from collections.abc import Callable
 
@@ -19,11 +18,6 @@ MAX_LINE = 4_000
 SILENT = ("held", "kernel", "uris")  # stages that only answer us: not part of the story
 _NOISE = re.compile(r"\(Reading database \.\.\.(?: \d+%)?$")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-
-
-def new_mark() -> str:
-    """A word that no output can contain by accident or by guessing."""
-    return f"%%{secrets.token_hex(16)}%%"
 
 
 class Transcript:

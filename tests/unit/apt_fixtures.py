@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apt_world import AptWorld, Rehearsal
+from apt_world import AptWorld, Rehearsal, offer_updates
 
 
 @pytest.fixture
@@ -24,20 +24,4 @@ def rehearsal(world: AptWorld, tmp_path: Path) -> Rehearsal:
 @pytest.fixture
 def updates(world: AptWorld) -> None:
     """web and tools have updates, lib a security update that needs something new."""
-    world.install(
-        world.build("web", "1.0", conffiles={"/etc/web.conf": "old\n"}),
-        world.build("lib", "1.0"),
-        world.build("pinned", "1.0"),
-    )
-    (world.root / "etc/web.conf").write_text("mine\n")
-    world.hold("pinned")
-    world.offer(
-        world.main,
-        world.build("web", "2.0", conffiles={"/etc/web.conf": "new\n"}),
-        world.build("pinned", "2.0"),
-    )
-    world.offer(
-        world.security,
-        world.build("lib", "1.1", depends="newdep"),
-        world.build("newdep", "1"),
-    )
+    offer_updates(world)

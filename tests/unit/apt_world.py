@@ -11,6 +11,7 @@ import hashlib
 import os
 import subprocess
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -218,3 +219,26 @@ class Rehearsal:
 
     def _show(self, percent: float | None, text: str) -> None:
         self.progress.append((percent, text))
+
+
+def offer_updates(world: AptWorld, more: Mapping[str, str] | None = None) -> None:
+    """web and pinned have updates, lib a security update that needs something new; pinned is held.
+
+    ``more``: further configuration files of the web that is installed."""
+    world.install(
+        world.build("web", "1.0", conffiles={"/etc/web.conf": "old\n", **(more or {})}),
+        world.build("lib", "1.0"),
+        world.build("pinned", "1.0"),
+    )
+    (world.root / "etc/web.conf").write_text("mine\n")
+    world.hold("pinned")
+    world.offer(
+        world.main,
+        world.build("web", "2.0", conffiles={"/etc/web.conf": "new\n"}),
+        world.build("pinned", "2.0"),
+    )
+    world.offer(
+        world.security,
+        world.build("lib", "1.1", depends="newdep"),
+        world.build("newdep", "1"),
+    )

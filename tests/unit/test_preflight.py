@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from apt_world import AptWorld
+from apt_world import AptWorld, offer_updates
 from hypothesis import given
 from hypothesis import strategies as st
 from local_shell import LocalShell
@@ -103,21 +103,7 @@ def listing(folder: Path) -> dict[str, tuple[object, ...]]:
 
 def offered(world: AptWorld) -> None:
     """web and lib have updates, lib a security update that needs something new; one is held."""
-    world.install(
-        world.build("web", "1.0", conffiles={"/etc/web.conf": "old\n", "/etc/same.conf": "same\n"}),
-        world.build("lib", "1.0"),
-        world.build("pinned", "1.0"),
-    )
-    (world.root / "etc/web.conf").write_text("mine\n")
-    world.hold("pinned")
-    world.offer(
-        world.main,
-        world.build("web", "2.0", conffiles={"/etc/web.conf": "new\n"}),
-        world.build("pinned", "2.0"),
-    )
-    world.offer(
-        world.security, world.build("lib", "1.1", depends="newdep"), world.build("newdep", "1")
-    )
+    offer_updates(world, {"/etc/same.conf": "same\n"})
     refresh(world)
 
 
