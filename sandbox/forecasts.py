@@ -38,7 +38,7 @@ class Forecast:
 
 def start_seconds(start: Start | None) -> float | None:
     """How long a start took; None when systemd does not know."""
-    return start.ready - start.began if start and 0 < start.began <= start.ready else None
+    return start.seconds if start else None
 
 
 def forecasts(record: RunRecord) -> Iterator[Forecast]:

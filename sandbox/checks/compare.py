@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from statistics import median
 
 from sandbox.checks import PORT_PATTERN
 from sandbox.noise import TRANSIENT_UNITS, tells_of_the_host
@@ -13,6 +14,10 @@ from sandbox.records import Filesystem, Observation, Port
 
 # That a start may take longer, or three times as long: file systems are checked, hosts are busy.
 SLOWER_SECONDS = 60
+SLOWER_TIMES = 3
+# A service that needs this long by itself is no busy host, which slows all of them down alike.
+SLOW_UNIT_SECONDS = 60
+FILESYSTEM_CHECKS = "systemd-fsck*"  # due when they are due
 SETTLING_STATES = ("initializing", "starting")
 FIRST_RANDOM_PORT = 32768  # net.ipv4.ip_local_port_range
 DHCP_CLIENT_PORTS = (68, 546)
@@ -153,9 +158,30 @@ def state_worse(before: str, now: str, excused: bool) -> bool:
 def slower_start(before: Observation, now: Observation) -> str:
     """What to say of a start that took much longer than the one before; "" for any other."""
     was, took = before.boot_seconds, now.boot_seconds
-    if now.boot_id == before.boot_id or not was or took <= max(3 * was, was + SLOWER_SECONDS):
+    if now.boot_id == before.boot_id or not was:
         return ""
-    return f"the start took {took:.0f} s, and {was:.0f} s before"
+    unit, alone = _slow_unit(before, now)
+    much_slower = took > max(SLOWER_TIMES * was, was + SLOWER_SECONDS)
+    if not much_slower and not (unit and took > was + SLOWER_SECONDS / 2):
+        return ""
+    words = f"the start took {took:.0f} s, and {was:.0f} s before"
+    return f"{words}: {unit} alone took {alone:.0f} s" if unit else words
+
+
+def _slow_unit(before: Observation, now: Observation) -> tuple[str, float]:
+    """The service whose start took longest among those that took much longer than a busy host
+    explains, with its seconds; ("", 0) for none."""
+    old = {unit: start.seconds for unit, start in before.starts.items()}
+    new = {unit: start.seconds or 0.0 for unit, start in now.starts.items()}
+    times = [new[unit] / took for unit, took in old.items() if took and new.get(unit)]
+    busier = max(1.0, median(times)) if times else 1.0
+    slow = {
+        unit: took
+        for unit, took in new.items()
+        if took > busier * (SLOWER_TIMES * (old.get(unit) or 0.0) + SLOW_UNIT_SECONDS)
+        and not fnmatchcase(unit, FILESYSTEM_CHECKS)
+    }
+    return max(slow.items(), key=lambda each: each[1], default=("", 0.0))
 
 
 # --- ports ---------------------------------------------------------------------------------

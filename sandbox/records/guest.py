@@ -40,6 +40,11 @@ class Start(Record):
     began: float = 0.0
     ready: float = 0.0
 
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None when systemd does not know."""
+        return self.ready - self.began if 0 < self.began <= self.ready else None
+
 
 class UpgradeStatus(StrEnum):
     APPLIED = "applied"

@@ -26,7 +26,7 @@ from sandbox.checks.compare import (
     started_again,
     state_worse,
 )
-from sandbox.records import Filesystem, Port
+from sandbox.records import Filesystem, Port, Start
 
 # --- units ---------------------------------------------------------------------------------
 
@@ -187,6 +187,44 @@ def test_a_start_is_much_slower_when_it_takes_thrice_as_long_and_a_minute_more(
     first, second = seen(boot_seconds=before), seen(boot_seconds=now, boot_id="another")
     assert bool(slower_start(first, second)) is slower
     assert not slower_start(first, seen(boot_seconds=now)), "no other start"
+
+
+def start_of(**seconds: float) -> dict[str, Start]:
+    return {
+        f"{name}.service".replace("_", "-"): Start(began=10, ready=10 + took)
+        for name, took in seconds.items()
+    }
+
+
+USUAL = {"nginx": 4.0, "ssh": 6.0, "dbus": 3.0, "shop": 9.0}
+
+
+@pytest.mark.parametrize(
+    ("now", "took", "unit"),
+    [
+        ({"warmup": 91}, 118, "warmup.service"),
+        ({"shop": 95}, 140, "shop.service"),
+        ({"warmup": 91, "shop": 120}, 150, "shop.service"),
+        ({"warmup": 40}, 100, ""),
+        ({"warmup": 91}, 70, ""),  # nothing waited for it
+        ({"systemd_fsck_root": 91}, 118, ""),
+        ({name: 2.5 * took for name, took in USUAL.items()} | {"warmup": 91}, 160, ""),
+        ({name: 2.5 * took for name, took in USUAL.items()}, 140, ""),
+        ({name: took / 2 for name, took in USUAL.items()} | {"warmup": 91}, 118, "warmup.service"),
+    ],
+)
+def test_one_service_may_be_what_makes_a_start_slower(
+    now: dict[str, float], took: float, unit: str
+) -> None:
+    """Told apart from a busy host, where every service takes longer."""
+    first = seen(boot_id="1", boot_seconds=56, starts=start_of(**USUAL))
+    second = seen(boot_id="2", boot_seconds=took, starts=start_of(**{**USUAL, **now}))
+    said = slower_start(first, second)
+    if unit:
+        alone = second.starts[unit].seconds
+        assert said == f"the start took {took} s, and 56 s before: {unit} alone took {alone:.0f} s"
+    else:
+        assert said == ""
 
 
 # --- ports ---------------------------------------------------------------------------------
