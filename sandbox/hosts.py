@@ -24,7 +24,8 @@ from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
 from sandbox.limits import NO_LIMITS, Limits, VolumeStore
 from sandbox.scenario import values
-from sandbox.scenario.model import Size, existing_file
+from sandbox.scenario.model import Size
+from sandbox.scenario.paths import existing_file
 from sandbox.scenario.problems import Problem, problem_lines, shape_problems
 from sandbox.scenario.section import Section
 from sandbox.settings import Settings

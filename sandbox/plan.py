@@ -158,7 +158,7 @@ def _dependencies(scenario: Scenario, hypervisor: Hypervisor) -> tuple[Dependenc
 def _kernel_asked_for(scenario: Scenario, deadline: Deadline) -> str:
     """What of the upgrade may bring a kernel; "" for nothing."""
     upgrade = scenario.upgrade.request()
-    if upgrade.what in ("all", "security", "kernel"):
+    if upgrade.what in ("all", "security", "kernel", "release"):
         return upgrade.describe()
     return ", ".join(named_kernels(upgrade, deadline))
 

@@ -46,7 +46,8 @@ def look_ahead(
 
 def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] = ()) -> Preflight:
     """Points, the worst first, and forecasts."""
-    reboot = bool(new_kernels(seen)) or (request.what == "kernel" and bool(seen.changes))
+    rooted = request.what == "release" or (request.what == "kernel" and bool(seen.changes))
+    reboot = rooted or bool(new_kernels(seen))
     points = [
         *_package_lists(seen, request),
         *_simulation(seen, request, keep),
@@ -83,6 +84,10 @@ def _package_lists(seen: Seen, request: UpgradeRequest) -> Iterator[Point]:
     if request.what == "script":
         yield _note("packages", "the upgrade is a script: what it changes shows in the rehearsal")
         return
+    if request.what == "release":
+        text = f"the guest has no package lists of {request.release}: its changes are not known"
+        yield _note("packages", text, "a rehearsal fetches them in its clone")
+        return
     if request.files or request.repositories:
         text = "package files and proposed repositories of the scenario were left out"
         yield _note("packages", text, "nothing is copied to the guest; the rehearsal has them")
@@ -98,7 +103,7 @@ def _package_lists(seen: Seen, request: UpgradeRequest) -> Iterator[Point]:
 
 
 def _simulation(seen: Seen, request: UpgradeRequest, keep: Sequence[str]) -> Iterator[Point]:
-    if not seen.apt or request.what == "script" or not seen.lists:
+    if not seen.apt or request.what in ("release", "script") or not seen.lists:
         return
     if not seen.asked:
         yield _blocker(

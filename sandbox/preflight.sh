@@ -2,7 +2,7 @@
 # run on production itself, so nothing here writes: apt only simulates, with the lists as they are,
 # and as nobody, who could not even refresh apt's own cache. POSIX sh; works without apt, systemd.
 # $1 is a mark that no output of the guest can contain; every section has a size limit. $2: all,
-# security, kernel, packages, script; the rest are names of packages. upgraders/apt_restarts.sh comes
+# security, kernel, packages, release, script; the rest are names of packages. upgraders/apt_restarts.sh comes
 # before it.
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C LANGUAGE=C SYSTEMD_COLORS=0 COLUMNS=500 DEBIAN_FRONTEND=noninteractive
@@ -130,7 +130,7 @@ upgrade() {
             if [ "$#" -eq 2 ]; then return; fi
             ;;
         packages) set -- install --allow-downgrades "$@" ;;
-        script) return ;;
+        release | script) return ;;
         *) set -- dist-upgrade ;;
     esac
     plan=$(plan_of "$@")

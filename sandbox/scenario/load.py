@@ -24,20 +24,20 @@ from sandbox.scenario.model import (
     ImageFormat,
     Login,
     RebootPolicy,
-    Roots,
     ScenarioFile,
     Source,
     Upgrade,
-    beneath,
-    existing_file,
     validate,
 )
+from sandbox.scenario.paths import Roots, beneath, existing_file
 from sandbox.scenario.problems import Problem, rule_problems, scenario_error, shape_problems
 from sandbox.scenario.schedule import Schedule
 from sandbox.upgraders import What
 
 FILE_NAME = "scenario.yaml"
 _KEYWORDS = ("all", "security", "kernel")
+_RELEASE = "release="  # --upgrade release=trixie
+_ROOTED = ("kernel", "release")  # upgrades that mean nothing without a start of the new kernel
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Scenario:
     @property
     def reboot(self) -> RebootPolicy:
         """As stated; else a kernel is always rebooted into, and anything else if needed."""
-        implied: RebootPolicy = "always" if self.upgrade.what == "kernel" else "if-needed"
+        implied: RebootPolicy = "always" if self.upgrade.what in _ROOTED else "if-needed"
         return self.stated_reboot or implied
 
     @property
     def expectations(self) -> Expectations:
-        """For the verdict. A kernel upgrade is expected to end in the newest kernel."""
-        follows = self.upgrade.what == "kernel" and self.reboot != "never"
+        """For the verdict. Those of a kernel or a release are expected to end in the newest."""
+        follows = self.upgrade.what in _ROOTED and self.reboot != "never"
         return self.expect.expectations(self.expect.kernel or ("newest" if follows else None))
 
     def with_upgrade(self, upgrade: Upgrade) -> Scenario:
@@ -165,7 +165,7 @@ def _check_file_problems(folder: Path) -> Iterator[Problem]:
 
 
 def parse_upgrade(text: str) -> Upgrade:
-    """What `--upgrade` asks for: ``all``, ``security``, ``kernel``, or packages.
+    """What `--upgrade` asks for: ``all``, ``security``, ``kernel``, ``release=…``, or packages.
 
     Packages are a comma list of names, ``name=version`` and package files (``./x.deb``), which
     may lie anywhere: the command line is the user's own. Raises :class:`RequestError`.
@@ -176,6 +176,12 @@ def parse_upgrade(text: str) -> Upgrade:
     if len(items) == 1 and items[0] in _KEYWORDS:
         what: What = next(w for w in get_args(What) if w == items[0])
         return Upgrade(what=what)
+    if len(items) == 1 and items[0].startswith(_RELEASE):
+        try:
+            release = values.codename(items[0].removeprefix(_RELEASE))
+        except ValueError as problem:
+            raise RequestError(f"--upgrade: {problem}", "as in release=trixie") from problem
+        return Upgrade(what="release", release=release)
     packages, files = [], []
     for item in items:
         try:
@@ -186,7 +192,7 @@ def parse_upgrade(text: str) -> Upgrade:
         except ValueError as problem:
             raise RequestError(
                 f"--upgrade {values.shown(text)}: {problem}",
-                "give all, security, kernel, or packages like nginx,openssl=3.0.20-1,./x.deb",
+                "give all, security, kernel, release=NAME, or packages like nginx,x=3.0-1,./y.deb",
             ) from problem
     names = [package.partition("=")[0] for package in packages]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -210,9 +216,9 @@ def _package_file(item: str) -> Path:
 
 
 def _package(item: str) -> str:
-    if item in _KEYWORDS:
+    if item in _KEYWORDS or item.startswith(_RELEASE):
         raise ValueError(f"{item!r} cannot be combined with others")
-    if item in ("script", "packages"):
+    if item in ("script", "packages", "release"):
         raise ValueError(f"{item!r} is for scenario files: upgrade.{item}")
     return values.package_spec(item)
 

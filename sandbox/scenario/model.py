@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,15 @@ from sandbox.errors import RequestError
 from sandbox.records import Expectations
 from sandbox.scenario import values
 from sandbox.scenario.needed import Needed
+from sandbox.scenario.paths import (
+    KeyFile,
+    MachineFile,
+    PackageFile,
+    Roots,
+    ScenarioFilePath,
+    expanded,
+    roots_of,
+)
 from sandbox.scenario.schedule import Schedule
 from sandbox.scenario.section import (
     NUMBER_OR_TEXT,
@@ -42,83 +50,8 @@ ControlPolicy = Literal["auto", "always", "never"]
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
-@dataclass(frozen=True)
-class Roots:
-    """What the names and relative paths of a scenario refer to."""
-
-    folder: Path  # resolved
-    shared: Mapping[str, Path] = field(default_factory=dict)
-
-
-def _roots(info: ValidationInfo) -> Roots:
-    assert isinstance(info.context, Roots), "scenarios are validated with their folder as context"
-    return info.context
-
-
-def _own_machine_file(value: object, info: ValidationInfo) -> Path:
-    """A file of the user's machine: ``~`` and paths outside of the scenario are meant."""
-    if isinstance(value, Path):  # the user's own command line, see parse_source
-        return existing_file(value)
-    path = _expanded(values.text(value))
-    return existing_file(path if path.is_absolute() else _roots(info).folder / path)
-
-
-def _private_key(value: object, info: ValidationInfo) -> Path:
-    path = _own_machine_file(value, info)
-    if path.suffix == ".pub":
-        raise ValueError(f"{values.shown(str(path))} is the public half: name the private key")
-    return path
-
-
-def _expanded(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as problem:
-        raise ValueError(f"{values.shown(path)}: there is no such home folder") from problem
-
-
-def existing_file(path: Path) -> Path:
-    """The resolved path of a regular file; raises :class:`ValueError`."""
-    try:
-        resolved = path.resolve()
-        if resolved.is_file():
-            return resolved
-        what = "is a folder" if resolved.is_dir() else "does not exist"
-        if resolved.exists() and not resolved.is_dir():
-            what = "is a block device" if resolved.is_block_device() else "is a special file"
-            what += "; a regular file is needed"
-    except (OSError, RuntimeError) as problem:
-        what = f"cannot be read: {getattr(problem, 'strerror', None) or problem}"
-    raise ValueError(f"{values.shown(str(path))} {what}")
-
-
-def _beneath(value: object, info: ValidationInfo) -> Path:
-    """A file beneath the scenario's folder, whatever symlinks say."""
-    if isinstance(value, Path):  # the user's own command line, see parse_upgrade
-        return existing_file(value)
-    return beneath(_roots(info).folder, values.text(value))
-
-
-def beneath(folder: Path, name: str) -> Path:
-    """``folder/name``, proved to be an existing file inside; raises :class:`ValueError`."""
-    relative = Path(name)
-    if relative.is_absolute() or ".." in relative.parts or name.startswith("~"):
-        raise ValueError(f"{values.shown(name)} must be a path beneath the scenario's folder")
-    path = existing_file(folder / relative)
-    if not path.is_relative_to(folder):
-        raise ValueError(f"{values.shown(name)} is a link that leads out of the scenario's folder")
-    return path
-
-
-def _package_file(value: object, info: ValidationInfo) -> Path:
-    path = _beneath(value, info)
-    if path.suffix not in (".deb", ".rpm"):
-        raise ValueError(f"{values.shown(path.name)} is not a package file (.deb or .rpm)")
-    return path
-
-
 def _shared_check(value: object, info: ValidationInfo) -> str:
-    name, known = values.text(value), sorted(_roots(info).shared)
+    name, known = values.text(value), sorted(roots_of(info).shared)
     if name not in known:
         hint = values.did_you_mean(name, known) or "; the folder of shared checks is empty"
         raise ValueError(f"there is no shared check {values.shown(name)}{hint}")
@@ -130,13 +63,10 @@ def _repository(value: object) -> values.Repository:
 
 
 UserName = Annotated[str, PlainValidator(values.user_name), schema(values.USER)]
-MachineFile = Annotated[Path, PlainValidator(_own_machine_file), schema()]
-KeyFile = Annotated[Path, PlainValidator(_private_key), schema(examples=["~/.ssh/id_ed25519"])]
-ScenarioFilePath = Annotated[Path, PlainValidator(_beneath), schema()]
-PackageFile = Annotated[Path, PlainValidator(_package_file), schema(r".*\.(deb|rpm)")]
 PackageSpec = Annotated[
     str, PlainValidator(values.package_spec), schema(values.PACKAGE_SPEC, examples=["nginx"])
 ]
+Codename = Annotated[str, PlainValidator(values.codename), schema(values.CODENAME)]
 PackageGlob = Annotated[str, PlainValidator(values.package_glob), schema(values.PACKAGE_GLOB)]
 RepositoryLine = Annotated[
     values.Repository, PlainValidator(_repository), schema(r"\s*deb\s+.*https?://\S+\s+.+")
@@ -233,7 +163,7 @@ class Login(Section):
         if self.inject or self.key is not None:
             return None if self.inject else self.key
         for name in _DEFAULT_KEYS:
-            usual = _expanded(f"~/.ssh/{name}")
+            usual = expanded(f"~/.ssh/{name}")
             if usual.is_file():
                 return usual
         raise RequestError(
@@ -261,11 +191,13 @@ class Upgrade(Section):
             "allOf": [
                 _only_with("packages", ["packages"], ["packages", "files"]),
                 _only_with("script", ["script"], ["script"]),
+                _only_with("release", ["release"], ["release"]),
             ]
         }
     )
     what: What = Field(
-        description="all updates, security updates only, the kernel, named packages, or a script"
+        description="all updates, security updates only, the kernel, named packages, the next "
+        "release of the distribution, or a script"
     )
     packages: tuple[PackageSpec, ...] = Field(
         default=(), description="with what: packages: names, or name=version"
@@ -277,6 +209,9 @@ class Upgrade(Section):
     files: tuple[PackageFile, ...] = Field(
         default=(), description="package files to install as well, beneath the scenario's folder"
     )
+    release: Codename | None = Field(
+        default=None, description="with what: release: its code name, as in trixie"
+    )
     script: ScenarioFilePath | None = Field(
         default=None, description="with what: script: run in the clone as root"
     )
@@ -284,7 +219,8 @@ class Upgrade(Section):
     def request(self) -> UpgradeRequest:
         """The same for the upgraders."""
         lines = tuple(map(str, self.repositories))
-        return UpgradeRequest(self.what, self.packages, lines, self.files, self.script)
+        release = self.release or ""
+        return UpgradeRequest(self.what, self.packages, lines, self.files, self.script, release)
 
 
 class Ignore(Section):

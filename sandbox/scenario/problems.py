@@ -16,6 +16,7 @@ from sandbox.scenario.needed import KINDS
 from sandbox.scenario.schedule import schedule_problems
 from sandbox.scenario.values import did_you_mean, nearest, shown
 from sandbox.strict_yaml import Document, KeyPath, dotted
+from sandbox.upgraders import What
 
 
 class ScenarioError(RequestError):
@@ -185,9 +186,14 @@ def _upgrade_rules(upgrade: Mapping[str, Any], what: object) -> Iterator[Problem
         yield Problem(("upgrade", "what"), need)
     if what == "script" and upgrade.get("script") is None:
         yield Problem(("upgrade", "script"), "is required with what: script")
-    if what in ("all", "security", "kernel", "script") and packages:
+    if what == "release" and upgrade.get("release") is None:
+        need = "is required with what: release: the next release's code name, as in trixie"
+        yield Problem(("upgrade", "release"), need)
+    if what in get_args(What) and what != "release" and upgrade.get("release") is not None:
+        yield Problem(("upgrade", "release"), f"needs what: release, not what: {what}")
+    if what in get_args(What) and what != "packages" and packages:
         yield Problem(("upgrade", "packages"), f"needs what: packages, not what: {what}")
-    if what in ("all", "security", "kernel", "packages") and upgrade.get("script") is not None:
+    if what in get_args(What) and what != "script" and upgrade.get("script") is not None:
         yield Problem(("upgrade", "script"), f"needs what: script, not what: {what}")
     if what == "script" and files:
         yield Problem(("upgrade", "files"), "a script is run alone: no package files with it")

@@ -25,6 +25,7 @@ _PACKAGE = rf"{PACKAGE_NAME}(?::[a-z0-9][a-z0-9-]*)?"  # with an architecture or
 PACKAGE_SPEC = rf"{_PACKAGE}(?:={PACKAGE_VERSION})?"
 PACKAGE_GLOB = r"[a-z0-9+.:*?\[\]!-]+"
 KERNEL = r"newest|unchanged|[0-9]+\.[0-9]+[A-Za-z0-9._+~-]*"
+CODENAME = r"[a-z][a-z0-9-]{1,39}"
 USER = r"[A-Za-z_][A-Za-z0-9_.@+-]{0,63}"
 SIZE = r"([0-9]{1,9})(KiB|MiB|GiB|TiB)"
 DURATION = r"(?=.)(?:([0-9]{1,7})d)?(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?"
@@ -144,6 +145,14 @@ def kernel(value: object) -> str:
             f"{shown(release)} is not newest, unchanged or a release like 6.1.0-18-amd64{hint}"
         )
     return release
+
+
+def codename(value: object) -> str:
+    """A release of a distribution as its archive calls it: ``trixie``."""
+    name = text(value)
+    if not re.fullmatch(CODENAME, name):
+        raise ValueError(f"{shown(name)} is no release's code name, as trixie is")
+    return name
 
 
 def size(value: object) -> int:

@@ -18,7 +18,7 @@ from sandbox.errors import ConnectionLost, RequestError
 from sandbox.records import PackageChange, UpgradeLog, UpgradeStatus
 from sandbox.shell import Shell
 
-What = Literal["all", "security", "kernel", "packages", "script"]
+What = Literal["all", "security", "kernel", "packages", "release", "script"]
 OnProgress = Callable[[float | None, str], None]  # percent of the whole or None, words
 OnLine = Callable[[str], None]  # every line of the transcript, for the artifact
 
@@ -35,6 +35,7 @@ class UpgradeRequest:
     repositories: tuple[str, ...] = ()  # proposed for this rehearsal only
     files: tuple[Path, ...] = ()  # local packages proposed for this rehearsal
     script: Path | None = None
+    release: str = ""  # the code name of the next one: "trixie"
 
     def describe(self) -> str:
         """The request in words, for the report."""
@@ -43,6 +44,7 @@ class UpgradeRequest:
             "security": "security updates",
             "kernel": "the kernel",
             "packages": ", ".join(self.packages) or "local packages",
+            "release": f"the release {self.release}",
             "script": f"script {self.script.name}" if self.script else "script",
         }[self.what]
         if self.files:

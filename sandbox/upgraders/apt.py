@@ -127,13 +127,18 @@ class AptUpgrader:
             return facts
         started = time.monotonic()
         share = FETCH_SHARE if simulation.download_bytes else 0.0
+        two_steps = request.what == "release"
 
         def show(stage: str, line: str) -> None:
             if status := parse.status_of(line):
-                on_progress(*_progress(status, share))
+                percent, words = _progress(status, share)
+                if two_steps:
+                    percent = percent / 2 + (50 if stage == "apply" else 0)
+                on_progress(percent, words)
 
         script = _script("apt_apply.sh")
-        args = (shell.proxy_url(), self.work, *simulation.arguments)
+        minimal = "minimal first" if two_steps else ""
+        args = (shell.proxy_url(), self.work, minimal, *simulation.arguments)
         exit_status, told = _follow(shell, script, args, deadline, show, on_line)
         names = [change.name for change in simulation.changes if change.old and change.new]
         after = _aftermath(shell, self.work, names, told.lines, deadline)
@@ -194,6 +199,7 @@ class _SimulateStage:
             uris,
             "\n".join(line.strip() for line in self.request.repositories),
             "kernel" if kernel else "",
+            self.request.release,
             *arguments,
         )
         script = _script("apt_simulate.sh")
@@ -207,13 +213,24 @@ class _SimulateStage:
             kept_back=parse.kept_back_of(lines),
             download_bytes=parse.download_size_of(told.of("uris")),
             arguments=arguments,
-            failure=_simulate_failure(told, exit_status, kernel=kernel),
+            failure=_simulate_failure(
+                told, exit_status, kernel=kernel, release=self.request.release
+            ),
             exit_status=exit_status,
             log=log_tail(told.lines),
         )
 
 
-def _simulate_failure(told: Transcript, exit_status: int, *, kernel: bool) -> Failure | None:
+def _simulate_failure(
+    told: Transcript, exit_status: int, *, kernel: bool, release: str
+) -> Failure | None:
+    if told.stage == "release" and exit_status != 0:
+        runs = (told.of("release") or ["unknown"])[0]
+        return Failure(
+            UpgradeStatus.IMPOSSIBLE,
+            f"no package source of the guest names the release that runs ({runs}), so none can"
+            f" be changed to {release}",
+        )
     updated = told.of("update")
     if told.stage == "update" and exit_status != 0:
         return parse.explain(updated, exit_status, updating=True)
@@ -233,7 +250,7 @@ def _simulate_failure(told: Transcript, exit_status: int, *, kernel: bool) -> Fa
 
 def _arguments(request: UpgradeRequest, local: tuple[str, ...]) -> tuple[str, ...]:
     """apt-get's own words for a request."""
-    if request.what in ("all", "security"):
+    if request.what in ("all", "security", "release"):
         return ("dist-upgrade", *local)
     if request.what == "kernel":
         return ("install", *local) if local else ("install", "--only-upgrade")
@@ -247,7 +264,9 @@ def _arguments(request: UpgradeRequest, local: tuple[str, ...]) -> tuple[str, ..
         downgrade = any("=" in name for name in request.packages)
         options = ("--allow-downgrades",) if downgrade else ()
         return ("install", *options, *request.packages, *local)
-    raise RequestError(f"apt cannot do {request.what!r}", "all, security, kernel or packages")
+    raise RequestError(
+        f"apt cannot do {request.what!r}", "all, security, kernel, release or packages"
+    )
 
 
 def _left_out(everything: Simulation, changed: Sequence[str]) -> tuple[str, ...]:

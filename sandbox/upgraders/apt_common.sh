@@ -22,6 +22,9 @@ run_apt() {
             set -- -o "$name=$proxy" "$@"
         done
     fi
+    if [ -f "$work/sources.list" ]; then
+        set -- -o "Dir::Etc::sourcelist=$work/sources.list" "$@"
+    fi
     if [ -d "$work/sources" ]; then
         set -- -o "Dir::Etc::sourceparts=$work/sources" "$@"
     fi

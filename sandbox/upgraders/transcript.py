@@ -15,7 +15,7 @@ from sandbox.upgraders import OnLine
 
 MAX_LINES = 50_000  # per stage: a guest that prints without end must not fill our memory
 MAX_LINE = 4_000
-SILENT = ("held", "kernel", "uris")  # stages that only answer us: not part of the story
+SILENT = ("held", "kernel", "release", "uris")  # stages that only answer us: not part of the story
 _NOISE = re.compile(r"\(Reading database \.\.\.(?: \d+%)?$")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
