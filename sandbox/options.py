@@ -62,7 +62,8 @@ def to_rehearse(command: click.decorators.FC) -> click.decorators.FC:
             "--format", "image_format", type=click.Choice(IMAGE_FORMATS), help="Of the image."
         ),
         click.option(
-            "--upgrade", help="all, security, kernel, or packages: nginx,openssl=3.0.20,./x.deb"
+            "--upgrade",
+            help="all, security, kernel, release=trixie, or packages: nginx,openssl=3.0.20,./x.deb",
         ),
         click.option("--user", help="User to log in as (default: the scenario's, else root)."),
         click.option(

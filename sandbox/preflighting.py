@@ -22,7 +22,8 @@ Exit codes:
 @click.argument("scenario", shell_complete=completing("scenarios"))
 @click.option("--address", required=True, help="Production itself: its host name or IP address.")
 @click.option(
-    "--upgrade", help="all, security, kernel, or packages: nginx,openssl=3.0.20 (default: SCENARIO)"
+    "--upgrade",
+    help="all, security, kernel, or packages: nginx,openssl=3.0.20 (default: as SCENARIO has it)",
 )
 @click.option("--user", help="User to log in as (default: the scenario's, else root).")
 @click.option("--key", type=click.Path(path_type=Path), help="Private key (default: ssh's own).")

@@ -172,7 +172,8 @@ def parse_upgrade(text: str) -> Upgrade:
     """
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not items:
-        raise RequestError("--upgrade names nothing", "give all, security, kernel or packages")
+        hint = "give all, security, kernel, release=trixie or packages"
+        raise RequestError("--upgrade names nothing", hint)
     if len(items) == 1 and items[0] in _KEYWORDS:
         what: What = next(w for w in get_args(What) if w == items[0])
         return Upgrade(what=what)
@@ -218,7 +219,9 @@ def _package_file(item: str) -> Path:
 def _package(item: str) -> str:
     if item in _KEYWORDS or item.startswith(_RELEASE):
         raise ValueError(f"{item!r} cannot be combined with others")
-    if item in ("script", "packages", "release"):
+    if item == "release":
+        raise ValueError(f"{item!r} needs its code name: release=trixie")
+    if item in ("script", "packages"):
         raise ValueError(f"{item!r} is for scenario files: upgrade.{item}")
     return values.package_spec(item)
 

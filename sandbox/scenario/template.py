@@ -102,11 +102,12 @@ def _login(user: str, key: str | None, inject: bool) -> Iterator[str]:
 
 
 _UPGRADE = """\
-# What is rehearsed: all, security, kernel, packages or script.
+# What is rehearsed: all, security, kernel, packages, release or script.
 upgrade:
   what: security
   # what: packages
   # packages: [nginx, openssl=3.0.20-1~deb12u2]
+  # release: trixie            # with what: release
   # files: [nginx-local.deb]   # beneath this folder
   # repositories:              # proposed for this rehearsal only
   #   - deb [trusted=yes] https://mirror.example/debian bookworm-proposed main

@@ -89,6 +89,14 @@ CASES = (
         image=DEMO,
         mirror="debian",
     ),
+    Case(
+        "next-release",
+        "pass",
+        "the demo's guest goes to the next release of Debian, kernel and all",
+        image=DEMO,
+        mirror="debian",
+        shipped="release",
+    ),
     Case("new-site", "pass", "a good new version of the site", packages=(site("1.1"),)),
     Case(
         "new-service",

@@ -11,7 +11,7 @@ from sandbox.scenario import Scenario, ScenarioError, load_scenario
 
 READY = Path(__file__).resolve().parents[2] / "scenarios"
 SHARED = READY / "shared"
-NAMES = ("everything", "kernel", "package", "security")
+NAMES = ("everything", "kernel", "package", "release", "security")
 UP = "upgrade: {what: all}\n"
 FULL = """\
 description: Everything that can be said

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from scenario_world import UP, load, make_folder
+from scenario_world import NAMES, UP, load, make_folder
 
 from sandbox.errors import RequestError
 from sandbox.request import Request, find_scenario, prepare, scenario_names
@@ -32,7 +32,7 @@ def test_by_name_in_the_users_own_folder_first(settings: Settings) -> None:
     mine.mkdir()
     (mine / "scenario.yaml").write_text(UP)
     assert find_scenario("security", settings) == mine
-    assert scenario_names(settings) == ["everything", "kernel", "package", "security", "web01"]
+    assert scenario_names(settings) == [*NAMES, "web01"]
 
 
 @pytest.mark.parametrize("text", ["./x", "/x", ".", "..", "x.yaml", "a/b"])
@@ -53,7 +53,7 @@ def test_a_folder_here_can_be_named_without_a_slash(
 def test_an_unknown_name_is_rejected_with_what_there_is(settings: Settings, text: str) -> None:
     with pytest.raises(RequestError, match="no scenario") as caught:
         find_scenario(text, settings)
-    assert "there are: everything, kernel, package, security, web01" in caught.value.hint
+    assert "there are: everything, kernel, package, release, security, web01" in caught.value.hint
     assert ("did you mean 'security'?" in caught.value.hint) is (text == "securty")
 
 

@@ -71,6 +71,14 @@ def test_little_needs_to_be_said(folder: Path) -> None:
     assert scenario.expectations.allow_nothing
 
 
+def test_a_release_implies_reboot_and_newest_kernel(folder: Path) -> None:
+    release = load(folder, "upgrade: {what: release, release: trixie}\n")
+    assert (release.reboot, release.expectations.kernel) == ("always", "newest")
+    request = release.upgrade.request()
+    assert (request.release, request.describe()) == ("trixie", "the release trixie")
+    assert not load(folder, UP).upgrade.request().release
+
+
 def test_a_kernel_upgrade_implies_reboot_and_newest_kernel(folder: Path) -> None:
     kernel = load(folder, "upgrade: {what: kernel}\n")
     assert (kernel.reboot, kernel.expectations.kernel) == ("always", "newest")
@@ -95,6 +103,15 @@ BAD = [
     ("upgrade:\n  what: all\n  packages: [nginx]\n", "3: upgrade.packages:", "what: packages"),
     ("upgrade:\n  what: all\n  script: up.sh\n", "3: upgrade.script:", "what: script"),
     ("upgrade: {what: script}\n", "1: upgrade.script: is required", "what: script"),
+    ("upgrade: {what: release}\n", "1: upgrade.release: is required", "as in trixie"),
+    ("upgrade:\n  what: all\n  release: trixie\n", "3: upgrade.release:", "what: release"),
+    ("upgrade:\n  what: release\n  release: 13\n", "3: upgrade.release:", "text"),
+    ("upgrade:\n  what: release\n  release: Debian 13\n", "3: upgrade.release:", "code name"),
+    (
+        "upgrade:\n  what: release\n  release: trixie\n  packages: [nginx]\n",
+        "4: upgrade.packages:",
+        "what: packages",
+    ),
     ("upgrade:\n  what: script\n  script: gone.sh\n", "3: upgrade.script:", "does not exist"),
     ("upgrade:\n  what: script\n  script: /bin/sh\n", "3: upgrade.script:", "beneath"),
     ("upgrade:\n  what: script\n  script: ../x.sh\n", "3: upgrade.script:", "beneath"),

@@ -14,6 +14,7 @@ from sandbox.errors import RequestError
 from sandbox.scenario import (
     Repository,
     Source,
+    Upgrade,
     parse_source,
     parse_upgrade,
     valid_guest_name,
@@ -31,6 +32,7 @@ def test_upgrade_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "x.deb").write_text("")
     for word in ("all", "security", "kernel"):
         assert parse_upgrade(word).what == word
+    assert parse_upgrade(" release=trixie") == Upgrade(what="release", release="trixie")
     mixed = parse_upgrade("nginx, openssl=1:3.0~rc1-1 ,./x.deb")
     assert (mixed.what, mixed.packages) == ("packages", ("nginx", "openssl=1:3.0~rc1-1"))
     assert mixed.files == (tmp_path / "x.deb",)
@@ -44,6 +46,10 @@ def test_upgrade_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (" , ", "names nothing"),
         ("all,nginx", "cannot be combined"),
         ("script", "scenario files"),
+        ("release", "release=trixie"),
+        ("release=", "code name|empty|text"),
+        ("release=1 2", "no release's code name"),
+        ("nginx,release=trixie", "cannot be combined"),
         ("./gone.deb", "does not exist"),
         ("./up.sh", "does not exist"),
         ("/bin/sh", "not a package file"),

@@ -100,9 +100,9 @@ def test_ready_scenarios_load_and_explain_themselves(name: str) -> None:
         assert all("host" in [argument.arg for argument in test.args.args] for test in tests)
 
 
-def test_ready_scenarios_are_of_four_kinds() -> None:
+def test_ready_scenarios_are_of_five_kinds() -> None:
     whats = {load_scenario(READY / name, shared=SHARED).upgrade.what for name in NAMES}
-    assert whats == {"all", "kernel", "packages", "security"}
+    assert whats == {"all", "kernel", "packages", "release", "security"}
 
 
 def test_template_of_a_guest_loads(folder: Path) -> None:

@@ -72,7 +72,7 @@ class Submission(BaseModel):
     upgrade: str | None = Field(
         default=None,
         pattern=UPGRADE,
-        description="all, security, kernel, or packages: nginx,openssl=3.0.20",
+        description="all, security, kernel, release=trixie, or packages: nginx,openssl=3.0.20",
     )
     user: str | None = Field(default=None, pattern=r"^[a-z_][a-z0-9_-]{0,31}$")
     key: str | None = Field(
