@@ -51,10 +51,11 @@ class ConnectionLost(HostError):
 
 
 class DeadlineExceeded(HostError):
-    """A phase ran out of its time. ``phase`` names it."""
+    """A phase ran out of its time. ``phase`` names it, ``doing`` what it was about."""
 
-    def __init__(self, phase: str, seconds: float, hint: str = "") -> None:
-        super().__init__(f"{phase} took longer than {seconds:.0f} s", hint)
+    def __init__(self, phase: str, seconds: float, hint: str = "", *, doing: str = "") -> None:
+        late = f"{phase} took longer than {seconds:.0f} s"
+        super().__init__(f"{late}; {doing}" if doing else late, hint)
         self.phase = phase
         self.seconds = seconds
 

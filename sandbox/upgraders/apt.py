@@ -21,6 +21,7 @@ from sandbox.observe_parse import starts_of
 from sandbox.records import ConffileDecision, Start, UpgradeLog, UpgradeStatus
 from sandbox.shell import Shell, new_mark
 from sandbox.upgraders import (
+    LONGER,
     WORK,
     Failure,
     OnLine,
@@ -309,7 +310,10 @@ def _follow(
             deadline.sleep(LOCK_PAUSE)
         except DeadlineExceeded as late:
             raise DeadlineExceeded(
-                late.phase, late.seconds, f"apt's last words: {told.last or 'none'}"
+                late.phase,
+                late.seconds,
+                LONGER,
+                doing=f"apt's last words: {told.last or 'none'}",
             ) from late
 
 

@@ -15,6 +15,7 @@ from sandbox.errors import DeadlineExceeded, RequestError
 from sandbox.records import UpgradeLog, UpgradeStatus
 from sandbox.shell import Shell, new_mark
 from sandbox.upgraders import (
+    LONGER,
     WORK,
     OnLine,
     OnProgress,
@@ -110,7 +111,10 @@ class ScriptUpgrader:
             status = shell.follow(_RUN, deadline, told.feed, args=args)
         except DeadlineExceeded as late:
             raise DeadlineExceeded(
-                late.phase, late.seconds, f"the script's last words: {told.last or 'none'}"
+                late.phase,
+                late.seconds,
+                LONGER,
+                doing=f"the script's last words: {told.last or 'none'}",
             ) from late
         lines = told.of("script")
         return UpgradeLog(

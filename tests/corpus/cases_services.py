@@ -218,7 +218,7 @@ CASES = (
         "page-lost",
         "fail",
         "the new site has no front page",
-        "403",
+        "404",
         packages=(site("1.1", page=None), *OTHERS),
     ),
     Case(
