@@ -20,8 +20,9 @@ Start = Callable[..., Command]
 SAID = "interrupted: the clone, its network and its files are removed"
 
 
-@pytest.mark.parametrize("phase", [Phase.BOOT, Phase.UPGRADE])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "phase"), [(signal.SIGTERM, Phase.BOOT), (signal.SIGINT, Phase.UPGRADE)]
+)
 def test_a_signal_ends_a_run_cleanly(
     number: signal.Signals, phase: Phase, sandbox: Start, scenario: Path, lab: Lab
 ) -> None:
