@@ -1,7 +1,7 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
 .PHONY: test test-unit test-xen test-vm test-faults bench picture
-.PHONY: test-restart test-service test-chaos corpus
+.PHONY: test-restart test-service test-chaos test-contract test-promise corpus
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -34,9 +34,9 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A guest keeps one of two cores busy, so two of these run at a time, and a third that mostly waits:
-# chaos, with pretended rehearsals. The lab takes longest; its guests are its own. libvirtd's
-# restart is first, since nothing else may ask libvirtd then.
+# A guest keeps one of two cores busy, and waits now and then, as all of these do: so three at a
+# time. The lab takes longest; its guests are its own. While libvirtd is restarted nothing else may
+# ask it. Each that boots guests has a production of its own.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
@@ -47,11 +47,9 @@ test: ## everything: style, types, then all tests, with real guests on QEMU and 
 	  if [ -n "$$said" ]; then echo "failed:" $$said; exit 1; else echo "all tests passed"; fi
 
 # In this order. One that fails is told at the end, and keeps none from its turn.
-PARTS := xen restart unit faults vm chaos service
-part-unit: | part-restart
-part-faults: | part-unit
-part-vm part-chaos: | part-xen
-part-service: | part-faults
+PARTS := xen restart unit faults contract chaos vm promise service
+part-faults part-contract part-vm part-promise part-service: | part-restart
+part-contract: | part-unit
 
 # Their lines would mix: each is shown as a whole when it has ended.
 .PHONY: $(PARTS:%=part-%)
@@ -60,8 +58,11 @@ $(PARTS:%=part-%): part-%:
 	  $(MAKE) --no-print-directory test-$* >"$$log" 2>&1 || echo "test-$*" >>"$(FAILED)"; \
 	  cat "$$log"; rm -f "$$log"
 
-test-unit: ## unit and contract tests
-	$(BIN)/pytest tests/unit tests/contract
+test-unit: ## unit tests
+	$(BIN)/pytest tests/unit
+
+test-contract: ## one suite for every implementation; the service, its API and web; a real browser
+	$(BIN)/pytest tests/contract
 
 test-xen: ## rehearsals on Xen: in the lab, or on the host that SANDBOX_XEN_URI names
 	$(BIN)/pytest tests/xen $(XEN_TESTS)
@@ -69,11 +70,16 @@ test-xen: ## rehearsals on Xen: in the lab, or on the host that SANDBOX_XEN_URI 
 test-vm: ## rehearsals on QEMU, benchmarks
 	$(BIN)/pytest tests/vm tests/benchmarks -k "not 100000" \
 	  --ignore=tests/vm/test_demo_run.py --ignore=tests/vm/test_bad_input.py \
-	  --ignore=tests/vm/test_dies_late.py --ignore=tests/vm/test_image_cases.py \
+	  --ignore=tests/vm/test_isolation.py --ignore=tests/vm/test_untouched.py \
+	  --ignore=tests/vm/test_preflight_reads.py \
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
 	  '--ignore-glob=tests/benchmarks/test_xen_*.py' \
 	  --ignore=tests/benchmarks/test_service_fleet.py \
 	  --ignore=tests/benchmarks/test_chat_answers.py --ignore=tests/benchmarks/test_api_watchers.py
+
+test-promise: ## the source is untouched, its clone alone; preflight only reads
+	TEST_PRODUCTION=sbtest03 $(BIN)/pytest tests/vm/test_isolation.py tests/vm/test_untouched.py \
+	  tests/vm/test_preflight_reads.py
 
 test-faults: ## runs that are killed in every phase, the demo
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults tests/vm/test_demo_run.py \
@@ -83,9 +89,9 @@ test-faults: ## runs that are killed in every phase, the demo
 test-restart: ## libvirtd is restarted in mid-rehearsal
 	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults/test_libvirtd_restart.py
 
-test-service: ## workers are killed in mid-rehearsal; bad input; guests with a past
-	TEST_PRODUCTION=sbtest02 $(BIN)/pytest tests/faults/test_service_on_qemu.py \
-	  tests/vm/test_bad_input.py tests/vm/test_dies_late.py tests/vm/test_image_cases.py
+test-service: ## workers are killed in mid-rehearsal; bad input
+	TEST_PRODUCTION=sbtest04 $(BIN)/pytest tests/faults/test_service_on_qemu.py \
+	  tests/vm/test_bad_input.py
 
 test-chaos: ## the service under kill -9, lost servers, double messages: CHAOS_SEED=N repeats one
 	$(BIN)/pytest tests/faults/test_chaos_*.py
