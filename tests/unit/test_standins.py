@@ -115,7 +115,6 @@ def guest(server_host: Host) -> Iterator[Guest]:
         peer = ("peer", "name", "eth0", "netns", namespace)
         try:
             for words in (
-                ["ip", "link", "set", net.bridge, "up"],
                 ["ip", "link", "add", port, "master", net.bridge, "up", "type", "veth", *peer],
                 [*inside, "link", "set", "eth0", "up"],
                 [*inside, "address", "add", "10.1.0.5/24", "dev", "eth0"],
