@@ -49,7 +49,7 @@ class CloneOrder:
     memory: int | None = None
     keep_free: int = 0  # bytes of the host's memory that no clone may take
     control: bool = False  # whether it has a twin, where there is room
-    dependencies: tuple[Dependency, ...] = ()  # what is answered for, on this machine only
+    dependencies: tuple[Dependency, ...] = ()  # what is answered for
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _start(
     )
     needed = order.dependencies
     ledger.listen(hypervisor.host, net.bridge, folder, dependencies=needed, control=control)
-    standins.start_servers(needed, net.bridge, folder, deadline)
+    standins.start_servers(hypervisor.host, needed, net.bridge, folder, deadline)
     name = domain_name(folder.id, control=control)
     console = folder.artifacts / (CONTROL_CONSOLE if control else "console.log")
     nvram = (control_place(folder) if control else folder.clone) / _NVRAM

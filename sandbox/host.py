@@ -15,8 +15,10 @@ import select
 import shlex
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -258,6 +260,14 @@ def quoted(value: str) -> str:
 
 def _as_options(given: dict[str, str]) -> tuple[str, ...]:
     return tuple(word for key, value in given.items() for word in ("-o", f"{key}={value}"))
+
+
+def by_text(host: Host, module: str) -> list[str]:
+    """How a module of ours is run on a host: by its text, since there is nothing of ours on one
+    behind ssh. The standard library is all that it has."""
+    python = "python3" if host.proxy_command else sys.executable
+    text = files("sandbox").joinpath(f"{module}.py").read_text()
+    return [python, "-I", "-S", "-c", text]
 
 
 def host_of(uri: str) -> Host:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from sandbox import standins
 from sandbox.errors import SandboxError
-from sandbox.host import Host
+from sandbox.host import Host, by_text
 from sandbox.process import start, tail
 from sandbox.records import Dependency, Destination, Ledger
 from sandbox.store import RunFolder, start_time
@@ -41,10 +39,7 @@ def listen(
     """Begin to listen; what goes wrong is read in the notes. The names of ``dependencies`` are
     resolved, and they themselves left to their stand-ins."""
     notes = folder.clone / (_TWINS_NOTES if control else _NOTES)
-    text = files("sandbox").joinpath("listener.py").read_text()
-    python = "python3" if host.proxy_command else sys.executable
-    # By its text: there is nothing of ours on a host behind ssh.
-    argv = [python, "-I", "-S", "-c", text, LISTENER, bridge, f"{folder.clone}/"]
+    argv = [*by_text(host, "listener"), LISTENER, bridge, f"{folder.clone}/"]
     argv.append(json.dumps(standins.known(dependencies)))
     notes.touch(mode=0o600)
     with notes.open("ab") as output:

@@ -15,7 +15,7 @@ from sandbox.hypervisors import Hypervisor, Mark
 from sandbox.inject import make_key
 from sandbox.limits import NO_LIMITS, Limits, require_room
 from sandbox.reaper import is_on
-from sandbox.records import Dependency, Expectations, Phase
+from sandbox.records import Expectations, Phase
 from sandbox.scenario import RebootPolicy, Scenario
 from sandbox.source import ImageSpec, Source, guest_source, image_source
 from sandbox.ssh import Login
@@ -61,7 +61,6 @@ def make_plan(
     """
     control = scenario.control or control
     watch = watch if scenario.watch is None else float(scenario.watch)
-    dependencies = _dependencies(scenario, hypervisor)
     source = _source(scenario, hypervisor, folder, deadline)
     require_room(host_limits, hypervisor, source, scenario.memory, folder, deadline)
     limits = scenario.deadlines
@@ -87,7 +86,7 @@ def make_plan(
         memory=scenario.memory,
         keep_free=host_limits.keep_free,
         control=control != "never",
-        dependencies=dependencies,
+        dependencies=scenario.dependencies,
     )
     return Plan(
         order=order,
@@ -144,15 +143,6 @@ def _source(
         ),
         deadline,
     )
-
-
-def _dependencies(scenario: Scenario, hypervisor: Hypervisor) -> tuple[Dependency, ...]:
-    if scenario.dependencies and hypervisor.kind == "xen":
-        raise RequestError(
-            "dependencies cannot be answered for on a Xen host: only beside QEMU's clones",
-            "leave dependencies out of the scenario for guests on Xen",
-        )
-    return scenario.dependencies
 
 
 def _kernel_asked_for(scenario: Scenario, deadline: Deadline) -> str:

@@ -5,6 +5,7 @@ The same function ends a run normally, removes a kept clone, and cleans up after
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -104,8 +105,9 @@ def remove_run(
 
 
 def _unregistered(folder: RunFolder) -> Iterator[OurProcess]:
-    """Programs of ours that work on the clone's files, although a killed run had no time to
-    note them down: the path on their command line is the mark, since it holds the run's id."""
+    """Programs of ours that work on the clone's files and are not noted down, as stand-ins never
+    are, and others when a run was killed: the path on their command line is the mark, since it
+    holds the run's id."""
     mark = f"{folder.clone}/".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -130,7 +132,8 @@ def _end(process: OurProcess) -> bool:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # with the group of another of ours
+            os.kill(process.pid, signal.SIGKILL)
     for _ in range(100):
         if _state(process.pid) in ("", "Z"):
             break

@@ -35,7 +35,7 @@ class Bridged(FakeHypervisor):
         super().create_network(xml)
         bridge = etree.fromstring(xml.encode()).find("./bridge")
         assert bridge is not None
-        _ip("link", "add", str(bridge.get("name")), "type", "bridge")
+        _ip("link", "add", str(bridge.get("name")), "up", "type", "bridge")
 
     def destroy_network(self, name: str, run: str) -> bool:
         there = super().destroy_network(name, run)

@@ -47,12 +47,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("proxy", "proxy_server", "proxy_handler", "proxy_upstream", "proxy_cache", "proxy_rules"),
     ("reaper",),
     ("volumes",),
-    ("network", "reach", "ssh", "console", "ledger", "standins", "standin_server"),
+    ("network", "reach", "ssh", "console", "ledger", "standins"),
     ("hypervisors",),
     ("store", "settings", "strict_yaml", "host"),
     ("process",),
     ("deadline",),
-    ("errors", "lazy", "interruption", "listener"),
+    ("errors", "lazy", "interruption", "listener", "standin_server"),
 )
 # The same for the service, which stands on all of it.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
@@ -81,8 +81,9 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
 _RECORDS = ("records", "records.base", "records.guest", "records.run")
 SHARED = (*_RECORDS, "shell", "errors", "deadline", "process")
 # Who starts programs itself: sandbox.process is for those that are waited for, or run on in the
-# background; these talk to one while it runs.
-STARTS_PROGRAMS = {"process", "ssh", "host", "verify", "checks.answers", "lab.commands"}
+# background; these talk to one while it runs, or run where there is nothing of ours.
+_TALKING = ("process", "ssh", "host", "verify", "checks.answers", "lab.commands")
+STARTS_PROGRAMS = {*_TALKING, "standin_server"}
 LONGEST = 400
 LONGEST_RECIPE = 80
 TOP_FOLDERS = {"sandbox", "workers", "scenarios", "tests"}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import socket
 import struct
+import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import listener
+from sandbox import listener, standin_server
+from sandbox.host import LocalHost, by_text
 from sandbox.listener import NAME_LIMIT, SINK, Attempt, Notes, answer, attempts
 
 CARD = bytes.fromhex("525400123456")
@@ -216,8 +219,10 @@ def test_many_lines_in_all_are_kept_in_bounds(capsys: pytest.CaptureFixture[str]
     assert lines[-1] == "full"
 
 
-def test_it_needs_nothing_but_an_older_pythons_standard_library() -> None:
-    text = Path(listener.__file__).read_text()
+@pytest.mark.parametrize("program", [listener, standin_server])
+def test_it_needs_nothing_but_an_older_pythons_standard_library(program: ModuleType) -> None:
+    text = by_text(LocalHost(), program.__name__.rpartition(".")[2])[-1]
+    assert text == Path(str(program.__file__)).read_text()
     tree = ast.parse(text, feature_version=(3, 9))
     used = {
         (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name)
@@ -226,3 +231,9 @@ def test_it_needs_nothing_but_an_older_pythons_standard_library() -> None:
     }
     assert {str(name).partition(".")[0] for name in used} <= sys.stdlib_module_names
     assert len(text) < 100_000, "a program's argument has 128 KiB"
+
+
+def test_nothing_of_ours_is_found_by_programs_that_run_by_their_text() -> None:
+    argv = by_text(LocalHost(), "listener")[:-1]
+    done = subprocess.run([*argv, "import sandbox"], capture_output=True, text=True, check=False)
+    assert "No module named 'sandbox'" in done.stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,23 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sshd import wait_for
+from host_way import Way, way_to
+from sshd import Sshd, wait_for
 from stage import Bridged, Stage, commands_with
-from test_process import is_running
 from test_tried import TRY, waited
 
 from sandbox import ledger, network, standins
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError
-from sandbox.host import LocalHost
+from sandbox.host import Host, LocalHost
 from sandbox.hypervisors import Mark
 from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.plan import make_plan
 from sandbox.reaper import remove_run
-from sandbox.records import Dependency, Verdict
+from sandbox.records import Dependency
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 
-pytest_plugins = ["stage_fixtures"]
+pytest_plugins = ["host_fixtures", "stage_fixtures"]
 
 NEEDED = (
     Dependency(kind="http", host="api.example", port=8080),
@@ -59,6 +63,17 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as he
 """
 
 
+CROWD = """
+import socket, sys
+crowd = []
+for number in range(int(sys.argv[2])):
+    crowd.append(socket.create_connection((sys.argv[1], 25), timeout=20))
+for one in crowd[:200]:
+    assert one.recv(3) == b"220"
+print("served")
+"""
+
+
 @dataclass
 class Guest:
     namespace: str
@@ -82,8 +97,14 @@ class Guest:
         return self.python(TRY, "SOCK_STREAM", address, port, "00")
 
 
+@pytest.fixture(scope="module", params=["local", "remote"])
+def server_host(request: pytest.FixtureRequest, host_sshd: Sshd) -> Iterator[Host]:
+    with way_to(host_sshd) as way:
+        yield LocalHost() if request.param == "local" else way.host()
+
+
 @pytest.fixture(scope="module")
-def guest() -> Iterator[Guest]:
+def guest(server_host: Host) -> Iterator[Guest]:
     with tempfile.TemporaryDirectory(prefix="sbtest-") as state:
         folder = Store(Settings(state=Path(state))).create()
         hypervisor, namespace = Bridged(), f"sbtest-g-{secrets.token_hex(3)}"
@@ -94,22 +115,21 @@ def guest() -> Iterator[Guest]:
         peer = ("peer", "name", "eth0", "netns", namespace)
         try:
             for words in (
-                ["ip", "link", "set", net.bridge, "up"],
                 ["ip", "link", "add", port, "master", net.bridge, "up", "type", "veth", *peer],
                 [*inside, "link", "set", "eth0", "up"],
                 [*inside, "address", "add", "10.1.0.5/24", "dev", "eth0"],
                 [*inside, "route", "add", "default", "via", "10.1.0.1"],
             ):
                 subprocess.run(words, check=True)
-            ledger.listen(LocalHost(), net.bridge, folder, dependencies=NEEDED)
-            standins.start_servers(NEEDED, net.bridge, folder, soon)
+            ledger.listen(server_host, net.bridge, folder, dependencies=NEEDED)
+            standins.start_servers(server_host, NEEDED, net.bridge, folder, soon)
             waited(folder, "listening")
             yield Guest(namespace, folder, hypervisor, net.bridge)
         finally:
             remove_run(hypervisor, folder)
             subprocess.run(["ip", "netns", "del", namespace], check=True)
         assert commands_with(str(folder.clone)) == []
-        assert not Path(f"/sys/class/net/{net.bridge}-s").exists()
+        assert nothing_is_left(net.bridge)
 
 
 def test_names_that_were_stated_are_resolved_and_no_others(guest: Guest) -> None:
@@ -144,41 +164,117 @@ def test_a_stand_in_is_told_by_its_name(guest: Guest) -> None:
     assert "198.51.100.1" not in (guest.folder.clone / "tried").read_text()
 
 
+def test_those_who_are_too_many_wait(guest: Guest) -> None:
+    assert guest.python(CROWD, "198.51.100.3", 300) == "served"
+    assert guest.python(MAIL, "198.51.100.3") == "{}"
+
+
 def test_they_are_nobody_and_have_no_way_to_the_host(guest: Guest) -> None:
-    (server,) = [one for one in guest.folder.processes() if one.role == "stand-ins"]
-    status = Path(f"/proc/{server.pid}/status").read_text()
+    keeper, server = processes(guest.bridge)
+    assert Path(f"/proc/{keeper}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
+    status = Path(f"/proc/{server}/status").read_text()
     assert "\nUid:\t65534\t65534\t65534\t65534\n" in status
     assert "\nCapEff:\t0000000000000000\n" in status
-    enter = ["nsenter", "-t", str(server.pid), "-n"]
+    enter = ["nsenter", "-t", str(server), "-n"]
     links = json.loads(subprocess.check_output([*enter, "ip", "-json", "link"]))
     assert {link["ifname"] for link in links} == {"lo", "card"}
     for name in ("ipv4/ip_forward", "ipv6/conf/card/forwarding"):
         read = [*enter, "sysctl", "-n", f"net.{name.replace('/', '.')}"]
         assert subprocess.run(read, capture_output=True, text=True, check=True).stdout == "0\n"
+    files = [os.readlink(path) for path in Path(f"/proc/{server}/fd").iterdir()]
+    sockets = {file for file in files if file.startswith("socket:")}
+    of_the_host = [os.readlink(path) for path in Path(f"/proc/{keeper}/fd").iterdir()]
+    assert not sockets & {*of_the_host}, "none of the host's network is open to it"
 
 
-def test_one_that_nobody_wrote_down_is_found_and_ended() -> None:
-    """As after a kill between its start and its note."""
+# -- their end ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bridge() -> Iterator[str]:
+    name = f"sbt{secrets.token_hex(3)}"
+    for words in (("add", name, "type", "bridge"), ("set", name, "up")):
+        subprocess.run(["ip", "link", *words], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=False, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def folder() -> Iterator[RunFolder]:
     with tempfile.TemporaryDirectory(prefix="sbtest-") as state:
-        folder = Store(Settings(state=Path(state))).create()
-        with pytest.raises(HostError):  # there is no such bridge
-            standins.start_servers(NEEDED[:1], "sbtest-no", folder, Deadline(20, "test"))
-        (server,) = folder.processes()
-        assert is_running(server.pid)
-        (folder.clone / "processes").unlink()
-        removed = remove_run(FakeHypervisor(), folder).removed
-        assert any(name.endswith(f" process {server.pid}") for name in removed), removed
-        assert wait_for(lambda: not is_running(server.pid), 20)
-        # The kernel clears a network of nobody's in its own time.
-        assert wait_for(lambda: not Path("/sys/class/net/sbtest-no-s").exists(), 20)
+        yield Store(Settings(state=Path(state))).create()
 
 
-def test_those_that_do_not_start_are_our_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standins, "SERVER", "sandbox.no_such_module")
-    with tempfile.TemporaryDirectory(prefix="sbtest-") as state:
-        folder = Store(Settings(state=Path(state))).create()
-        with pytest.raises(HostError, match="no_such_module"):
-            standins.start_servers(NEEDED, "sbtest-no", folder, Deadline(20, "test"))
+def processes(bridge: str) -> list[int]:
+    """The keeper, and the one who answers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            if f"{standins.SERVER}\0{bridge}\0".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def nothing_is_left(bridge: str) -> bool:
+    """The kernel clears a network of nobody's in its own time."""
+    port = Path(f"/sys/class/net/{bridge}-s")
+    return wait_for(lambda: processes(bridge) == [] and not port.exists(), 20)
+
+
+def test_they_end_with_the_bridge_and_with_nothing_else(
+    machine: Host, way: Way, bridge: str, folder: RunFolder
+) -> None:
+    """On every kind of host: through a real sshd as well, with nothing of ours at its end."""
+    standins.start_servers(machine, NEEDED, bridge, folder, Deadline(60, "test"))
+    assert len(processes(bridge)) == 2
+    assert Path(f"/sys/class/net/{bridge}-s/master").resolve().name == bridge
+    ours = [line for line in commands_with(standins.SERVER) if line.startswith(("ssh", "sshd"))]
+    assert ours == [], "no session of an ssh connection is held"
+    way.sshd.drop_sessions()
+    assert len(processes(bridge)) == 2
+    assert folder.processes() == (), "on a host behind ssh, a pid of ours would be another's"
+    subprocess.run(["ip", "link", "del", bridge], check=True)
+    assert nothing_is_left(bridge)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_neither_of_the_two_is_there_without_the_other(
+    bridge: str, folder: RunFolder, which: int
+) -> None:
+    standins.start_servers(LocalHost(), NEEDED, bridge, folder, Deadline(60, "test"))
+    os.kill(processes(bridge)[which], signal.SIGKILL)
+    assert nothing_is_left(bridge)
+
+
+def test_a_reaper_finds_and_ends_them(bridge: str, folder: RunFolder) -> None:
+    """Also where the bridge is not known to it."""
+    standins.start_servers(LocalHost(), NEEDED, bridge, folder, Deadline(60, "test"))
+    keeper, _server = processes(bridge)
+    removed = remove_run(FakeHypervisor(), folder).removed
+    assert any(name.endswith(f" process {keeper}") for name in removed), removed
+    assert nothing_is_left(bridge)
+
+
+def test_a_host_without_such_a_bridge_is_our_error(machine: Host, folder: RunFolder) -> None:
+    with pytest.raises(HostError, match=r"do not start: sbtest-no: .*No such device"):
+        standins.start_servers(machine, NEEDED, "sbtest-no", folder, Deadline(60, "test"))
+    assert nothing_is_left("sbtest-no")
+
+
+def test_a_host_without_python_is_our_error(
+    machine: Host, bridge: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standins, "by_text", lambda *_: ["no-such-python"])
+    with pytest.raises(HostError, match="no-such-python"):
+        standins.start_servers(machine, NEEDED, bridge, folder, Deadline(60, "test"))
+
+
+def test_what_cannot_be_answered_for_is_our_error(bridge: str, folder: RunFolder) -> None:
+    """The one who answers says why, and nobody stays."""
+    twice = (NEEDED[0], NEEDED[0])
+    with pytest.raises(HostError, match=f"{bridge}: .*already in use"):
+        standins.start_servers(LocalHost(), twice, bridge, folder, Deadline(60, "test"))
+    assert nothing_is_left(bridge)
 
 
 # -- in a rehearsal -----------------------------------------------------------------------------
@@ -193,9 +289,9 @@ def test_a_rehearsal_says_what_it_answers_for_and_leaves_nothing(stage: Stage) -
     assert stage.left() == []
 
 
-def test_on_xen_it_is_rejected(stage: Stage) -> None:
+def test_a_xen_host_has_them_as_well(stage: Stage) -> None:
     stage.hypervisor.kind = "xen"
-    record = stage.rehearse(STATED)
-    assert record.decision is not None
-    assert record.decision.verdict is Verdict.REJECTED
-    assert "Xen" in record.decision.reason
+    stage.hypervisor.domains["web01"].state = "running"
+    scenario, folder = stage.scenario(STATED), stage.new_folder()
+    made = make_plan(scenario, stage.hypervisor, folder, False, Deadline(20, "test"))
+    assert made.order.dependencies == (Dependency(kind="tcp", host="db.example", port=5432),)

@@ -20,7 +20,7 @@ from stage import Stage, commands_with
 from test_listener import arp
 from test_process import is_running
 
-from sandbox import ledger
+from sandbox import host, ledger
 from sandbox.host import Host, LocalHost
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.listener import answer
@@ -282,7 +282,7 @@ def test_a_rehearsal_listens_and_leaves_nobody_behind(stage: Stage) -> None:
 def test_a_rehearsal_to_which_nobody_can_listen_goes_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "sys", SimpleNamespace(executable="/nonexistent/python"))
+    monkeypatch.setattr(host, "sys", SimpleNamespace(executable="/nonexistent/python"))
     record = stage.rehearse()
     assert record.facts.trouble is not None
     assert "no SSH within" in record.facts.trouble.message, "it went as far as without"

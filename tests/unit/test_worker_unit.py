@@ -67,6 +67,11 @@ def test_it_is_hardened(unit: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_it_may_make_the_namespaces_that_a_run_needs(unit: Path) -> None:
+    """A network for stand-ins (sandbox.standin_server), mounts for libguestfs (sandbox.inject)."""
+    assert [set(value.split()) for value in values(unit, "RestrictNamespaces")] == [{"net", "mnt"}]
+
+
 def test_it_stops_later_than_the_worker_drains(unit: Path) -> None:
     given = dict(line.split("=", 1) for line in values(unit, "Environment"))
     assert float(values(unit, "TimeoutStopSec")[0]) >= float(given["SANDBOX_SERVICE_DRAIN"]) + UNDO

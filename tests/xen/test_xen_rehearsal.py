@@ -25,6 +25,23 @@ from sandbox.store import Store
 pytestmark = pytest.mark.xen
 
 NGINX = "def test_nginx_runs(host):\n    assert host.service('nginx').is_running\n"
+NEEDS = "dependencies: [http: 'http://10.1.2.3:8080', tcp: '10.1.2.3:5432', smtp: 10.1.2.3]\n"
+ASK = """
+import socket
+def ask(port, question, length):
+    with socket.create_connection(("10.1.2.3", port), 60) as stream:
+        stream.sendall(question)
+        return stream.recv(length)
+print(ask(8080, b"GET /health HTTP/1.1" + 2 * bytes([13, 10]), 12), ask(25, b"", 3))
+print(socket.create_connection(("10.1.2.3", 5432), 60).getpeername())
+print(socket.socket().connect_ex(("10.1.2.3", 81)))
+"""
+ANSWERED = f"""
+def test_what_it_needs_is_there(host):
+    done = host.run("python3 -c %s", {ASK!r})
+    said = done.stdout.splitlines()
+    assert said == ["b'HTTP/1.1 200' b'220'", "('10.1.2.3', 5432)", "111"], done
+"""
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +110,8 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
 ) -> None:
     """The whole job, although libvirt on the host restarts while the clone boots and before it
     reboots, and the way to the host is cut while its packages are upgraded. The source, which has
-    the same addresses, runs on and hears nothing of its clone."""
+    the same addresses, runs on and hears nothing of its clone. What the guest needs elsewhere is
+    answered for, before all that and after."""
     archive.offer(kernel)
     saboteur = xen.progress = Saboteur(host)
     before = {
@@ -102,13 +120,22 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
         "boot": administrator.inside("cat /proc/sys/kernel/random/boot_id").stdout,
         "kernel": administrator.inside("uname -r").stdout,
     }
-    scenario = xen.scenario("upgrade: {what: kernel}\n", test_own=NGINX, test_attack=CHECK)
+    scenario = xen.scenario(
+        "upgrade: {what: kernel}\n" + NEEDS,
+        test_own=NGINX,
+        test_attack=CHECK,
+        test_needs=ANSWERED,
+    )
     record = xen.run(scenario)
     assert verdict(record) is Verdict.PASS, reason(record)
     assert saboteur.restarted == [Phase.BOOT, Phase.REBOOT]
     assert saboteur.cut, "nothing was cut: this proves nothing"
     assert record.left_behind == ()
     facts, source = record.facts, record.source
+    for session in (facts.checks_before, facts.checks_after):
+        assert session is not None
+        (asked,) = (c for c in session.results if "what_it_needs" in c.name)
+        assert asked.outcome is Outcome.PASSED, asked.detail
     assert facts.before is not None
     assert facts.after is not None
     assert facts.before.kernel == before["kernel"].strip()
@@ -121,6 +148,7 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
     assert source.consistency == "crash-consistent"
     assert source.paused_ms > 0, "two disks: it stood still for the moment between them"
     assert any("ran on" in proof for proof in source.untouched)
+    assert "answered by a stand-in: http 10.1.2.3:8080" in source.changed
     after = {
         "domid": host.domid(GUEST),
         "xml": host.run(f"virsh dumpxml {GUEST}"),
@@ -154,9 +182,12 @@ class Counting(Silent):
 def test_a_running_guest_has_a_clone_and_its_twin(
     xen: Xen, host: Host, capture: Callable[[], Seen]
 ) -> None:
-    """Both from one instant, with the same addresses, and neither hears the other."""
+    """Both from one instant, with the same addresses, and neither hears the other. Each has
+    stand-ins of its own."""
     scenario = xen.scenario(
-        BY_SCRIPT + "checks: {shared: []}\ncontrol: always\n", test_attack=CHECK
+        BY_SCRIPT + "checks: {shared: []}\ncontrol: always\n" + NEEDS,
+        test_attack=CHECK,
+        test_needs=ANSWERED,
     )
     (scenario / "upgrade.sh").write_text("#!/bin/sh\n: >/root/upgraded\n")
     counting = xen.progress = Counting(host)
@@ -168,6 +199,9 @@ def test_a_running_guest_has_a_clone_and_its_twin(
     assert twin.missing == ""
     assert twin.checks_before
     assert twin.checks_after
+    for session in (*twin.checks_before, *twin.checks_after):
+        (asked,) = (c for c in session.results if "what_it_needs" in c.name)
+        assert asked.outcome is Outcome.PASSED, asked.detail
     assert twin.before is not None
     assert record.facts.before is not None
     assert twin.before.boot_id != record.facts.before.boot_id
