@@ -51,7 +51,7 @@ def test_completion_survives_a_broken_setting(world: World) -> None:
 
 
 def test_completion_of_scenarios(world: World) -> None:
-    assert complete(world, "run", "") == ["everything", "kernel", "package", "security"]
+    assert complete(world, "run", "") == ["everything", "kernel", "package", "release", "security"]
     assert complete(world, "run", "sec") == ["security"]
     environment = {**world.environment, "_SANDBOX_COMPLETE": "bash_complete"}
     environment |= {"COMP_WORDS": "sandbox run ./my", "COMP_CWORD": "2"}
