@@ -215,7 +215,7 @@ _DPKG_ERROR = re.compile(
 _DPKG_FAILED = re.compile(r"E: Sub-process .*dpkg.* (?:returned|exited|received)")
 _TROUBLE = re.compile(
     r"error|fail|cannot|can't|could not|not found|no such|invalid|denied|unable|emerg|fatal"
-    r"|unknown|missing|refused|syntax|\bE:",
+    r"|unknown|missing|refused|syntax|you must|\bE:",
     re.IGNORECASE,
 )
 _LOCKED = re.compile(r"E: (?:Could not get lock|Unable to (?:acquire|lock))")

@@ -232,6 +232,23 @@ Errors were encountered while processing:
 E: Sub-process /usr/bin/dpkg returned an error code (1)
 """,
     ),
+    "a postinst that wants an answer": (
+        UpgradeStatus.FAILED,
+        "grub-pc: installed grub-pc package post-installation script subprocess returned error "
+        "exit status 1: You must correct your GRUB install devices before proceeding:",
+        "grub-pc",
+        """\
+Setting up grub-pc (2.12-9+deb13u4) ...
+Replacing config file /etc/default/grub with new version
+grub-pc: Running grub-install ...
+You must correct your GRUB install devices before proceeding:
+  DEBIAN_FRONTEND=dialog dpkg --configure grub-pc
+  dpkg --configure -a
+dpkg: error processing package grub-pc (--configure):
+ installed grub-pc package post-installation script subprocess returned error exit status 1
+E: Sub-process /usr/bin/dpkg returned an error code (1)
+""",
+    ),
     "a postinst that downloads": (
         UpgradeStatus.FAILED,
         "fonts: installed fonts package post-installation script subprocess returned error exit "
