@@ -243,7 +243,7 @@ def _finish_tree(
     write(tree / "root/.ssh/authorized_keys", key.with_suffix(".pub").read_text())
     (tree / "root/.ssh").chmod(0o700)
     # As the installer leaves it: without, a new GRUB does not know where to install itself.
-    answer = f"grub-pc grub-pc/install_devices multiselect /dev/vda\n"
+    answer = "grub-pc grub-pc/install_devices multiselect /dev/vda\n"
     run(["chroot", tree, "debconf-set-selections"], deadline, input=answer.encode())
     write(tree / "boot/grub/grub.cfg", (DATA / "grub.cfg").read_text().replace("@UUID@", str(uuid)))
     (tree / "etc/nginx/sites-enabled/default").unlink(missing_ok=True)
