@@ -290,18 +290,21 @@ def digest(*parts: str | bytes) -> str:
 def build_folder(path: Path, progress: Callable[[str], None]) -> Iterator[Path | None]:
     """A temporary folder to build ``path`` in, or None when it is there already.
 
-    One build at a time; what a killed build left is removed by the next one.
+    One build of each variant at a time, so that no other image waits for the lab, whose first start
+    takes minutes; what a killed build left is removed by the next one.
     """
     images = path.parent
     images.mkdir(parents=True, exist_ok=True)
-    with (images / ".lock").open("w") as lock:
+    variant = path.name.rpartition("-")[0]
+    with (images / f".{variant}.lock").open("w") as lock:
         _wait_for(lock.fileno(), progress)
         if path.exists():
             yield None
             return
-        for stale in images.glob("build-*"):
+        begin = f"build-{variant}@"
+        for stale in images.glob(f"{begin}*"):
             shutil.rmtree(stale)
-        with tempfile.TemporaryDirectory(prefix="build-", dir=images) as folder:
+        with tempfile.TemporaryDirectory(prefix=begin, dir=images) as folder:
             Path(folder).chmod(0o755)  # apt leaves root's rights to download
             yield Path(folder)
 

@@ -19,7 +19,13 @@ run_on() {
     [ -z "$paused" ] || xl unpause "$id"
 }
 stop_watchdog() {
-    kill -- "-$watchdog" 2>/dev/null || kill "$watchdog" 2>/dev/null
+    # Until it leads a group of its own it may still be a copy of this shell, whose traps would
+    # catch the signal, and be lost with the shell.
+    tries=0
+    until kill -- "-$watchdog" 2>/dev/null || [ "$tries" -eq 100 ]; do
+        tries=$((tries + 1))
+        sleep 0.1
+    done
     wait "$watchdog"
     [ "$?" -gt 128 ]
 }

@@ -213,16 +213,25 @@ class TestImageCache:
             assert folder is None
 
     def test_what_a_killed_build_left_is_removed(self, tmp_path: Path) -> None:
-        stale = tmp_path / "images" / "build-killed" / "tree"
+        stale = tmp_path / "images" / "build-web01@killed" / "tree"
         stale.mkdir(parents=True)
         with image.build_folder(tmp_path / "images" / "web01-x.qcow2", print):
             assert not stale.exists()
+
+    def test_images_of_several_variants_are_built_beside_each_other(self, tmp_path: Path) -> None:
+        images = tmp_path / "images"
+        with image.build_folder(images / "lab-x", print) as lab:
+            assert lab is not None
+            for name in ("lab-own-x", "web01-x.qcow2"):
+                with image.build_folder(images / name, print) as folder:
+                    assert folder is not None
+            assert lab.is_dir()
 
     def test_a_failed_build_leaves_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "images" / "web01-x.qcow2"
         with pytest.raises(HostError), image.build_folder(path, print):
             raise HostError("mirror down")
-        assert [entry.name for entry in path.parent.iterdir()] == [".lock"]
+        assert [entry.name for entry in path.parent.iterdir()] == [".web01.lock"]
 
     def test_the_key_is_made_once_and_private(self, tmp_path: Path) -> None:
         key = image.ensure_key(tmp_path)
