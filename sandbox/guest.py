@@ -14,7 +14,13 @@ from typing import NoReturn
 
 from sandbox import reach
 from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, ConnectionLost, DeadlineExceeded, GuestUnreachable
+from sandbox.errors import (
+    CommandFailed,
+    ConnectionLost,
+    DeadlineExceeded,
+    GuestUnreachable,
+    HostError,
+)
 from sandbox.hypervisors import Hypervisor
 from sandbox.process import Completed
 from sandbox.records import Reboot
@@ -35,6 +41,8 @@ _DEAD_ENDS = (
 )
 # initramfs-tools says so once a second while the root disk is missing; slow disks need a few.
 _WAITING, _WAITING_LINES = "/scripts/local-block", 8
+_RESTART_PATIENCE = 300.0  # seconds for a host to start a guest again that reboots
+_RESTART_LEAST = 30.0  # when time is up: any shorter, and the guest may restart again and again
 _PATIENCE = 15.0  # seconds between a dead end on the console and giving up
 _HOST_PATIENCE = 30.0  # seconds for a round of looking for the guest; a host needs less
 _NO_ANSWER = "nothing answers on its SSH port"
@@ -69,6 +77,7 @@ class Guest:
         self.connection = Connection(folder, login, register, hypervisor.host.proxy_command)
         self._console_start = 0
         self._boot_id = ""
+        self._restarting: float | None = None  # since when the host is to start it again
 
     def __enter__(self) -> Guest:
         return self
@@ -133,6 +142,7 @@ class Guest:
             self._give_up(deadline, refusal or _NO_ANSWER, late)
 
     def _give_up(self, deadline: Deadline, what: str, cause: DeadlineExceeded) -> NoReturn:
+        self._require_host(_RESTART_LEAST)
         said = self.console_tail(1)
         raise GuestUnreachable(
             f"no SSH within {deadline.seconds:.0f} s: {what}"
@@ -145,6 +155,17 @@ class Guest:
         state = self._hypervisor.state(self._entrance.domain)
         if state not in ("running", "restarting"):
             raise GuestUnreachable(f"the clone is not running any more: it is {state}")
+        again = (self._restarting or time.monotonic()) if state == "restarting" else None
+        self._restarting = again
+        self._require_host(_RESTART_PATIENCE)
+
+    def _require_host(self, patience: float) -> None:
+        """A guest that its host does not start again says nothing about its upgrade."""
+        if self._restarting is not None and time.monotonic() - self._restarting > patience:
+            raise HostError(
+                "the host did not start the clone again when it rebooted",
+                "what libvirtd says of it is in the host's journal; is the host overloaded?",
+            )
 
     def wait_until_up(self, deadline: Deadline) -> None:
         """Wait for the guest's start-up to end; a guest without systemd is up when SSH is."""

@@ -26,7 +26,7 @@ from sshd import Sshd
 
 from sandbox import guest as guest_module
 from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, GuestUnreachable
+from sandbox.errors import DeadlineExceeded, GuestUnreachable, HostError
 from sandbox.guest import Guest
 from sandbox.hypervisors.fake import FakeHypervisor
 
@@ -121,6 +121,33 @@ def test_a_clone_that_does_not_run_is_not_waited_for(
     with pytest.raises(GuestUnreachable, match=state):
         make_guest(sshd, hypervisor, tmp_path).enter(soon())
     assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("patience", "least", "blamed"),
+    [
+        (0.2, 60, HostError),  # for long enough
+        (60, 0.2, HostError),  # and then time was up
+        (60, 60, GuestUnreachable),  # just then: the guest may restart again and again
+    ],
+)
+def test_a_clone_that_its_host_does_not_start_again_is_the_hosts_fault(
+    sshd: Sshd,
+    hypervisor: FakeHypervisor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: float,
+    least: float,
+    blamed: type[Exception],
+) -> None:
+    """As Xen does whose scripts take too long: the upgrade has nothing to do with it."""
+    monkeypatch.setattr(guest_module, "_RESTART_PATIENCE", patience)
+    monkeypatch.setattr(guest_module, "_RESTART_LEAST", least)
+    monkeypatch.setattr(guest_module.reach, "find", lambda *_: None)
+    hypervisor.domains[DOMAIN].state = "restarting"
+    with pytest.raises(blamed) as caught:
+        make_guest(sshd, hypervisor, tmp_path).enter(Deadline(2, "reboot"))
+    assert type(caught.value) is blamed
 
 
 @pytest.mark.parametrize(
