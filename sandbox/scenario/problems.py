@@ -189,12 +189,10 @@ def _upgrade_rules(upgrade: Mapping[str, Any], what: object) -> Iterator[Problem
     if what == "release" and upgrade.get("release") is None:
         need = "is required with what: release: the next release's code name, as in trixie"
         yield Problem(("upgrade", "release"), need)
-    if what in get_args(What) and what != "release" and upgrade.get("release") is not None:
-        yield Problem(("upgrade", "release"), f"needs what: release, not what: {what}")
-    if what in get_args(What) and what != "packages" and packages:
-        yield Problem(("upgrade", "packages"), f"needs what: packages, not what: {what}")
-    if what in get_args(What) and what != "script" and upgrade.get("script") is not None:
-        yield Problem(("upgrade", "script"), f"needs what: script, not what: {what}")
+    own = {"packages": packages or None, **{key: upgrade.get(key) for key in ("release", "script")}}
+    for key, value in own.items():
+        if what in get_args(What) and what != key and value is not None:
+            yield Problem(("upgrade", key), f"needs what: {key}, not what: {what}")
     if what == "script" and files:
         yield Problem(("upgrade", "files"), "a script is run alone: no package files with it")
     names: list[str] = []
