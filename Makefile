@@ -57,9 +57,10 @@ part-vm part-promise: | part-xen
 # Their lines would mix: each is shown as a whole when it has ended.
 .PHONY: $(PARTS:%=part-%)
 $(PARTS:%=part-%): part-%:
-	@echo "make test-$*: begun"; log=$$(mktemp); \
+	@echo "make test-$*: begun"; log=$$(mktemp); began=$$(date +%s); \
 	  $(MAKE) --no-print-directory test-$* >"$$log" 2>&1 || echo "test-$*" >>"$(FAILED)"; \
-	  cat "$$log"; rm -f "$$log"
+	  cat "$$log"; rm -f "$$log"; \
+	  echo "make test-$*: ended after $$((($$(date +%s) - began) / 60)) min"
 
 test-unit: ## unit tests
 	$(BIN)/pytest tests/unit

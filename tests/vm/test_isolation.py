@@ -94,11 +94,19 @@ class Siege:
 
 @pytest.fixture(scope="module")
 def theirs(production: Production) -> tuple[str, str]:
-    """Production's addresses, known to the host as a neighbour's."""
+    """Production's addresses, known to the host as a neighbour's.
+
+    The one that ssh uses is there before production has heard of its lease.
+    """
     show = production.ssh("ip", "-4", "-o", "addr", "show", "scope", "global")
-    shown = subprocess.run(show, capture_output=True, text=True, check=True).stdout
-    address = next(word.partition("/")[0] for word in shown.split() if word.count(".") == 3)
-    return address, production.address.partition("%")[0]
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        shown = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+        for word in shown.split():
+            if word.count(".") == 3 and "/" in word:
+                return word.partition("/")[0], production.address.partition("%")[0]
+        time.sleep(1)
+    pytest.fail("production has had no IPv4 address for two minutes")
 
 
 def _ask_for(theirs: tuple[str, str]) -> None:
