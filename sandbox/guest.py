@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,13 +20,21 @@ from sandbox.errors import (
     GuestUnreachable,
     HostError,
 )
+from sandbox.guest_jobs import (
+    COLLECT,
+    JOBS,
+    RECEIVE,
+    STATUS,
+    WATCH,
+    Lines,
+    as_program,
+    begin_script,
+)
 from sandbox.hypervisors import Hypervisor
 from sandbox.process import Completed
 from sandbox.records import Reboot
 from sandbox.ssh import LOST, Connection, Login
 
-# Where a job's script and output live in the guest: a tmpfs, so that a full disk does not matter.
-_JOBS = "/run/upgrade-sandbox"
 # What a console says when nobody will ever answer; worth a short wait, not the whole deadline.
 _DEAD_ENDS = (
     ("Kernel panic - not syncing", "the kernel panicked"),
@@ -46,6 +53,7 @@ _RESTART_LEAST = 30.0  # when time is up: any shorter, and the guest may restart
 _PATIENCE = 15.0  # seconds between a dead end on the console and giving up
 _HOST_PATIENCE = 30.0  # seconds for a round of looking for the guest; a host needs less
 _NO_ANSWER = "nothing answers on its SSH port"
+_SILENCE = 45.0  # seconds; one that works asks for a router or a lease when it starts
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\n]")
 
 
@@ -77,6 +85,7 @@ class Guest:
         self.connection = Connection(folder, login, register, hypervisor.host.proxy_command)
         self._console_start = 0
         self._boot_id = ""
+        self._sending = reach.Sending(hypervisor.host, entrance.bridge)
         self._restarting: float | None = None  # since when the host is to start it again
 
     def __enter__(self) -> Guest:
@@ -95,6 +104,7 @@ class Guest:
         rounds = 0
         dead_since: float | None = None
         refusal = ""  # what the last attempt to log in ended with
+        self._sending = reach.Sending(self._hypervisor.host, self._entrance.bridge)
         while True:
             self._require_running()
             address = self._find(deadline, rounds, refusal)
@@ -121,6 +131,7 @@ class Guest:
         is the host that did not answer for long."""
         began = time.monotonic()
         try:
+            self._sending.look(deadline)
             return reach.find(
                 self._hypervisor.host,
                 self._entrance.macs,
@@ -133,13 +144,21 @@ class Guest:
         except DeadlineExceeded as late:
             if time.monotonic() - began > _HOST_PATIENCE:
                 raise
-            self._give_up(deadline, refusal or _NO_ANSWER, late)
+            self._give_up(deadline, refusal or self._no_answer(), late)
 
     def _wait_or_give_up(self, deadline: Deadline, refusal: str) -> None:
         try:
             deadline.sleep(0.5)
         except DeadlineExceeded as late:
-            self._give_up(deadline, refusal or _NO_ANSWER, late)
+            self._give_up(deadline, refusal or self._no_answer(), late)
+
+    def _no_answer(self) -> str:
+        silence = self._sending.silence()
+        return _NO_ANSWER + (
+            f" and its network card has sent nothing for {silence:.0f} s"
+            if silence >= _SILENCE
+            else ""
+        )
 
     def _give_up(self, deadline: Deadline, what: str, cause: DeadlineExceeded) -> NoReturn:
         self._require_host(_RESTART_LEAST)
@@ -177,7 +196,7 @@ class Guest:
 
     def run(self, script: str, deadline: Deadline, *, args: Sequence[str] = ()) -> Completed:
         return self.connection.execute(
-            self._shell(args), deadline, input=_as_program(script).encode()
+            self._shell(args), deadline, input=as_program(script).encode()
         )
 
     def follow(
@@ -188,16 +207,16 @@ class Guest:
         *,
         args: Sequence[str] = (),
     ) -> int:
-        job = f"{_JOBS}/{uuid.uuid4().hex}"
+        job = f"{JOBS}/{uuid.uuid4().hex}"
         self._begin(job, script, args, deadline)
-        lines = _Lines(on_line)
+        lines = Lines(on_line)
         while True:
             with contextlib.suppress(ConnectionLost):
                 status = self.connection.stream(
                     self._shell((job, str(lines.count + 1))),
                     deadline,
                     lines.feed,
-                    input=_as_program(_WATCH).encode(),
+                    input=as_program(WATCH).encode(),
                 )
                 if status != LOST:
                     return self._end(job, lines, deadline)
@@ -205,14 +224,14 @@ class Guest:
 
     def _begin(self, job: str, script: str, args: Sequence[str], deadline: Deadline) -> None:
         begun = self.connection.execute(
-            self._shell((job, *args)), deadline, input=_as_program(_begin_script(script)).encode()
+            self._shell((job, *args)), deadline, input=as_program(begin_script(script)).encode()
         )
         if not begun.ok:
             raise CommandFailed(begun.argv, begun.status, begun.stderr, "is /run writable?")
 
-    def _end(self, job: str, lines: _Lines, deadline: Deadline) -> int:
-        left = self.run(_COLLECT, deadline, args=(job, str(lines.count + 1)))
-        body, _, status = left.stdout.rpartition(_STATUS)
+    def _end(self, job: str, lines: Lines, deadline: Deadline) -> int:
+        left = self.run(COLLECT, deadline, args=(job, str(lines.count + 1)))
+        body, _, status = left.stdout.rpartition(STATUS)
         lines.feed(body.encode())
         lines.finish()
         if not status.strip().isdigit():
@@ -233,7 +252,7 @@ class Guest:
             )
 
     def put(self, local: Path, remote: str, deadline: Deadline) -> None:
-        argv = [*self._sudo(), "sh", "-c", _RECEIVE, "sh", remote]
+        argv = [*self._sudo(), "sh", "-c", RECEIVE, "sh", remote]
         done = self.connection.execute(argv, deadline, input=local.read_bytes())
         if not done.ok:
             raise CommandFailed(done.argv, done.status, done.stderr, f"copying to {remote}")
@@ -330,71 +349,3 @@ def dead_end(console: str) -> str:
     if len(lines) == _WAITING_LINES and all(_WAITING in line for line in lines):
         return "its initramfs waits for a root disk that does not appear"
     return next((meaning for words, meaning in _DEAD_ENDS if words in console), "")
-
-
-class _Lines:
-    """Splits a byte stream into lines and counts its bytes, so that a reader can resume."""
-
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self.count = 0
-        self._rest = b""
-        self._on_line = on_line
-
-    def feed(self, data: bytes) -> None:
-        self.count += len(data)
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        for line in whole:
-            self._on_line(line.decode(errors="replace"))
-
-    def finish(self) -> None:
-        if self._rest:
-            self._on_line(self._rest.decode(errors="replace"))
-            self._rest = b""
-
-
-def _as_program(script: str) -> str:
-    """A script for ``sh -s``: read whole before it runs, standard input empty, and never 255,
-    which is what ssh says when it has lost the guest."""
-    # The colon: a script may be empty, or have comments only.
-    return f'( :\n{script}\n) </dev/null\ns=$?\n[ "$s" -ne 255 ] || s=254\nexit "$s"\n'
-
-
-def _begin_script(script: str) -> str:
-    program = shlex.quote(_as_program(script))
-    return f"""umask 077
-d=$1
-shift
-mkdir -p "$d" && printf %s {program} >"$d/job" && : >"$d/log" || exit
-(
-  trap '' HUP
-  sh "$d/job" "$@" >"$d/log" 2>&1 </dev/null
-  echo "$?" >"$d/rc.new"
-  mv "$d/rc.new" "$d/rc"
-) >/dev/null 2>&1 </dev/null &
-"""
-
-
-# Short jobs are not kept waiting for a second; long ones are not asked all the time. POSIX knows
-# whole seconds only.
-_WATCH = """d=$1
-tail -c "+$2" -f "$d/log" 2>/dev/null &
-t=$!
-n=0
-while [ ! -e "$d/rc" ] && [ -d "$d" ]; do
-    if [ "$n" -lt 100 ] && sleep 0.2 2>/dev/null; then n=$((n + 1)); else sleep 1; fi
-done
-kill "$t" 2>/dev/null
-wait "$t" 2>/dev/null
-:
-"""
-
-_STATUS = "\n--upgrade-sandbox-status="
-_COLLECT = f"""tail -c "+$2" "$1/log" 2>/dev/null
-printf '\\n%s' '{_STATUS.strip()}'
-cat "$1/rc" 2>/dev/null
-"""
-# Run by `sh -c`, with the file's content on standard input.
-_RECEIVE = """umask 077
-case $1 in */*) mkdir -p -- "${1%/*}/" || exit ;; esac
-cat >"$1" && chmod 600 -- "$1"
-"""

@@ -15,6 +15,8 @@ from sandbox.host import Host, LocalHost
 _NEIGHBOUR = re.compile(r"^(fe80::\S+) .*?lladdr ([0-9a-f:]{17})", re.MULTILINE)
 _LOCAL_PATIENCE, _REMOTE_PATIENCE = 3.0, 10.0  # seconds for one address
 _LISTEN = 0.3  # seconds for answers to a multicast ping
+# What a port of a bridge has received is what the guest's card has sent.
+_COUNTS = 'cat "/sys/class/net/$0"/lower_*/statistics/rx_packets 2>/dev/null'
 
 
 def link_local(mac: str) -> str:
@@ -83,3 +85,26 @@ def find(
         if host.answers_ssh(address, port, min(patience, max(0.2, deadline.remaining()))):
             return address
     return None
+
+
+class Sending:
+    """When the guest's network cards last sent anything, as the ports of its bridge count it."""
+
+    def __init__(self, host: Host, bridge: str) -> None:
+        self._host = host
+        self._bridge = bridge
+        self._counts = ""
+        self._since: float | None = None
+
+    def look(self, deadline: Deadline) -> None:
+        """To be asked again and again; what the host does not count stays unknown."""
+        counts = self._host.run(["sh", "-c", _COUNTS, self._bridge], deadline, check=False).stdout
+        if not counts.strip():
+            self._since = None
+        elif self._since is None or counts != self._counts:
+            self._since = time.monotonic()
+        self._counts = counts
+
+    def silence(self) -> float:
+        """Seconds since they were last seen to have sent; 0 where nobody knows."""
+        return 0.0 if self._since is None else time.monotonic() - self._since

@@ -28,7 +28,7 @@ def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str | None]:
         return rounds.pop(0) if len(rounds) > 1 else rounds[0]
 
     monkeypatch.setattr("sandbox.guest.reach.find", find)
-    monkeypatch.setattr("sandbox.guest._JOBS", str(tmp_path / "jobs"))
+    monkeypatch.setattr("sandbox.guest.JOBS", str(tmp_path / "jobs"))
     return rounds
 
 

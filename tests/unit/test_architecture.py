@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan", "request", "hosts", "limits", "terminal", "progress"),
     ("scenario",),
     ("clone",),
-    ("guest", "inject", "source", "space_guard", "admission"),
+    ("guest", "guest_jobs", "inject", "source", "space_guard", "admission"),
     ("preflight",),
     ("preflight_boot",),
     ("preflight_points", "preflight_parse"),

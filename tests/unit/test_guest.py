@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from sshd import Sshd
 
 from sandbox import guest as guest_module
+from sandbox import guest_jobs
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, ConnectionLost, DeadlineExceeded, GuestUnreachable
 from sandbox.guest import Guest
@@ -81,7 +82,7 @@ def test_any_status_and_any_words_in_every_shell(
 ) -> None:
     words = [word.replace("\0", "").encode(errors="replace").decode() for word in words]
     script = f'for word; do printf "%s|" "$word"; done; exit {status}'
-    program = guest_module._as_program(script).encode()
+    program = guest_jobs.as_program(script).encode()
     done = run([*interpreter, "-s", "--", *words], soon(), input=program, check=False)
     assert done.stdout == "".join(f"{word}|" for word in words)
     assert done.status == (254 if status == 255 else status)
@@ -140,7 +141,7 @@ def test_a_late_script_ends_the_phase(guest: Guest) -> None:
 def end_jobs(guest: Guest) -> None:
     """What a test left running detached; a real guest goes with its clone."""
     guest.run(
-        'for pid in $(pgrep -f "$1/"); do kill -9 $pid; done', soon(), args=(guest_module._JOBS,)
+        'for pid in $(pgrep -f "$1/"); do kill -9 $pid; done', soon(), args=(guest_jobs.JOBS,)
     )
 
 
@@ -236,7 +237,7 @@ def test_a_guest_that_dies_under_the_script_is_unreachable(
 def test_a_guest_without_room_for_a_job_says_so(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guest_module, "_JOBS", "/proc/no-folder-here")
+    monkeypatch.setattr(guest_module, "JOBS", "/proc/no-folder-here")
     with pytest.raises(CommandFailed) as caught:
         guest.follow("echo x", soon(), lambda _line: None)
     assert "/run" in caught.value.hint
@@ -285,6 +286,6 @@ def test_a_file_that_cannot_be_put_says_why(guest: Guest, tmp_path: Path) -> Non
 @pytest.mark.parametrize("interpreter", INTERPRETERS, ids=lambda words: words[0])
 @pytest.mark.parametrize("name", ["bare", "-dash", "./x/y"])
 def test_names_without_a_folder(interpreter: tuple[str, ...], tmp_path: Path, name: str) -> None:
-    argv = [*interpreter, "-c", guest_module._RECEIVE, "sh", name]
+    argv = [*interpreter, "-c", guest_jobs.RECEIVE, "sh", name]
     run(argv, soon(), input=b"content", cwd=tmp_path)
     assert (tmp_path / name).read_bytes() == b"content"

@@ -53,6 +53,24 @@ def test_a_guest_that_never_answers_is_described(
     assert not caught.value.refused
 
 
+@pytest.mark.parametrize(("silence", "told"), [(97.4, True), (20.0, False)])
+def test_a_card_that_sends_nothing_is_told_of(
+    sshd: Sshd,
+    hypervisor: FakeHypervisor,
+    tmp_path: Path,
+    found: list[str | None],
+    monkeypatch: pytest.MonkeyPatch,
+    silence: float,
+    told: bool,
+) -> None:
+    found[:] = [None]
+    monkeypatch.setattr(guest_module.reach.Sending, "silence", lambda _self: silence)
+    with pytest.raises(GuestUnreachable) as caught:
+        make_guest(sshd, hypervisor, tmp_path).enter(Deadline(1, "boot"))
+    said = "on its SSH port and its network card has sent nothing for 97 s"
+    assert (said in caught.value.message) is told
+
+
 def test_a_refused_key_ends_the_waiting(
     sshd: Sshd, hypervisor: FakeHypervisor, tmp_path: Path
 ) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from guest_world import port_of
@@ -24,6 +26,14 @@ from sandbox.process import Completed
 MACS = st.lists(st.integers(0, 255), min_size=6, max_size=6).map(
     lambda octets: ":".join(f"{octet:02x}" for octet in octets)
 )
+
+
+TELL = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    here.sendto(b"heard", ("198.18.7.255", 9))  # to all, so that nobody answers
+"""
 
 
 def soon() -> Deadline:
@@ -226,3 +236,34 @@ def test_a_guest_with_an_address_of_its_own_making_is_found(link: Link) -> None:
 def test_another_machines_answer_is_not_our_guests(link: Link) -> None:
     said = link.python(link.host, ASK, link.network.bridge, "52:54:00:99:99:99").splitlines()
     assert said == ["None"] or said == ["", "None"]
+
+
+class InHost(LocalHost):
+    """Its commands run where the bridge is."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    def run(self, argv: Sequence[str], *args: Any, **options: Any) -> Completed:
+        return super().run(["ip", "netns", "exec", self.link.host, *argv], *args, **options)
+
+
+def test_what_the_guest_sends_ends_its_silence_and_what_it_hears_does_not(link: Link) -> None:
+    link.run(link.guest, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")  # it says nothing
+    sending = reach.Sending(InHost(link), link.network.bridge)
+    assert sending.silence() == 0  # nobody has looked
+    sending.look(soon())
+    time.sleep(1)
+    link.python(link.host, TELL)
+    sending.look(soon())
+    silent = sending.silence()
+    assert silent >= 1
+    link.python(link.guest, TELL)
+    sending.look(soon())
+    assert sending.silence() < silent
+
+
+def test_a_host_that_does_not_count_tells_of_no_silence() -> None:
+    sending = reach.Sending(LocalHost(), "nosuchbridge")
+    sending.look(soon())
+    assert sending.silence() == 0
