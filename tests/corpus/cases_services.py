@@ -7,6 +7,7 @@ from corpus_case import ALL, REBOOT, Case, Deb, install, live
 from corpus_machine import (
     EDITED,
     KNOWN,
+    OLD,
     OTHERS,
     RESTART,
     RESTART_NGINX,
@@ -73,6 +74,15 @@ def dies_after(seconds: int) -> str:
 
 
 CASES = (
+    Case(
+        "next-release-without-a-directive",
+        "fail",
+        "the next release of Debian, whose nginx does not know a directive of this machine's site",
+        "(?=.*nginx)(?=.*unknown directive)",
+        image=OLD,
+        mirror="debian",
+        shipped="release",
+    ),
     Case(
         "unknown-directive",
         "fail",

@@ -302,6 +302,14 @@ OTHERS = (text("web01-docs", "1.1"), text("web01-tools", "1.1"), text("web01-not
 
 # Variants: files of the machine before the upgrade; "prepare" is a script that runs at its start.
 EDITED, HELD, HALF, FULL, ONCE = "edited", "held", "half-configured", "full", "once"
+OLD = "old"
+OLD_SITE = """# nginx warns of "ssl" up to 1.25.0, and knows it no more from 1.25.1 on.
+server {
+    listen 127.0.0.1:8081;
+    ssl off;
+    return 204;
+}
+"""
 ONCE_UNIT = """[Unit]
 Description=runs in the first start of this machine only
 ConditionPathExists=!/var/lib/web01-once
@@ -330,6 +338,9 @@ def make_image(variant: str, progress: Callable[[str], None]) -> DemoImage:
     """The machine, or a variant of it; cached, in a folder of the corpus's own."""
     if variant == DEMO:
         return build_image(progress)
+    if variant == OLD:
+        files = {"/etc/nginx/conf.d/old.conf": OLD_SITE}
+        return derive_image(build_image(progress), "corpus-old", progress, files=files)
     cache = CACHE / "corpus"
     base = build_image(
         progress,

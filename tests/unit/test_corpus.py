@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "corpus"))
 from cases import CASES
 from corpus_case import DEMO, MIRRORS, TRUTHS, Case
 from corpus_judge import Result, as_data, as_text, confusion, from_data, missed, score
-from corpus_machine import OTHERS, VARIANTS
+from corpus_machine import OLD, OTHERS, VARIANTS
 
 from sandbox.scenario import load_scenario
 from sandbox.settings import shipped_scenarios
@@ -42,7 +42,7 @@ def test_there_are_enough_and_each_has_its_name() -> None:
 def test_a_case_is_well_made(case: Case, tmp_path: Path) -> None:
     assert case.truth in TRUTHS
     assert case.mirror in MIRRORS
-    assert case.image in ("", DEMO, *VARIANTS)
+    assert case.image in ("", DEMO, OLD, *VARIANTS)
     assert bool(case.cause) == (case.truth != "pass"), "what is wrong has a cause"
     re.compile(case.cause)
     if case.checks and case.name != "check-does-not-compile":
