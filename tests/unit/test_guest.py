@@ -140,9 +140,8 @@ def test_a_late_script_ends_the_phase(guest: Guest) -> None:
 
 def end_jobs(guest: Guest) -> None:
     """What a test left running detached; a real guest goes with its clone."""
-    guest.run(
-        'for pid in $(pgrep -f "$1/"); do kill -9 $pid; done', soon(), args=(guest_jobs.JOBS,)
-    )
+    script = 'pgrep -f "$1/" || exit 1; while pgrep -f "$1/"; do pkill -9 -f "$1/"; sleep 0.1; done'
+    assert guest.run(script, soon(), args=(guest_module.JOBS,)).ok, "nothing was found to end"
 
 
 # -- broken connections -----------------------------------------------------------------------
