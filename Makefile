@@ -1,7 +1,7 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
 .PHONY: test test-unit test-xen test-vm test-faults bench picture
-.PHONY: test-restart test-service test-chaos test-contract test-promise corpus
+.PHONY: test-restart test-service test-chaos test-contract test-promise test-bench corpus
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -46,13 +46,16 @@ test: ## everything: style, types, then all tests, with real guests on QEMU and 
 	  said=$$(cat "$$failed"); rm -f "$$failed"; \
 	  if [ -n "$$said" ]; then echo "failed:" $$said; exit 1; else echo "all tests passed"; fi
 
-# In this order. One that fails is told at the end, and keeps none from its turn.
-PARTS := xen restart unit faults contract service chaos vm promise
+# In this order: beside the lab first all others that boot guests, one after the other, and what
+# needs none. One that fails is told at the end, and keeps none from its turn.
+PARTS := xen restart unit faults contract service chaos promise vm bench
 part-faults: | part-restart
 part-service: | part-faults
+part-promise: | part-service
+part-vm: | part-promise
 part-contract: | part-restart part-unit
 part-chaos: | part-contract
-part-vm part-promise: | part-xen
+part-bench: | part-xen
 
 # Their lines would mix: each is shown as a whole when it has ended.
 .PHONY: $(PARTS:%=part-%)
@@ -71,11 +74,14 @@ test-contract: ## one suite for every implementation; the service, its API and w
 test-xen: ## rehearsals on Xen: in the lab, or on the host that SANDBOX_XEN_URI names
 	$(BIN)/pytest tests/xen $(XEN_TESTS)
 
-test-vm: ## rehearsals on QEMU, benchmarks
-	$(BIN)/pytest tests/vm tests/benchmarks -k "not 100000" \
+test-vm: ## rehearsals on QEMU
+	$(BIN)/pytest tests/vm \
 	  --ignore=tests/vm/test_demo_run.py --ignore=tests/vm/test_bad_input.py \
 	  --ignore=tests/vm/test_isolation.py --ignore=tests/vm/test_untouched.py \
-	  --ignore=tests/vm/test_preflight_reads.py \
+	  --ignore=tests/vm/test_preflight_reads.py
+
+test-bench: ## the shorter benchmarks: `make bench` has all
+	$(BIN)/pytest tests/benchmarks -k "not 100000" \
 	  --ignore=tests/benchmarks/test_rehearsal_overhead.py \
 	  '--ignore-glob=tests/benchmarks/test_xen_*.py' \
 	  --ignore=tests/benchmarks/test_service_fleet.py \
