@@ -75,7 +75,7 @@ def dies_after(seconds: int) -> str:
 
 CASES = (
     Case(
-        "next-release-without-a-directive",
+        "next-release-breaks-nginx",
         "fail",
         "the next release of Debian, whose nginx does not know a directive of this machine's site",
         "(?=.*nginx)(?=.*unknown directive)",

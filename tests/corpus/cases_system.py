@@ -249,6 +249,23 @@ CASES = (
         ),
     ),
     Case(
+        "locale-changed",
+        "fail",
+        "from the next start on services write in a locale without UTF-8",
+        "locale",
+        packages=(
+            text("web01-tools", "2.0", sh("echo LANG=C >/etc/locale.conf")),
+            *OTHERS[::2],
+        ),
+        scenario=ALL + REBOOT,
+        checks=check(
+            "services_write_utf8",
+            "said = host.check_output('systemctl show-environment')\n"
+            "locale = said.partition('LANG=')[2].partition('\\n')[0]\n"
+            "assert locale.upper().endswith('UTF-8'), f'services have the locale {locale!r}'",
+        ),
+    ),
+    Case(
         "localhost-lost",
         "fail",
         "/etc/hosts does not know localhost any more",
