@@ -50,6 +50,8 @@ _NOT_BEGUN = re.compile(
     r"[\w@.\\-]+\.(service|socket|mount|timer|path): "
     r"(?P<why>(Failed to (?!kill|parse|reset)|Unable to|Unit configuration|Cannot) ?.*)"
 )
+# systemctl(1) of one that it was to start. Nothing of use comes after it.
+_JOB = re.compile(r"(?:Job|A dependency job) for (?P<unit>[\w@.\\-]+) failed\b.*", re.S)
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):")
 # Python's last line of one: json.decoder.JSONDecodeError: Expecting value
 _RAISED = re.compile(r"(?:\w+\.)*[A-Z]\w*(?:: .*)?")
@@ -161,6 +163,15 @@ def first_error(log: Sequence[str]) -> str:
         if match := _NOT_BEGUN.fullmatch(text):
             return _plain(match["why"])
     return _plain(own[-1]) if own else ""
+
+
+def told_by_its_unit(error: str, autopsy: Autopsy | None) -> str:
+    """What a package manager heard of a unit that does not start says nothing: what the unit
+    itself said of that, where it is known, is put in its place."""
+    job = _JOB.search(error)
+    traces = autopsy.units if job and autopsy else ()
+    said = next((first_error(one.log) for one in traces if job and one.unit == job["unit"]), "")
+    return f"{error[: job.start()]}{job['unit']} does not start: {said}" if job and said else error
 
 
 def _last_start(log: Sequence[str]) -> Sequence[str]:

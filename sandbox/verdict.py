@@ -21,8 +21,9 @@ from sandbox.judged import (
     package_changes,
     stopped_with_nothing,
 )
-from sandbox.reasons import causes
+from sandbox.reasons import causes, told_by_its_unit
 from sandbox.records import (
+    Autopsy,
     CheckEnd,
     Decision,
     Facts,
@@ -88,7 +89,7 @@ def _answer(verdict: Verdict, points: Sequence[Point], facts: Facts) -> Decision
 def _failures(facts: Facts) -> Iterator[Point]:
     upgrade = facts.upgrade
     if upgrade and upgrade.status is UpgradeStatus.FAILED:
-        yield _failed_upgrade(upgrade)
+        yield _failed_upgrade(upgrade, facts.autopsy)
     yield from _left_half_way(facts)
     if facts.reboot and not facts.reboot.happened and not stuck_alike(facts):
         yield Point(
@@ -113,9 +114,10 @@ def _after(facts: Facts) -> str:
     return f"after {say(changes[0])}" if len(changes) == 1 else "after the upgrade"
 
 
-def _failed_upgrade(upgrade: UpgradeLog) -> Point:
+def _failed_upgrade(upgrade: UpgradeLog, autopsy: Autopsy | None) -> Point:
     what = f"the upgrade failed at {upgrade.failed_package}" if upgrade.failed_package else ""
-    why = upgrade.error or f"{upgrade.manager} exited with {upgrade.exit_status}"
+    why = told_by_its_unit(upgrade.error, autopsy)
+    why = why or f"{upgrade.manager} exited with {upgrade.exit_status}"
     hint = "the transcript of the upgrade has the whole story; the source would be left half-way"
     if "no space left" in upgrade.error.lower():
         hint = "make room in the guest (see its filesystems in the report), then rehearse again"

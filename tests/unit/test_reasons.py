@@ -20,8 +20,8 @@ from sample_records import (
 from sandbox.autopsy import examine, read
 from sandbox.deadline import Deadline
 from sandbox.differences import compare
-from sandbox.reasons import causes, first_error, suspects
-from sandbox.records import Autopsy, Facts, Package, UnitTrace, Verdict
+from sandbox.reasons import causes, first_error, suspects, told_by_its_unit
+from sandbox.records import Autopsy, Facts, Package, UnitTrace, UpgradeStatus, Verdict
 from sandbox.report import render
 from sandbox.verdict import decide
 
@@ -209,6 +209,53 @@ def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
 )
 def test_the_first_error_of_the_last_start(log: tuple[str, ...], error: str) -> None:
     assert first_error(log) == error
+
+
+@pytest.mark.parametrize(
+    ("heard", "told"),
+    [
+        (
+            "script failed: Job for nginx.service failed because the control process exited with "
+            "error code.",
+            'script failed: nginx.service does not start: [emerg] unknown directive "x" in '
+            "/etc/nginx/conf.d/a.conf:10",
+        ),
+        (
+            "A dependency job for nginx.service failed. See 'journalctl -xe' for details.",
+            'nginx.service does not start: [emerg] unknown directive "x" in '
+            "/etc/nginx/conf.d/a.conf:10",
+        ),
+        ("Job for other.service failed.", "Job for other.service failed."),
+        ("Job for mute.service failed.", "Job for mute.service failed."),
+        ("it exited with 3", "it exited with 3"),
+        ("", ""),
+    ],
+)
+def test_what_a_unit_said_itself_stands_for_what_systemctl_said_of_it(
+    heard: str, told: str
+) -> None:
+    autopsy = Autopsy(units=(UnitTrace(unit="mute.service"), UnitTrace(unit=UNIT, log=LOG)))
+    assert told_by_its_unit(heard, autopsy) == told
+    assert told_by_its_unit(heard, None) == heard
+
+
+def test_a_failed_upgrade_tells_what_the_service_said() -> None:
+    facts = upgraded("nginx").model_copy(
+        update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, log=LOG),))}
+    )
+    assert facts.upgrade is not None
+    failed = facts.upgrade.model_copy(
+        update={
+            "status": UpgradeStatus.FAILED,
+            "failed_package": "nginx",
+            "error": f"Job for {UNIT} failed because a timeout was exceeded.",
+        }
+    )
+    decision = decide(facts.model_copy(update={"upgrade": failed}))
+    assert decision.verdict is Verdict.FAIL
+    assert decision.reason.startswith(
+        "the upgrade failed at nginx: nginx.service does not start: [emerg] unknown directive"
+    )
 
 
 def test_what_a_boot_needs_is_suspected_when_it_fails() -> None:
