@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from sandbox.deadline import Deadline
-from sandbox.host import Host, LocalHost
+from sandbox.host import Host, HostLost, LocalHost
 
 _NEIGHBOUR = re.compile(r"^(fe80::\S+) .*?lladdr ([0-9a-f:]{17})", re.MULTILINE)
 _LOCAL_PATIENCE, _REMOTE_PATIENCE = 3.0, 10.0  # seconds for one address
@@ -97,8 +97,12 @@ class Sending:
         self._since: float | None = None
 
     def look(self, deadline: Deadline) -> None:
-        """To be asked again and again; what the host does not count stays unknown."""
-        counts = self._host.run(["sh", "-c", _COUNTS, self._bridge], deadline, check=False).stdout
+        """To be asked again and again; what the host does not count, or a host that cannot be
+        reached just now, stays unknown."""
+        counts = ""
+        with contextlib.suppress(HostLost):
+            argv = ["sh", "-c", _COUNTS, self._bridge]
+            counts = self._host.run(argv, deadline, check=False).stdout
         if not counts.strip():
             self._since = None
         elif self._since is None or counts != self._counts:

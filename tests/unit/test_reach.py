@@ -20,7 +20,7 @@ from sshd import Sshd, running_sshd
 
 from sandbox import reach
 from sandbox.deadline import Deadline
-from sandbox.host import LocalHost
+from sandbox.host import HostLost, LocalHost
 from sandbox.process import Completed
 
 MACS = st.lists(st.integers(0, 255), min_size=6, max_size=6).map(
@@ -248,6 +248,11 @@ class InHost(LocalHost):
         return super().run(["ip", "netns", "exec", self.link.host, *argv], *args, **options)
 
 
+class Unreachable(LocalHost):
+    def run(self, *_args: Any, **_options: Any) -> Completed:
+        raise HostLost("the host cannot be reached: no reason", "try: ssh host")
+
+
 def test_what_the_guest_sends_ends_its_silence_and_what_it_hears_does_not(link: Link) -> None:
     link.run(link.guest, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")  # it says nothing
     sending = reach.Sending(InHost(link), link.network.bridge)
@@ -263,7 +268,8 @@ def test_what_the_guest_sends_ends_its_silence_and_what_it_hears_does_not(link: 
     assert sending.silence() < silent
 
 
-def test_a_host_that_does_not_count_tells_of_no_silence() -> None:
-    sending = reach.Sending(LocalHost(), "nosuchbridge")
+@pytest.mark.parametrize("host", [LocalHost(), Unreachable()])
+def test_a_host_that_does_not_count_tells_of_no_silence(host: LocalHost) -> None:
+    sending = reach.Sending(host, "nosuchbridge")
     sending.look(soon())
     assert sending.silence() == 0
