@@ -220,11 +220,7 @@ def test_the_first_error_of_the_last_start(log: tuple[str, ...], error: str) -> 
             'script failed: nginx.service does not start: [emerg] unknown directive "x" in '
             "/etc/nginx/conf.d/a.conf:10",
         ),
-        (
-            "A dependency job for nginx.service failed. See 'journalctl -xe' for details.",
-            'nginx.service does not start: [emerg] unknown directive "x" in '
-            "/etc/nginx/conf.d/a.conf:10",
-        ),
+        ("A dependency job for late.service failed. See x.", "late.service does not start: bye"),
         ("Job for other.service failed.", "Job for other.service failed."),
         ("Job for mute.service failed.", "Job for mute.service failed."),
         ("it exited with 3", "it exited with 3"),
@@ -234,7 +230,8 @@ def test_the_first_error_of_the_last_start(log: tuple[str, ...], error: str) -> 
 def test_what_a_unit_said_itself_stands_for_what_systemctl_said_of_it(
     heard: str, told: str
 ) -> None:
-    autopsy = Autopsy(units=(UnitTrace(unit="mute.service"), UnitTrace(unit=UNIT, log=LOG)))
+    late, mute = UnitTrace(unit="late.service", log=("bye",)), UnitTrace(unit="mute.service")
+    autopsy = Autopsy(units=(mute, UnitTrace(unit=UNIT, log=LOG), late))
     assert told_by_its_unit(heard, autopsy) == told
     assert told_by_its_unit(heard, None) == heard
 

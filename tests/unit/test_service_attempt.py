@@ -23,6 +23,7 @@ from workers.ledger.sweeping import sweep
 from workers.ledger.values import Claim, Order, Outcome
 from workers.states import State
 
+LEASE = 2.0  # seconds: long enough for a busy machine to keep it
 PATIENCE = 60.0  # seconds that an executor waits for its interruption
 PASS = Outcome(Verdict.PASS, "fine")
 
@@ -41,9 +42,10 @@ class Scripted:
 
     act: Callable[[Claim, Teller], Outcome]
     cleaned: list[str] = field(default_factory=list)
-    left: bool = False
+    begun: bool = False
 
     def run(self, claim: Claim, tell: Teller, folder: Callable[[str], None]) -> Outcome:
+        self.begun = True
         folder(f"record-{claim.fence}")
         try:
             return self.act(claim, tell)
@@ -130,7 +132,7 @@ def test_a_cancelled_run_is_interrupted_and_cleaned_up(database: Database) -> No
         return until_interrupted(claim, tell)
 
     executor = Scripted(act)
-    assert work_off(database, run, executor, 0.4) is State.CANCELLED
+    assert work_off(database, run, executor, LEASE) is State.CANCELLED
     assert executor.cleaned == [run.run_id]
     assert reading.get(database, run.run_id).verdict is None
 
@@ -138,7 +140,7 @@ def test_a_cancelled_run_is_interrupted_and_cleaned_up(database: Database) -> No
 def test_a_drained_worker_gives_its_run_back(database: Database) -> None:
     run = held(database)
     executor = Scripted(until_interrupted)
-    assert work_off(database, run, executor, 0.4, drained=lambda: True) is State.QUEUED
+    assert work_off(database, run, executor, LEASE, drained=lambda: executor.begun) is State.QUEUED
     waits = reading.get(database, run.run_id)
     assert (waits.attempts, waits.waiting) == (0, "the worker is being stopped")
     assert executor.cleaned == [run.run_id]
@@ -153,7 +155,7 @@ def test_a_lost_lease_ends_the_work_and_nothing_is_written(database: Database) -
         return until_interrupted(claim, tell)
 
     executor = Scripted(act)
-    assert work_off(database, run, executor, 0.4) is None
+    assert work_off(database, run, executor, LEASE) is None
     assert executor.cleaned == [run.run_id]
     now = reading.get(database, run.run_id)
     assert (now.state, now.owner, now.verdict) == (State.RUNNING, "other", None)
