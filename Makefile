@@ -34,34 +34,38 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A guest keeps one of two cores busy: so two that boot guests at a time, and a third that mostly
-# waits. The lab, whose Xen gives up what takes too long, is first, and beside one of the others
-# only. While libvirtd is restarted nothing else may ask it. Each has a production of its own.
+# A guest keeps one of two cores busy, so two parts at a time that boot guests, the lab, whose Xen
+# gives up what takes too long, being one of them from the beginning; and beside them one that boots
+# none. Each has a production of its own. A part that fails keeps none from its turn.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
 	@$(MAKE) --no-print-directory lint
 	@failed=$$(mktemp) || exit; \
-	  $(MAKE) --no-print-directory --jobs=3 FAILED="$$failed" $(PARTS:%=part-%) || \
+	  $(MAKE) --no-print-directory --jobs=2 FAILED="$$failed" lane-guests lane-others || \
 	    echo make >>"$$failed"; \
 	  said=$$(cat "$$failed"); rm -f "$$failed"; \
 	  if [ -n "$$said" ]; then echo "failed:" $$said; exit 1; else echo "all tests passed"; fi
 
-# In this order: beside the lab first all others that boot guests, one after the other, and what
-# needs none. One that fails is told at the end, and keeps none from its turn.
-PARTS := xen restart unit faults contract service chaos promise vm bench
-part-faults: | part-restart
-part-service: | part-faults
-part-promise: | part-service
-part-vm: | part-promise
-part-contract: | part-restart part-unit
-part-chaos: | part-contract
-part-bench: | part-xen
+GUESTS := xen restart faults service promise vm bench
+OTHERS := unit contract chaos
+part-faults part-service part-promise part-vm part-bench: | part-restart
+
+# With its own number of jobs; a make that knows of ours would not have that.
+LANE = @env -u MAKEFLAGS make --no-print-directory FAILED="$(FAILED)"
+.PHONY: lane-guests lane-others
+lane-guests:
+	$(LANE) --jobs=2 $(GUESTS:%=part-%)
+lane-others:
+	$(LANE) $(OTHERS:%=part-%)
+
+# While libvirtd is restarted nobody else may ask it.
+part-restart part-contract: ALONE = flock "$(FAILED)"
 
 # Their lines would mix: each is shown as a whole when it has ended.
-.PHONY: $(PARTS:%=part-%)
-$(PARTS:%=part-%): part-%:
+.PHONY: $(GUESTS:%=part-%) $(OTHERS:%=part-%)
+$(GUESTS:%=part-%) $(OTHERS:%=part-%): part-%:
 	@echo "make test-$*: begun"; log=$$(mktemp); began=$$(date +%s); \
-	  $(MAKE) --no-print-directory test-$* >"$$log" 2>&1 || echo "test-$*" >>"$(FAILED)"; \
+	  $(ALONE) $(MAKE) --no-print-directory test-$* >"$$log" 2>&1 || echo "test-$*" >>"$(FAILED)"; \
 	  cat "$$log"; rm -f "$$log"; \
 	  echo "make test-$*: ended after $$((($$(date +%s) - began) / 60)) min"
 
