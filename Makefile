@@ -57,10 +57,8 @@ lane-guests:
 lane-others:
 	$(LANE) $(OTHERS:%=part-%)
 
-# While libvirtd is restarted nobody else may ask it. The lab goes first: two processors that Xen
-# has work together, and while one of them has to wait the other waits for it, at our expense.
+# While libvirtd is restarted nobody else may ask it.
 part-restart part-contract: HOW = flock "$(FAILED)"
-part-xen: HOW = nice -n -10
 
 # Their lines would mix: each is shown as a whole when it has ended.
 .PHONY: $(GUESTS:%=part-%) $(OTHERS:%=part-%)

@@ -27,6 +27,8 @@ FOLDER = Path("/var/lib/upgrade-sandbox/lab")
 PORT = 22522
 MEMORY_MIB, DOM0_MIB, CPUS = 5120, 1536, 2
 CPU = "qemu64,+svm,+npt,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16"
+# Its processors wait for each other: kept from running by other work, it was 4 to 5 times slower.
+NICE = -10
 BOOT_SECONDS, GUEST_SECONDS, STOP_SECONDS = 900, 900, 180
 _ANSWER_SECONDS, _PAUSE = 90, 2
 XEN_ARGUMENTS = (
@@ -187,7 +189,10 @@ def _start(lab: Lab, images: LabImages, root: Path, data: Path, guest: Path | No
     _require_free_port(lab.port)
     argv = qemu_command(lab, images, root, data, guest, acceleration() == "kvm")
     with (lab.folder / "qemu.log").open("wb") as log:
-        child = start(argv, log)
+        child = start(("nice", "-n", str(NICE), *argv), log)
+    # Where the kernel shares the processors out by sessions, niceness counts within one only.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{child.pid}/autogroup").write_text(str(NICE))
     (lab.folder / "qemu.id").write_text(f"{child.pid} {start_time(child.pid)}\n")
 
 
