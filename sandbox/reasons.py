@@ -169,9 +169,10 @@ def told_by_its_unit(error: str, autopsy: Autopsy | None) -> str:
     """What a package manager heard of a unit that does not start says nothing: what the unit
     itself said of that, where it is known, is put in its place."""
     job = _JOB.search(error)
-    traces = autopsy.units if job and autopsy else ()
-    said = next((first_error(one.log) for one in traces if job and one.unit == job["unit"]), "")
-    return f"{error[: job.start()]}{job['unit']} does not start: {said}" if job and said else error
+    if job is None or autopsy is None:
+        return error
+    said = next((first_error(one.log) for one in autopsy.units if one.unit == job["unit"]), "")
+    return f"{error[: job.start()]}{job['unit']} does not start: {said}" if said else error
 
 
 def _last_start(log: Sequence[str]) -> Sequence[str]:
