@@ -39,12 +39,15 @@ def doubts_before(facts: Facts) -> Iterator[Point]:
 
 def excused(facts: Facts) -> Iterator[Point]:
     """Checks that broke, and prove nothing."""
+    hint = "repair the guest or the check, then rehearse again"
+    if facts.second_start:
+        hint = "rehearse again: a busy host, or work that this upgrade does once, made a start slow"
     for change in checks(facts, Effect.BROKE):
         why = excuse(facts, change.name)
         if why and change.after:
             yield Point(
                 f"{short(change.name)} failed after the upgrade{because(change.after)}; {why}",
-                "repair the guest or the check, then rehearse again",
+                hint,
             )
 
 

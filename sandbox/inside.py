@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from sandbox.autopsy import examine
-from sandbox.checks.compare import lost_units, started_again
+from sandbox.checks.compare import lost_units, slower_start, started_again
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, GuestUnreachable
 from sandbox.guest import Guest
@@ -22,13 +22,14 @@ from sandbox.records import (
     Facts,
     Observation,
     Outcome,
+    SecondStart,
     UpgradeLog,
     UpgradeStatus,
     Watch,
 )
 from sandbox.run import Run
 from sandbox.ssh import HOST
-from sandbox.trust import broken, still_broken
+from sandbox.trust import broken, excuse, still_broken
 from sandbox.upgraders import choose
 from sandbox.verify import ignore_result, run_checks
 from sandbox.wide import Aside
@@ -113,13 +114,52 @@ def confirm(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> tuple[Che
     names = broken(run.facts)
     sessions: list[CheckSession] = []
     while names and len(sessions) < AGAIN:
-        log = f"checks-again-{len(sessions) + 1}"
         run.progress.detail("asking the checks that broke once more")
-        session = _checked(plan, run, guest, deadline, log, only=names)
-        run.add_artifact(f"{log}.log", "output of the checks that broke, asked again")
+        session = _asked_again(plan, run, guest, deadline, len(sessions) + 1, names)
         sessions.append(session)
         names = still_broken(names, session)
     return tuple(sessions)
+
+
+def worth_another_start(facts: Facts) -> bool:
+    """Whether it may have been the host that made a start slow, and units miss their time in it."""
+    return (
+        facts.before is not None
+        and facts.after is not None
+        and facts.watched is None  # what dies late lives again after a start
+        and bool(slower_start(facts.before, facts.after))
+        and any(not excuse(facts, name) for name in broken(facts))
+    )
+
+
+def start_again(run: Run, guest: Guest, deadline: Deadline) -> None:
+    """Reboot once more; raises :class:`GuestUnreachable` when the guest does not come back."""
+    run.progress.detail("its start was slow: starting it once more")
+    again = guest.reboot(deadline)
+    if not again.happened:
+        raise GuestUnreachable(
+            f"the guest did not come back from its second start after the upgrade: {again.message}",
+            "its first one took much longer than the one before; see its console for the reason",
+        )
+
+
+def confirm_start(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> None:
+    """Ask what broke in a slow start after another one."""
+    slow, so_far = run.facts.after, run.facts.checks_again
+    assert slow is not None, "only a start that was looked at is known to be slow"
+    now = observe(guest, deadline)
+    run.learn(second_start=SecondStart(first=slow.boot_seconds, second=now.boot_seconds))
+    session = _asked_again(plan, run, guest, deadline, len(so_far) + 1, broken(run.facts))
+    run.learn(checks_again=(*so_far, session))
+
+
+def _asked_again(
+    plan: Plan, run: Run, guest: Guest, deadline: Deadline, turn: int, names: tuple[str, ...]
+) -> CheckSession:
+    log = f"checks-again-{turn}"
+    session = _checked(plan, run, guest, deadline, log, only=names)
+    run.add_artifact(f"{log}.log", "output of the checks that broke, asked again")
+    return session
 
 
 def _checked(
@@ -137,7 +177,8 @@ def _checked(
         raise ConnectionLost("the checks have nothing to go by: the guest was not observed")
     if only:
         current = observe(guest, deadline)
-        settings = settings.model_copy(update={"settle_seconds": _SETTLE})
+        if facts.second_start is None:  # after a start things come up late once more
+            settings = settings.model_copy(update={"settle_seconds": _SETTLE})
         on_result = ignore_result  # people count each check once
     if facts.watched:
         settings = settings.model_copy(update={"restarts_at_first": facts.watched.restarts})

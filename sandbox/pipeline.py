@@ -15,13 +15,16 @@ from sandbox.hypervisors import Hypervisor
 from sandbox.inside import (
     check,
     confirm,
+    confirm_start,
     find_out,
     learn_wide,
     may_verify,
     must_reboot,
+    start_again,
     upgrade,
     upgraded,
     watch,
+    worth_another_start,
     worth_upgrading,
     worth_watching,
 )
@@ -176,3 +179,9 @@ def _recipe(
             run.learn(control=twin.found(deadline, watched=run.facts.watched))
             run.learn(autopsy=find_out(run, guest, deadline))
             learn_wide(run, aside)
+    if worth_another_start(run.facts):
+        with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
+            start_again(run, guest, deadline)
+        with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
+            guest.wait_until_up(deadline)
+            confirm_start(plan, run, guest, deadline)

@@ -100,7 +100,8 @@ def excuse(facts: Facts, name: str) -> str:
     """Why a check that broke is no proof that the upgrade does harm; "" when it is one."""
     here, there = on_clone(facts, name), on_twin(facts, name)
     if here.held:
-        return f"asked again it held: {here} after the upgrade"
+        when = "after another start" if facts.second_start else "asked again"
+        return f"{when} it held: {here} after the upgrade"
     control = facts.control
     after = rate(name, control.checks_after) if control else Rate(0, 0)
     if after.asked and not after.held:

@@ -307,6 +307,11 @@ def _notes(facts: Facts) -> Iterator[str]:
             yield f"upgradable, but not in this set: {some(upgrade.kept_back)}"
     if facts.control and facts.control.missing:
         yield f"not compared with a twin that is not upgraded: {facts.control.missing}"
+    if again := facts.second_start:
+        yield (
+            f"the start after the upgrade took {again.first:.0f} s, so the guest was started once "
+            f"more: {again.second:.0f} s"
+        )
     if facts.ledger and facts.ledger.new:
         tried = [f"{reached(one)} ({count(one.after, 'time')})" for one in facts.ledger.new]
         yield f"after the upgrade the guest tried to reach what it did not before: {some(tried)}"

@@ -204,6 +204,14 @@ class Reboot(Record):
     message: str = ""  # why not: "kernel panic", "initramfs shell", "no answer in 300 s"
 
 
+class SecondStart(Record):
+    """The clone's start after its upgrade took much longer than the one before, and something was
+    broken after it: it was started once more. In seconds, of its own count."""
+
+    first: float
+    second: float
+
+
 class UnitTrace(Record):
     """A unit that stopped running: what it is made of, and what it said."""
 

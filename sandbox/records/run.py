@@ -10,6 +10,7 @@ from sandbox.records.guest import (
     CheckSession,
     Observation,
     Reboot,
+    SecondStart,
     UpgradeLog,
 )
 
@@ -183,6 +184,7 @@ class Facts(Record):
     checks_after: CheckSession | None = None
     watched: Watch | None = None  # None: it was not
     checks_again: tuple[CheckSession, ...] = ()  # those that broke, asked again
+    second_start: SecondStart | None = None  # before the last of these
     control: Control | None = None  # None: the scenario wants none
     autopsy: Autopsy | None = None  # None: no unit stopped running
     ledger: Ledger | None = None  # None: there was no clone to listen to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cases_services import BROKEN_SITE
-from corpus_case import ALL, REBOOT, Case, install
+from corpus_case import ALL, REBOOT, Case, Deb, install, live
 from corpus_machine import HALF, ONCE, OTHERS, site
 
 STEADY_NOT = """
@@ -17,6 +17,26 @@ def test_survives(host, phase):
         host.run("touch /run/started-by-hand")
     assert host.file("/run/started-by-hand").exists, "nobody started it"
 """
+
+
+def first_start(work: str, *lines: str) -> Deb:
+    """A service that works in the first start after its installation only."""
+    unit = (
+        "[Service]",
+        "Type=oneshot",
+        f"ExecStart=/bin/sh -c 'mkdir /var/lib/web01-warm 2>/dev/null || exit 0; {work}'",
+        *lines,
+        "[Install]",
+        "WantedBy=multi-user.target",
+    )
+    return Deb(
+        "web01-warmup",
+        "1.0",
+        files={"/lib/systemd/system/web01-warmup.service": "\n".join(unit) + "\n"},
+        postinst=live("systemctl daemon-reload", "systemctl enable web01-warmup.service"),
+    )
+
+
 MIRROR = "package source|mirror|fetch"
 
 CASES = (
@@ -66,6 +86,22 @@ CASES = (
         scenario=ALL + REBOOT,
         image=ONCE,
         control=True,
+    ),
+    Case(
+        "first-start-is-slow",
+        "inconclusive",
+        "the first start needs a minute and a half longer, as on a busy host; no other one does",
+        "start took|warmup",
+        packages=(first_start("sleep 90"),),
+        scenario=install("web01-warmup") + REBOOT,
+    ),
+    Case(
+        "late-in-the-first-start",
+        "inconclusive",
+        "a unit misses its time in the first start, as on a busy host, and in no other one",
+        "start took|warmup|failed",
+        packages=(first_start("sleep 300", "TimeoutStartSec=80"),),
+        scenario=install("web01-warmup") + REBOOT,
     ),
     Case(
         "no-checks",

@@ -1,0 +1,142 @@
+"""A start after the upgrade that took much longer: what broke in it is asked after another one."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from sample_records import observation, passing_facts, session
+from stage import Stage
+
+from sandbox import inside
+from sandbox.deadline import Deadline
+from sandbox.errors import GuestUnreachable
+from sandbox.guest import Guest
+from sandbox.inside import confirm_start, start_again, worth_another_start
+from sandbox.plan import Plan, make_plan
+from sandbox.records import (
+    CheckSession,
+    Control,
+    Facts,
+    Observation,
+    Phase,
+    PhaseTime,
+    Reboot,
+    RunRecord,
+    SecondStart,
+    Verdict,
+    Watch,
+)
+from sandbox.run import Run
+from sandbox.verdict import decide
+from workers.rehearsing import evidence_of
+
+pytest_plugins = ["stage_fixtures"]
+
+NAME = "test_web.py::test_http"
+RED = session({NAME: "refused"})
+GREEN = session()
+SLOW = observation(after=True).model_copy(update={"boot_seconds": 131.0})
+
+
+def slow_and_red(**more: object) -> Facts:
+    broke = {"after": SLOW, "checks_after": RED, "checks_again": (RED, RED)}
+    return passing_facts().model_copy(update=broke | more)
+
+
+@pytest.mark.parametrize(
+    ("worth", "facts"),
+    [
+        (True, slow_and_red()),
+        (False, slow_and_red(checks_after=GREEN, checks_again=())),
+        (False, slow_and_red(checks_again=(GREEN,))),  # it proves nothing already
+        (False, slow_and_red(after=observation(after=True))),  # as quick as the one before
+        (False, slow_and_red(after=SLOW.model_copy(update={"boot_id": observation().boot_id}))),
+        (False, slow_and_red(watched=Watch(seconds=150))),  # what dies late would live again
+        (False, slow_and_red(control=Control(checks_after=(RED,)))),  # red on the twin, too
+        (False, slow_and_red(after=None)),
+        (False, Facts()),
+    ],
+)
+def test_only_what_broke_in_a_slow_start_is_worth_another(worth: bool, facts: Facts) -> None:
+    assert worth_another_start(facts) is worth
+
+
+@pytest.mark.parametrize(("last", "verdict"), [(GREEN, Verdict.INCONCLUSIVE), (RED, Verdict.FAIL)])
+def test_another_start_can_excuse_and_never_acquit(last: CheckSession, verdict: Verdict) -> None:
+    decision = decide(
+        slow_and_red(
+            checks_again=(RED, RED, last), second_start=SecondStart(first=131, second=24.4)
+        )
+    )
+    assert decision.verdict is verdict
+    told = "the start after the upgrade took 131 s, so the guest was started once more: 24 s"
+    assert told in decision.findings
+    if verdict is Verdict.INCONCLUSIVE:
+        assert decision.reason.endswith(
+            "after another start it held: 1 of 4 times after the upgrade"
+        )
+        assert "a busy host" in decision.hint
+
+
+class Restarted:
+    def __init__(self, *, comes_back: bool) -> None:
+        self._comes_back = comes_back
+
+    def reboot(self, _deadline: Deadline) -> Reboot:
+        return Reboot(happened=self._comes_back, message="no answer in 600 s")
+
+
+@pytest.fixture
+def run(stage: Stage) -> Run:
+    made = Run(stage.new_folder(), stage.progress, stage.scenario())
+    made.learn(**{name: getattr(slow_and_red(), name) for name in Facts.model_fields})
+    return made
+
+
+def test_a_guest_that_does_not_come_back_then_is_told(run: Run) -> None:
+    start_again(run, cast(Guest, Restarted(comes_back=True)), Deadline(20, "reboot"))
+    with pytest.raises(GuestUnreachable, match=r"its second start.*: no answer in 600 s"):
+        start_again(run, cast(Guest, Restarted(comes_back=False)), Deadline(20, "reboot"))
+
+
+def test_what_broke_is_asked_anew_and_what_was_found_first_stays(
+    run: Run, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, tuple[str, ...], float]] = []
+    quick = observation(after=True).model_copy(update={"boot_id": "c", "boot_seconds": 24.4})
+    plan = make_plan(
+        stage.scenario(), stage.hypervisor, stage.new_folder(), False, Deadline(20, "plan")
+    )
+
+    def checks(_plan: Plan, made: Run, *_rest: object, only: tuple[str, ...]) -> CheckSession:
+        asked.append((str(_rest[-1]), only, made.facts.second_start is not None))
+        return GREEN
+
+    def look(_guest: Guest, _deadline: Deadline) -> Observation:
+        return quick
+
+    monkeypatch.setattr(inside, "observe", look)
+    monkeypatch.setattr(inside, "_checked", checks)
+    confirm_start(plan, run, cast(Guest, object()), Deadline(20, "verify"))
+    assert asked == [("checks-again-3", (NAME,), True)]
+    assert run.facts.checks_again == (RED, RED, GREEN)
+    assert run.facts.second_start == SecondStart(first=131, second=24.4)
+    assert run.facts.after == SLOW
+
+
+def test_a_phase_that_is_repeated_is_told_as_a_whole() -> None:
+    times = [
+        PhaseTime(phase=phase, started=1.0, seconds=seconds, ok=True)
+        for phase, seconds in ((Phase.REBOOT, 90.0), (Phase.VERIFY, 5.0), (Phase.REBOOT, 30.0))
+    ]
+    record = RunRecord(
+        id="a",
+        tool_version="1",
+        scenario="s",
+        guest="web01",
+        started=1.0,
+        phases=tuple(times),
+        decision=decide(Facts()),
+    )
+    assert evidence_of(record)["seconds"] == {"reboot": 120.0, "verify": 5.0}
