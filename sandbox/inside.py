@@ -149,7 +149,10 @@ def confirm_start(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Non
     assert slow is not None, "only a start that was looked at is known to be slow"
     now = observe(guest, deadline)
     run.learn(second_start=SecondStart(first=slow.boot_seconds, second=now.boot_seconds))
-    session = _asked_again(plan, run, guest, deadline, len(so_far) + 1, broken(run.facts))
+    names = broken(run.facts)
+    session = _asked_again(plan, run, guest, deadline, len(so_far) + 1, names)
+    still = still_broken(names, session)
+    run.note(f"{len(names) - len(still)} of {len(names)} checks that broke hold now")
     run.learn(checks_again=(*so_far, session))
 
 

@@ -123,6 +123,9 @@ def test_what_broke_is_asked_anew_and_what_was_found_first_stays(
     assert run.facts.checks_again == (RED, RED, GREEN)
     assert run.facts.second_start == SecondStart(first=131, second=24.4)
     assert run.facts.after == SLOW
+    with run.phase(Phase.VERIFY, 20):
+        confirm_start(plan, run, cast(Guest, object()), Deadline(20, "verify"))
+    assert run.record.phases[-1].note == "1 of 1 checks that broke hold now"
 
 
 def test_a_phase_that_is_repeated_is_told_as_a_whole() -> None:
