@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sandbox.differences import CheckChange, Effect
 from sandbox.judged import ENDED, Point, checks, compared, last_observation
 from sandbox.records import CheckEnd, Facts, Outcome, UpgradeStatus
-from sandbox.trust import excuse, flaky, how_flaky, stuck_alike
+from sandbox.trust import another_start_helps, excuse, flaky, how_flaky, stuck_alike
 from sandbox.wording import because, short, some
 
 
@@ -39,11 +39,11 @@ def doubts_before(facts: Facts) -> Iterator[Point]:
 
 def excused(facts: Facts) -> Iterator[Point]:
     """Checks that broke, and prove nothing."""
-    hint = "repair the guest or the check, then rehearse again"
-    if facts.second_start:
-        hint = "rehearse again: a busy host, or work that this upgrade does once, made a start slow"
     for change in checks(facts, Effect.BROKE):
         why = excuse(facts, change.name)
+        hint = "repair the guest or the check, then rehearse again"
+        if another_start_helps(facts, change.name):
+            hint = "rehearse again: a busy host, or what this upgrade does once, made a start slow"
         if why and change.after:
             yield Point(
                 f"{short(change.name)} failed after the upgrade{because(change.after)}; {why}",

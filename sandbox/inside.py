@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
 from sandbox.autopsy import examine
-from sandbox.checks.compare import lost_units, slower_start, started_again
+from sandbox.checks.compare import ignored, lost_units, started_again
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, GuestUnreachable
+from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable
 from sandbox.guest import Guest
 from sandbox.observe import is_reboot_due, observe, observe_units
 from sandbox.plan import Plan
@@ -22,14 +23,13 @@ from sandbox.records import (
     Facts,
     Observation,
     Outcome,
-    SecondStart,
     UpgradeLog,
     UpgradeStatus,
     Watch,
 )
 from sandbox.run import Run
 from sandbox.ssh import HOST
-from sandbox.trust import broken, excuse, still_broken
+from sandbox.trust import broken
 from sandbox.upgraders import choose
 from sandbox.verify import ignore_result, run_checks
 from sandbox.wide import Aside
@@ -37,9 +37,9 @@ from sandbox.wide import Aside
 UPGRADE_LOG = "upgrade.log"
 
 
-AGAIN = 2  # how often a check that broke is asked again
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
-_BACK = 180.0  # seconds for the way to a watched guest to be there again
+_BACK = 180.0  # seconds for the way to a guest to be there again
+_RESERVE = 60.0  # seconds of their phase, at most, that checks leave for what comes after them
 _GLANCE = 10.0  # seconds from one glance at a watched guest to the next
 
 
@@ -58,7 +58,10 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
     log, when = f"checks-{phase}", f"{phase} the upgrade"
     if watched:
         log, when = f"{log}-watch", f"{when}, once it was watched"
-    session = _checked(plan, run, guest, deadline, log)
+    if phase == "after":  # a check that hangs must not take the time in which its twin answers
+        left = deadline.remaining()
+        deadline = deadline.within(left - min(_RESERVE, left / 5))
+    session = checked(plan, run, guest, deadline, log)
     run.add_artifact(f"{log}.log", f"output of the checks {when}")
     passed = sum(result.outcome is Outcome.PASSED for result in session.results)
     note = f"{passed} of {len(session.results)} checks hold"
@@ -69,7 +72,7 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
 def worth_watching(plan: Plan, facts: Facts) -> bool:
     """Whether time can still bring something out: what broke at once is known already."""
     return (
-        plan.watch > 0
+        (facts.watched.seconds if facts.watched else 0.0) < plan.watch
         and facts.upgrade is not None
         and facts.upgrade.status is UpgradeStatus.APPLIED
         and facts.checks_after is not None
@@ -79,11 +82,14 @@ def worth_watching(plan: Plan, facts: Facts) -> bool:
 
 
 def watch(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Watch:
-    """Wait for what dies a while after its start, with a glance now and then: no longer than
-    until a unit that ran has ended, or was started again."""
-    first = run.facts.after
+    """Wait for what dies a while after its start, with a glance now and then: until a unit that
+    ran before the upgrade has ended, or was started again. That it may do once: where no check
+    minds, the rest of the time is waited for."""
+    first, before, so_far = run.facts.after, run.facts.before, run.facts.watched
     assert first is not None, "only what was looked at is watched"
-    began = time.monotonic()
+    watched = so_far or Watch(seconds=0.0, restarts=first.restarts)
+    ignore = plan.check_settings.ignore_units
+    began = time.monotonic() - watched.seconds
     while (passed := time.monotonic() - began) < plan.watch:
         left = plan.watch - passed
         run.progress.detail(
@@ -91,81 +97,32 @@ def watch(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Watch:
         )
         deadline.sleep(min(_GLANCE, left))
         now = _glance(guest, first, deadline)
-        ignore = plan.check_settings.ignore_units
-        if lost_units(first.units, now.units, ignore) or started_again(first, now, ignore):
+        ended = lost_units(first.units, now.units, ignore)
+        if before is not None:
+            ended = [one for one in ended if before.units.get(one.unit, "").startswith("active/")]
+        if so_far is None and (ended or started_again(first, now, ignore)):
             break
-    return Watch(seconds=round(time.monotonic() - began, 1), restarts=first.restarts)
+    return watched.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
 
 
 def _glance(guest: Guest, first: Observation, deadline: Deadline) -> Observation:
     try:
         return observe_units(guest, deadline)
     except ConnectionLost:
-        if guest.enter(deadline.within(_BACK)) == first.boot_id:
-            return first  # the way there broke, not the guest
-    raise GuestUnreachable(
-        "the guest restarted by itself while it was watched after the upgrade",
-        "see its console for the reason",
-    )
+        find_the_way_back(guest, first.boot_id, "was watched", deadline)
+    return first
 
 
-def confirm(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> tuple[CheckSession, ...]:
-    """Ask the checks that broke again: one that holds then is no proof of harm."""
-    names = broken(run.facts)
-    sessions: list[CheckSession] = []
-    while names and len(sessions) < AGAIN:
-        run.progress.detail("asking the checks that broke once more")
-        session = _asked_again(plan, run, guest, deadline, len(sessions) + 1, names)
-        sessions.append(session)
-        names = still_broken(names, session)
-    return tuple(sessions)
-
-
-def worth_another_start(facts: Facts) -> bool:
-    """Whether it may have been the host that made a start slow, and units miss their time in it."""
-    return (
-        facts.before is not None
-        and facts.after is not None
-        and facts.watched is None  # what dies late lives again after a start
-        and bool(slower_start(facts.before, facts.after))
-        and any(not excuse(facts, name) for name in broken(facts))
-    )
-
-
-def start_again(run: Run, guest: Guest, deadline: Deadline) -> None:
-    """Reboot once more; raises :class:`GuestUnreachable` when the guest does not come back."""
-    run.progress.detail("its start was slow: starting it once more")
-    again = guest.reboot(deadline)
-    if not again.happened:
+def find_the_way_back(guest: Guest, boot_id: str, meanwhile: str, deadline: Deadline) -> None:
+    """The connection broke: raises :class:`GuestUnreachable` where it was the guest that did."""
+    if guest.enter(deadline.within(_BACK)) != boot_id:
         raise GuestUnreachable(
-            f"the guest did not come back from its second start after the upgrade: {again.message}",
-            "its first one took much longer than the one before; see its console for the reason",
+            f"the guest restarted by itself while it {meanwhile} after the upgrade",
+            "see its console for the reason",
         )
 
 
-def confirm_start(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> None:
-    """Ask what broke in a slow start after another one."""
-    slow, so_far = run.facts.after, run.facts.checks_again
-    assert slow is not None, "only a start that was looked at is known to be slow"
-    now = observe(guest, deadline)
-    run.learn(second_start=SecondStart(first=slow.boot_seconds, second=now.boot_seconds))
-    names = broken(run.facts)
-    session = _asked_again(plan, run, guest, deadline, len(so_far) + 1, names)
-    still = still_broken(names, session)
-    run.note(f"{len(names) - len(still)} of {len(names)} checks that broke hold now")
-    run.learn(checks_again=(*so_far, session))
-
-
-def _asked_again(
-    plan: Plan, run: Run, guest: Guest, deadline: Deadline, turn: int, names: tuple[str, ...]
-) -> CheckSession:
-    log = f"checks-again-{turn}"
-    session = _checked(plan, run, guest, deadline, log, only=names)
-    run.add_artifact(f"{log}.log", "output of the checks that broke, asked again")
-    return session
-
-
-def _checked(
+def checked(
     plan: Plan,
     run: Run,
     guest: Guest,
@@ -173,6 +130,7 @@ def _checked(
     log: str,
     only: tuple[str, ...] = (),
 ) -> CheckSession:
+    """Run the scenario's checks; ``only`` those of these names, quietly, on a new observation."""
     facts, settings = run.facts, plan.check_settings
     on_result: Callable[[CheckResult], None] = run.progress.check
     current = facts.after or facts.before
@@ -203,13 +161,22 @@ def _checked(
     )
 
 
-def find_out(run: Run, guest: Guest, deadline: Deadline) -> Autopsy | None:
-    """Why units that ran before do not run any more; None where all run."""
-    facts = run.facts
+def find_out(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Autopsy | None:
+    """Why units that ran before do not run any more, or not for long; None where all run, and
+    where the guest does not answer: it explains a verdict, and is no part of it."""
+    facts, ignore = run.facts, plan.check_settings.ignore_units
     if facts.before is None or facts.after is None:
         return None
     units = suspects(facts.before, facts.after, facts.control.after if facts.control else None)
-    return examine(guest, units, deadline) if units else None
+    again = started_again(facts.before, facts.after, ignore)
+    there = facts.control
+    if there and there.before and there.after:
+        alike = started_again(there.before, there.after, ignore)
+        again = {unit: times for unit, times in again.items() if unit not in alike}
+    wanted = [unit for unit in dict.fromkeys((*units, *again)) if not ignored(unit, ignore)]
+    with contextlib.suppress(ConnectionLost, DeadlineExceeded):
+        return examine(guest, wanted, deadline) if wanted else None
+    return None
 
 
 def worth_upgrading(facts: Facts) -> bool:

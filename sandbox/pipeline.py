@@ -9,22 +9,20 @@ from types import MappingProxyType
 
 from sandbox import evidence
 from sandbox.clone import CloneLease, create_clone
+from sandbox.confirming import confirm, confirm_start, start_again, worth_another_start
 from sandbox.deadline import Deadline
+from sandbox.errors import HostError
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
 from sandbox.inside import (
     check,
-    confirm,
-    confirm_start,
     find_out,
     learn_wide,
     may_verify,
     must_reboot,
-    start_again,
     upgrade,
     upgraded,
     watch,
-    worth_another_start,
     worth_upgrading,
     worth_watching,
 )
@@ -143,6 +141,7 @@ def _recipe(
             Guest(hypervisor, clone.entrance, order.login, folder.clone, folder.register)
         )
         twin = undo.enter_context(make_twin(plan, hypervisor, clone, folder, deadline))
+        run.learn(control=twin.absent)
     with run.phase(Phase.BOOT, seconds[Phase.BOOT]) as deadline:
         guest.enter(deadline)
         guest.wait_until_up(deadline)
@@ -163,25 +162,34 @@ def _recipe(
         with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
             run.learn(reboot=guest.reboot(deadline))
             if not may_verify(run.facts):  # did its twin come back?
-                grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.REBOOT)
-                run.learn(control=twin.found(grace))
+                late = deadline.remaining() + seconds[Phase.REBOOT]  # it may have begun later
+                run.learn(control=twin.found(Deadline(late, Phase.REBOOT)))
     if may_verify(run.facts):
         with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
             guest.wait_until_up(deadline)
             run.learn(after=observe(guest, deadline))
             aside = Aside(guest, deadline)
             run.learn(checks_after=check(plan, run, guest, deadline))
-            if worth_watching(plan, run.facts):
+            while worth_watching(plan, run.facts):
                 run.learn(watched=watch(plan, run, guest, deadline))
                 run.learn(after=observe(guest, deadline))
                 run.learn(checks_after=check(plan, run, guest, deadline))
             run.learn(checks_again=confirm(plan, run, guest, deadline))
-            run.learn(control=twin.found(deadline, watched=run.facts.watched))
-            run.learn(autopsy=find_out(run, guest, deadline))
+            grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
+            run.learn(control=twin.found(grace, watched=run.facts.watched))
+            run.learn(autopsy=find_out(plan, run, guest, deadline))
             learn_wide(run, aside)
     if worth_another_start(run.facts):
-        with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
+        _start_once_more(plan, run, guest)
+
+
+def _start_once_more(plan: Plan, run: Run, guest: Guest) -> None:
+    """It may excuse what was found; a host that fails meanwhile does not unprove it."""
+    try:
+        with run.phase(Phase.REBOOT, plan.seconds[Phase.REBOOT]) as deadline:
             start_again(run, guest, deadline)
-        with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
+        with run.phase(Phase.VERIFY, plan.seconds[Phase.VERIFY]) as deadline:
             guest.wait_until_up(deadline)
             confirm_start(plan, run, guest, deadline)
+    except HostError as problem:
+        run.progress.detail(f"nothing is known of its second start: {problem.message}")

@@ -116,7 +116,8 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
     files = _files(facts.before, facts.after)
     found: list[tuple[int, Cause]] = []
     for trace in autopsy.units:
-        error = first_error(trace.log)
+        up = facts.after.units.get(trace.unit, "") in _UP
+        error = first_error(_without_last_start(trace.log) if up else trace.log)
         links = [
             (link, change)
             for change in changes
@@ -126,9 +127,10 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
         if not links and len(changes) == 1:
             links = [(_Link(1, "nothing else was upgraded"), changes[0])]
         for link, change in links[:MOST]:
-            found.append((link.weight, _cause(trace, change, error, link)))
+            found.append((link.weight, _cause(trace, change, error, link.words, up=up)))
         if not links and (error or trace.state):
-            found.append((0, _cause(trace, None, error, None)))
+            told = f"systemd says of it: {trace.result}" if trace.result else "its log says so"
+            found.append((0, _cause(trace, None, error, told, up=up)))
     found.sort(key=lambda pair: -pair[0])
     return tuple(cause for _weight, cause in found[:MOST])
 
@@ -176,8 +178,18 @@ def told_by_its_unit(error: str, autopsy: Autopsy | None) -> str:
 
 
 def _last_start(log: Sequence[str]) -> Sequence[str]:
-    starts = [number for number, text in enumerate(log) if text.startswith("Starting ")]
+    starts = _lines_with("Starting ", log)
     return log[starts[-1] :] if starts else log
+
+
+def _without_last_start(log: Sequence[str]) -> Sequence[str]:
+    """Of a unit that runs again: what it said before it had to be started again."""
+    starts = _lines_with("Starting ", log) or _lines_with("Started ", log)
+    return log[: starts[-1]] if starts else log
+
+
+def _lines_with(words: str, log: Sequence[str]) -> list[int]:
+    return [number for number, text in enumerate(log) if text.startswith(words)]
 
 
 def _without_tracebacks(lines: Sequence[str]) -> list[str]:
@@ -239,19 +251,23 @@ def _owner(path: str, autopsy: Autopsy) -> str:
     return autopsy.owners.get(path) or autopsy.owners.get(other, "")
 
 
-def _cause(trace: UnitTrace, change: PackageChange | None, error: str, link: _Link | None) -> Cause:
+def _cause(
+    trace: UnitTrace, change: PackageChange | None, error: str, evidence: str, *, up: bool
+) -> Cause:
     since = f" since {say(change)}" if change else " any more"
-    why = _why(trace, error)
-    evidence = [link.words] if link else []
+    does = "does not stay up" if up else "does not run"
+    why = _why(trace, error, up=up)
     return Cause(
-        text=line(f"{trace.unit} does not run{since}" + (f": {why}" if why else "")),
+        text=line(f"{trace.unit} {does}{since}" + (f": {why}" if why else "")),
         unit=trace.unit,
         package=change.name if change else "",
-        evidence=tuple(evidence),
+        evidence=(evidence,),
     )
 
 
-def _why(trace: UnitTrace, error: str) -> str:
+def _why(trace: UnitTrace, error: str, *, up: bool) -> str:
+    if up:
+        return error or "it ends and is started again"
     if trace.state in ("masked", "not-found"):  # whatever it said while it still ran
         return _STATES[trace.state]
     if error or trace.status:

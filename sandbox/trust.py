@@ -13,7 +13,6 @@ from sandbox.records import CheckEnd, CheckSession, Control, Facts, Outcome
 # A red that luck alone brings about this often proves nothing.
 CHANCE = 0.05
 NAME_LIMIT = 160  # characters under which a check is remembered
-_BROKEN = (Outcome.FAILED, Outcome.ERROR)
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ def broken(facts: Facts) -> tuple[str, ...]:
     return tuple(change.name for change in changes if change.effect is Effect.BROKE)
 
 
-def still_broken(names: Iterable[str], session: CheckSession) -> tuple[str, ...]:
-    """Of these checks, those that a session found broken once more."""
-    red = {result.name for result in session.results if result.outcome in _BROKEN}
-    return tuple(name for name in names if name in red)
+def not_held(names: Iterable[str], session: CheckSession) -> tuple[str, ...]:
+    """Of these checks, those that did not hold in a session, or gave no answer in it."""
+    held = {one.name for one in session.results if one.outcome is Outcome.PASSED}
+    return tuple(name for name in names if name not in held)
 
 
 def rate(name: str, sessions: Iterable[CheckSession | None]) -> Rate:
@@ -100,8 +99,11 @@ def excuse(facts: Facts, name: str) -> str:
     """Why a check that broke is no proof that the upgrade does harm; "" when it is one."""
     here, there = on_clone(facts, name), on_twin(facts, name)
     if here.held:
-        when = "after another start" if facts.second_start else "asked again"
+        when = "after another start" if another_start_helps(facts, name) else "asked again"
         return f"{when} it held: {here} after the upgrade"
+    if facts.checks_again and here.asked == 1:
+        why = facts.checks_again[-1].message
+        return "it could not be asked again" + (f": {why}" if why else "")
     control = facts.control
     after = rate(name, control.checks_after) if control else Rate(0, 0)
     if after.asked and not after.held:
@@ -110,9 +112,17 @@ def excuse(facts: Facts, name: str) -> str:
     if known and known.mixed and known.luck(here.asked) >= CHANCE:
         return f"it is flaky: where nothing was upgraded it held {known}"
     # The past may excuse a check, too; it takes no excuse away.
-    if there.mixed and there.luck(here.asked) >= CHANCE:
+    if any(one.mixed and one.luck(here.asked) >= CHANCE for one in (there, after)):
         return f"it is flaky: on the twin, which was not upgraded, it held {there}"
     return ""
+
+
+def another_start_helps(facts: Facts, name: str) -> bool:
+    """Whether it was the second start after the upgrade that made a check hold."""
+    if facts.second_start is None:
+        return False
+    *earlier, last = facts.checks_again
+    return rate(name, (last,)).held > 0 and rate(name, earlier).held == 0
 
 
 def flaky(facts: Facts) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ class Twin:
         self._watched = plan.watch
         self._stop = threading.Event()
         self._goes_on = self._reboot = False
+        self._restarts_at_first: dict[str, int] | None = None  # as of the clone that is watched
         self._found = Control(missing=missing)
         self._thread = threading.Thread(target=self._work, name="control", daemon=True)
 
@@ -96,12 +97,17 @@ class Twin:
         self._goes_on, self._reboot = True, reboot
         self._told.set()
 
+    @property
+    def absent(self) -> Control | None:
+        """Why there is none; None where there is one, and where nobody wanted one."""
+        return self._found if self._enter is None and self._found.missing else None
+
     def found(self, deadline: Deadline, *, watched: Watch | None = None) -> Control | None:
         """What it found, waited for until the deadline; None where nobody wanted a control.
         Without :meth:`go_on` that ends with the checks before the upgrade. ``watched``:
         where the clone was, what the control was like at first does not matter."""
         if self._enter is None:
-            return self._found if self._found.missing else None
+            return self.absent
         self._watched = watched.seconds if watched else 0.0
         self._known.set()
         self._wanted.set()
@@ -139,6 +145,8 @@ class Twin:
             self._known.wait(max(0.0, began + self._watched - time.monotonic()))
             if self._watched:  # only what is left when the clone was looked at last counts
                 self._stop.wait(max(0.0, began + self._watched - time.monotonic()))
+                first = self._found.after
+                self._restarts_at_first = first.restarts if first else None
                 self._rounds(guest, "after", seconds[Phase.VERIFY], self._wanted)
 
     def _reboot_or_not(self, guest: Guest) -> bool:
@@ -190,7 +198,9 @@ class Twin:
             phase="after" if after else "before",
             baseline=self._found.before if after else None,
             current=now,
-            settings=self._plan.check_settings,
+            settings=self._plan.check_settings.model_copy(
+                update={"restarts_at_first": self._restarts_at_first}
+            ),
             work_dir=self._folder.artifacts / CONTROL_CHECKS,
             deadline=deadline,
             on_result=ignore_result,

@@ -79,7 +79,7 @@ def _answer(verdict: Verdict, points: Sequence[Point], facts: Facts) -> Decision
         reason=line(first.text) or "no reason was given",  # that can be printed
         findings=tuple(line(text) for text in findings),
         hint=line(first.hint),
-        causes=causes(facts),
+        causes=() if verdict is Verdict.PASS else causes(facts),
     )
 
 

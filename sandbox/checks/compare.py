@@ -157,7 +157,7 @@ def state_worse(before: str, now: str, excused: bool) -> bool:
 
 def slower_start(before: Observation, now: Observation) -> str:
     """What to say of a start that took much longer than the one before; "" for any other."""
-    was, took = before.boot_seconds, now.boot_seconds
+    was, took = before.boot_seconds, now.boot_seconds or now.uptime  # not ended: so far
     if now.boot_id == before.boot_id or not was:
         return ""
     unit, alone = _slow_unit(before, now)

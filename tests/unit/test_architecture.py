@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("known_bugs",),
     ("host_checks", "xen_checks", "xen_report", "first_checks"),
     ("pipeline",),
-    ("inside", "evidence", "twin"),
+    ("inside", "evidence", "twin", "confirming"),
     ("run", "closing"),
     ("plan", "request", "hosts", "limits", "terminal", "progress"),
     ("scenario",),

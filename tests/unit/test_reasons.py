@@ -155,7 +155,7 @@ def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
         update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, log=LOG),), owners={})}
     )
     (cause,) = causes(facts)
-    assert (cause.package, cause.evidence) == ("", ())
+    assert (cause.package, cause.evidence) == ("", ("its log says so",))
     assert cause.text.startswith("nginx.service does not run any more: [emerg] unknown")
     assert packages_of(with_autopsy({})) == ["nginx"], "the only one that was upgraded"
 

@@ -8,13 +8,15 @@ import pytest
 from sample_records import observation, passing_facts, session
 from stage import Stage
 
-from sandbox import inside
+from sandbox import confirming
+from sandbox.checks.compare import slower_start
+from sandbox.confirming import confirm_start, start_again, worth_another_start
 from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
 from sandbox.guest import Guest
-from sandbox.inside import confirm_start, start_again, worth_another_start
 from sandbox.plan import Plan, make_plan
 from sandbox.records import (
+    Autopsy,
     CheckSession,
     Control,
     Facts,
@@ -24,6 +26,7 @@ from sandbox.records import (
     Reboot,
     RunRecord,
     SecondStart,
+    UnitTrace,
     Verdict,
     Watch,
 )
@@ -37,6 +40,11 @@ NAME = "test_web.py::test_http"
 RED = session({NAME: "refused"})
 GREEN = session()
 SLOW = observation(after=True).model_copy(update={"boot_seconds": 131.0})
+
+
+QUICK_TWIN = Control(
+    before=observation(), after=observation(after=True), checks_after=(GREEN, GREEN)
+)
 
 
 def slow_and_red(**more: object) -> Facts:
@@ -54,6 +62,10 @@ def slow_and_red(**more: object) -> Facts:
         (False, slow_and_red(after=SLOW.model_copy(update={"boot_id": observation().boot_id}))),
         (False, slow_and_red(watched=Watch(seconds=150))),  # what dies late would live again
         (False, slow_and_red(control=Control(checks_after=(RED,)))),  # red on the twin, too
+        (False, slow_and_red(control=QUICK_TWIN)),  # started beside it: it was not the host
+        (True, slow_and_red(control=QUICK_TWIN.model_copy(update={"after": SLOW}))),
+        (True, slow_and_red(control=Control(missing="no memory"))),
+        (False, slow_and_red(reboot=None)),  # it restarted by itself, or was not to
         (False, slow_and_red(after=None)),
         (False, Facts()),
     ],
@@ -77,6 +89,21 @@ def test_another_start_can_excuse_and_never_acquit(last: CheckSession, verdict: 
             "after another start it held: 1 of 4 times after the upgrade"
         )
         assert "a busy host" in decision.hint
+
+
+def test_what_held_before_the_second_start_was_not_helped_by_it() -> None:
+    facts = slow_and_red(
+        checks_again=(RED, GREEN, RED), second_start=SecondStart(first=131, second=24)
+    )
+    decision = decide(facts)
+    assert decision.reason.endswith("asked again it held: 1 of 4 times after the upgrade")
+    assert "a busy host" not in decision.hint
+
+
+def test_a_start_that_has_not_ended_is_as_slow_as_it_is_so_far() -> None:
+    before, endless = observation(), SLOW.model_copy(update={"boot_seconds": 0.0, "uptime": 140.0})
+    assert "the start took 140 s" in slower_start(before, endless)
+    assert not slower_start(before, endless.model_copy(update={"uptime": 30.0}))
 
 
 class Restarted:
@@ -116,13 +143,19 @@ def test_what_broke_is_asked_anew_and_what_was_found_first_stays(
     def look(_guest: Guest, _deadline: Deadline) -> Observation:
         return quick
 
-    monkeypatch.setattr(inside, "observe", look)
-    monkeypatch.setattr(inside, "_checked", checks)
+    ran = {**(SLOW.units), "shop.service": "active/running"}
+    run.learn(
+        before=observation().model_copy(update={"units": ran}),
+        autopsy=Autopsy(units=tuple(UnitTrace(unit=f"{one}.service") for one in ("nginx", "shop"))),
+    )
+    monkeypatch.setattr(confirming, "observe", look)
+    monkeypatch.setattr(confirming, "checked", checks)
     confirm_start(plan, run, cast(Guest, object()), Deadline(20, "verify"))
     assert asked == [("checks-again-3", (NAME,), True)]
     assert run.facts.checks_again == (RED, RED, GREEN)
     assert run.facts.second_start == SecondStart(first=131, second=24.4)
     assert run.facts.after == SLOW
+    assert run.facts.autopsy == Autopsy(units=(UnitTrace(unit="shop.service"),)), "nginx is back"
     with run.phase(Phase.VERIFY, 20):
         confirm_start(plan, run, cast(Guest, object()), Deadline(20, "verify"))
     assert run.record.phases[-1].note == "1 of 1 checks that broke hold now"

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from sample_records import broken_nginx, no_boot, observation, passing_facts, session
 
 from sandbox.differences import compare, without_drift
-from sandbox.records import CheckResult, CheckSession, Control, Facts, Outcome, Reboot, Verdict
+from sandbox.records import (
+    CheckEnd,
+    CheckResult,
+    CheckSession,
+    Control,
+    Facts,
+    Outcome,
+    Reboot,
+    Verdict,
+)
 from sandbox.report.view import compare_with_twin
 from sandbox.trust import CHANCE, excuse, flaky, on_twin
 from sandbox.verdict import decide
@@ -77,6 +86,24 @@ def test_luck_is_counted() -> None:
     assert "test_http is flaky: on the twin it held 5 of 6 times" in decision.findings
     once = red_on_clone(control=seldom)  # and not confirmed: once in six
     assert decide(once).verdict is Verdict.INCONCLUSIVE
+
+
+def test_luck_after_the_reboot_is_counted_apart() -> None:
+    """Before it the check was steady on the twin: that says nothing of a start."""
+    twice = twin((True, True, True), (False, False, True))
+    decision = decide(red_on_clone(False, False, control=twice))
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert "it is flaky" in decision.reason
+
+
+def test_a_red_that_could_not_be_confirmed_is_no_proof() -> None:
+    silent = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST, message="the way there broke")
+    facts = red_on_clone().model_copy(update={"checks_again": (silent, silent)})
+    decision = decide(facts)
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert "it could not be asked again: the way there broke" in decision.reason
+    confirmed = facts.model_copy(update={"checks_again": (silent, session(RED))})
+    assert decide(confirmed).verdict is Verdict.FAIL
 
 
 def test_a_flaky_check_that_holds_is_told_and_no_obstacle() -> None:

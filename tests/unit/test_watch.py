@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -24,6 +25,7 @@ from sandbox.records import (
     Phase,
     UpgradeLog,
     UpgradeStatus,
+    Watch,
 )
 from sandbox.run import Run
 
@@ -70,6 +72,28 @@ def plan(stage: Stage) -> Plan:
     return replace(made, watch=LASTS)
 
 
+@pytest.mark.parametrize("judged", [True, False])
+def test_only_what_ran_before_the_upgrade_ends_it(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, judged: bool
+) -> None:
+    """What happens to be active at the first look may end: no check minds."""
+    run.learn(before=RUNS if judged else RUNS.model_copy(update={"units": {}}))
+    assert (watched(run, plan, monkeypatch, Watched([RUNS, DEAD]))[0] < LASTS) is judged
+
+
+def test_what_no_check_minds_ends_it_once(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.learn(watched=Watch(seconds=LASTS / 3, restarts={"shop.service": 7}))
+    began = time.monotonic()
+    seconds, glances = watched(run, plan, monkeypatch, Watched([DEAD, AGAIN]))
+    assert seconds >= LASTS
+    assert time.monotonic() - began < seconds, "what was watched already counts"
+    assert glances > 2
+    assert run.facts.watched is not None
+    assert run.facts.watched.restarts == {"shop.service": 7}, "of the first look"
+
+
 def watched(
     run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, guest: Watched
 ) -> tuple[float, int]:
@@ -77,6 +101,7 @@ def watched(
     monkeypatch.setattr(inside, "_GLANCE", LASTS / 10)
     monkeypatch.setattr(inside, "observe_units", guest.glance)
     found = watch(plan, run, cast(Guest, guest), Deadline(20, "verify"))
+    run.learn(watched=found)
     return found.seconds, guest.glances
 
 
@@ -143,6 +168,10 @@ def applied(after: CheckSession | None, status: UpgradeStatus = UpgradeStatus.AP
 def test_only_what_is_in_order_so_far_is_watched(plan: Plan, worth: bool, facts: Facts) -> None:
     assert worth_watching(plan, facts) is worth
     assert not worth_watching(replace(plan, watch=0.0), facts)
+    half = facts.model_copy(update={"watched": Watch(seconds=LASTS / 2)})
+    assert worth_watching(plan, half) is worth
+    whole = facts.model_copy(update={"watched": Watch(seconds=LASTS)})
+    assert not worth_watching(plan, whole)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""A check that broke is asked again: what becomes of it when nobody answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+from sample_records import passing_facts, session
+from stage import Stage
+
+from sandbox import confirming, pipeline, twin
+from sandbox.confirming import confirm
+from sandbox.deadline import Deadline
+from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, HostError
+from sandbox.guest import Guest
+from sandbox.plan import Plan, make_plan
+from sandbox.records import CheckEnd, CheckSession, Facts, Observation, Phase, Reboot, Watch
+from sandbox.run import Run
+from sandbox.twin import Twin
+
+pytest_plugins = ["stage_fixtures"]
+
+NAME = "test_web.py::test_http"
+RED, GREEN = session({NAME: "refused"}), session()
+LOST = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST, message="the way there broke")
+
+
+class Back:
+    """A guest that is found again as the one that it was, or as another."""
+
+    def __init__(self, boot_id: str | None = None) -> None:
+        self._boot_id = boot_id
+
+    def enter(self, _deadline: Deadline) -> str:
+        after = passing_facts().after
+        assert after is not None
+        return self._boot_id or after.boot_id
+
+
+@pytest.fixture
+def run(stage: Stage) -> Run:
+    made = Run(stage.new_folder(), stage.progress, stage.scenario())
+    made.learn(**{name: getattr(passing_facts(), name) for name in Facts.model_fields})
+    made.learn(checks_after=RED)
+    return made
+
+
+@pytest.fixture
+def plan(stage: Stage) -> Plan:
+    folder = stage.new_folder()
+    return make_plan(stage.scenario(), stage.hypervisor, folder, False, Deadline(20, "plan"))
+
+
+def asked(
+    plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch, *says: object, guest: Back | None = None
+) -> tuple[CheckSession, ...]:
+    told = iter(says)
+
+    def checked(*_args: object, **_more: object) -> CheckSession:
+        said = next(told)
+        if isinstance(said, Exception):
+            raise said
+        return cast(CheckSession, said)
+
+    monkeypatch.setattr(confirming, "checked", checked)
+    found = confirm(plan, run, cast(Guest, guest or Back()), Deadline(20, "verify"))
+    assert next(told, None) is None, "each was asked for"
+    return found
+
+
+def test_it_is_asked_until_it_holds_at_most_twice(
+    plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked(plan, run, monkeypatch, RED, RED) == (RED, RED)
+    assert asked(plan, run, monkeypatch, RED, GREEN) == (RED, GREEN)
+    assert asked(plan, run, monkeypatch, GREEN) == (GREEN,)
+    run.learn(checks_after=GREEN)
+    assert asked(plan, run, monkeypatch) == ()
+
+
+def test_a_way_that_broke_is_found_again_and_the_check_asked(
+    plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = ConnectionLost("the cable")
+    assert asked(plan, run, monkeypatch, lost, RED, LOST, GREEN) == (RED, GREEN)
+    silent = asked(plan, run, monkeypatch, LOST, LOST, lost, lost)
+    assert [one.message for one in silent] == ["the way there broke", "the cable"]
+    with pytest.raises(GuestUnreachable, match="restarted by itself while it was checked"):
+        asked(plan, run, monkeypatch, LOST, guest=Back("another"))
+
+
+def test_no_time_left_leaves_it_unconfirmed(
+    plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = DeadlineExceeded("verify", 450)
+    found = asked(plan, run, monkeypatch, late, late)
+    assert [one.message for one in found] == ["verify took longer than 450 s"] * 2
+
+
+def test_what_hung_is_not_asked_again(
+    plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.learn(checks_after=RED.model_copy(update={"end": CheckEnd.TIMEOUT}))
+    assert asked(plan, run, monkeypatch) == ()
+
+
+@pytest.mark.parametrize(
+    ("problem", "raised"),
+    [
+        (HostError("no more memory"), False),
+        (ConnectionLost("the cable"), False),
+        (GuestUnreachable("it stays away"), True),
+    ],
+)
+def test_a_host_that_fails_the_second_start_unproves_nothing(
+    plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch, problem: Exception, raised: bool
+) -> None:
+    def start_again(*_args: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(pipeline, "start_again", start_again)
+    if raised:
+        with pytest.raises(GuestUnreachable):
+            pipeline._start_once_more(plan, run, cast(Guest, Back()))
+    else:
+        pipeline._start_once_more(plan, run, cast(Guest, Back()))
+    assert run.facts.second_start is None
+    (failed,) = run.record.phases
+    assert (failed.phase, failed.ok) == (Phase.REBOOT, False)
+
+
+class Twinned:
+    """A guest that does what the control does with one."""
+
+    connection = cast(Callable[[], None], type("Way", (), {"config": "ssh_config"}))
+
+    def __enter__(self) -> Twinned:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        return None
+
+    def enter(self, _deadline: Deadline) -> str:
+        return "a"
+
+    wait_until_up = enter
+
+    def reboot(self, _deadline: Deadline) -> Reboot:
+        return Reboot(happened=True)
+
+
+def test_the_twin_is_judged_by_the_first_look_at_it_as_the_watched_clone_is(
+    plan: Plan, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What systemd had started again by then is no news at the last look."""
+    first = Observation(boot_id="a", kernel="6.1", restarts={"shop.service": 0})
+    later = first.model_copy(update={"restarts": {"shop.service": 1}})
+    shown: Iterator[Observation] = iter([first] * 2 + [later] * 9)
+    told: list[tuple[str, object]] = []
+
+    def checks(**given: object) -> CheckSession:
+        settings = cast(type[object], given["settings"])
+        told.append((str(given["phase"]), settings.restarts_at_first))  # type: ignore[attr-defined]
+        return GREEN
+
+    class Nothing:
+        def __init__(self, *_args: object) -> None: ...
+
+        def added_to(self, seen: Observation) -> Observation:
+            return seen
+
+    monkeypatch.setattr(twin, "observe", lambda *_args: next(shown))
+    monkeypatch.setattr(twin, "run_checks", checks)
+    monkeypatch.setattr(twin, "Aside", Nothing)
+    monkeypatch.setattr(twin, "ROUNDS", 1)
+    control = Twin(plan, stage.hypervisor, stage.new_folder(), lambda _cut: cast(Guest, Twinned()))
+    with control:
+        control.go_on(reboot=True)
+        found = control.found(Deadline(20, "verify"), watched=Watch(seconds=0.2))
+    assert found is not None
+    assert found.missing == ""
+    assert told == [("before", None), ("after", None), ("after", {"shop.service": 0})]
