@@ -1,7 +1,7 @@
 """How long things were to be down, and were: services that packages restart, and the reboot. Pure.
 
-A service's forecast is how long its last start before the upgrade took, the reboot's how long the
-clone's own start took: neither knows of the upgrade.
+A service's forecast is how long its last start before the upgrade took, the reboot's how long it
+was from the clone's own start until it let us in: neither knows of the upgrade.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sandbox.records import Phase, RunRecord, Start
+from sandbox.records import RunRecord, Start
 
 REBOOT = "reboot"
 SHORT = 0.1  # seconds; a share of less says nothing
@@ -51,13 +51,12 @@ def forecasts(record: RunRecord) -> Iterator[Forecast]:
             if old is not None:
                 yield Forecast(service, package, start_seconds(old), _down(old, new))
     if facts.reboot is not None:
-        boot = [done.seconds for done in record.phases if done.phase is Phase.BOOT and done.ok]
-        happened = facts.reboot.seconds if facts.reboot.happened else None
-        yield Forecast(REBOOT, "", boot[0] if boot else None, happened)
+        happened = facts.reboot.away if facts.reboot.happened else None
+        yield Forecast(REBOOT, "", facts.first_login or None, happened)
 
 
 def _down(old: Start, new: Start | None) -> float | None:
-    """From its last stop until it was ready again; None when it was not started anew."""
+    """From when its last stop began until it was ready; None when it was not started anew."""
     if new is None or new.ready <= old.ready or not old.ready <= new.stopped <= new.ready:
         return None
     return new.ready - new.stopped

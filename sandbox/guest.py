@@ -85,6 +85,8 @@ class Guest:
         self.connection = Connection(folder, login, register, hypervisor.host.proxy_command)
         self._console_start = 0
         self._boot_id = ""
+        self._made = time.monotonic()
+        self.first_login = 0.0  # seconds from then, when it was started, until it let us in
         self._sending = reach.Sending(hypervisor.host, entrance.bridge)
         self._restarting: float | None = None  # since when the host is to start it again
 
@@ -113,6 +115,7 @@ class Guest:
                 try:
                     self.connection.open(address, deadline.within(60))
                     self._boot_id = self._read_boot_id(deadline)
+                    self.first_login = self.first_login or time.monotonic() - self._made
                     return self._boot_id
                 except ConnectionLost as lost:
                     refusal = lost.message
@@ -277,6 +280,7 @@ class Guest:
         with contextlib.suppress(ConnectionLost):
             self.run(script, deadline)
         self._wait_for_shutdown(deadline)
+        away = time.monotonic()
         try:
             while self.enter(deadline) == before:
                 deadline.sleep(2)
@@ -292,6 +296,7 @@ class Guest:
             boot_id_before=before,
             boot_id_after=self._boot_id,
             seconds=time.monotonic() - started,
+            away=time.monotonic() - away,
         )
 
     def _wait_for_shutdown(self, deadline: Deadline) -> None:

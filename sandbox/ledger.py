@@ -24,7 +24,7 @@ LISTENER = "sandbox-listener"  # on its command line, before the bridge and the 
 _ROLE = "listener"
 _NOTES, _TWINS_NOTES = "tried", "tried-control"  # in the clone's folder
 _NOTES_LIMIT = 4 << 20  # bytes; the program itself stops long before
-_LINE = re.compile(r"(name|tcp|udp|ping|neighbour) ([!-~]{1,300}) ([0-9]{1,5})")
+_LINE = re.compile(r"(?:([0-9]{1,3}) )?(name|tcp|udp|ping|neighbour) ([!-~]{1,300}) ([0-9]{1,5})")
 _Key = tuple[str, str, int]
 
 
@@ -67,7 +67,8 @@ def read(folder: RunFolder, switch: int | None) -> Ledger | None:
         return None
     at = len(text) if switch is None else switch
     before, after = _count(text[:at]), _count(text[at:])
-    twin = _count(_notes(folder.clone / _TWINS_NOTES) or b"")
+    its = _notes(folder.clone / _TWINS_NOTES)
+    twin = _count(its or b"")
     found = [
         Destination(
             kind=key[0],
@@ -84,6 +85,7 @@ def read(folder: RunFolder, switch: int | None) -> Ledger | None:
         missing=_missing(folder, text),
         destinations=tuple(sorted(found, key=lambda one: not one.is_new)),
         whole=b"\nfull\n" not in text,
+        twin_known=its is None or (b"listening\n" in its and b"\nfull\n" not in its),
     )
 
 
@@ -98,7 +100,11 @@ def _notes(path: Path) -> bytes | None:
 def _count(text: bytes) -> Counter[_Key]:
     lines = text.decode("ascii", errors="replace").splitlines()
     found = (_LINE.fullmatch(line) for line in lines)
-    return Counter((one[1], one[2], int(one[3])) for one in found if one)
+    counted: Counter[_Key] = Counter()
+    for one in found:
+        if one:
+            counted[(one[2], one[3], int(one[4]))] += int(one[1] or 1)
+    return counted
 
 
 def _is_reached_further(key: _Key, keys: set[_Key]) -> bool:

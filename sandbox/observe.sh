@@ -63,7 +63,7 @@ units() {
         --type=service,socket,timer,mount,target,path,swap,automount | head -c 1000000
     section restarts
     systemctl show --type=service --state=active,activating -p Id -p NRestarts \
-        -p InactiveEnterTimestampMonotonic -p InactiveExitTimestampMonotonic \
+        -p ActiveExitTimestampMonotonic -p InactiveExitTimestampMonotonic \
         -p ActiveEnterTimestampMonotonic '*' 2>/dev/null | head -c 200000
     section links
     find /etc/systemd/system -type l \( -path '*.wants/*' -o -path '*.requires/*' \

@@ -18,7 +18,7 @@ from sandbox.records import Filesystem, Observation, Package, Port, Start
 MAX_LINES = 20_000  # per section
 MAX_TEXT = 500  # characters of one value
 MAX_MESSAGES = 200
-_INSTANTS = ("InactiveEnter", "InactiveExit", "ActiveEnter")
+_INSTANTS = ("ActiveExit", "InactiveExit", "ActiveEnter")
 UNIT_TYPES = (".service", ".socket", ".timer", ".mount")
 # Not a filesystem that an upgrade can fill: in memory, read-only by nature, or not the guest's.
 _PSEUDO_NAMES = """

@@ -145,7 +145,7 @@ def _recipe(
     with run.phase(Phase.BOOT, seconds[Phase.BOOT]) as deadline:
         guest.enter(deadline)
         guest.wait_until_up(deadline)
-        run.learn(booted=True)
+        run.learn(booted=True, first_login=round(guest.first_login, 1))
     with run.phase(Phase.BASELINE, seconds[Phase.BASELINE]) as deadline:
         run.learn(before=observe(guest, deadline))
         aside = Aside(guest, deadline)

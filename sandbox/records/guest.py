@@ -36,7 +36,7 @@ class ConffileDecision(Record):
 class Start(Record):
     """The last start of a service, in seconds since the boot; 0 is what systemd does not know."""
 
-    stopped: float = 0.0  # it was down from then on
+    stopped: float = 0.0  # when its last stop began
     began: float = 0.0
     ready: float = 0.0
 
@@ -201,6 +201,7 @@ class Reboot(Record):
     boot_id_before: str = ""
     boot_id_after: str = ""
     seconds: float = 0.0
+    away: float = 0.0  # of these nobody could log in
     message: str = ""  # why not: "kernel panic", "initramfs shell", "no answer in 300 s"
 
 

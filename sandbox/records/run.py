@@ -131,6 +131,7 @@ class Ledger(Record):
     missing: str = ""  # why nobody listened, or not to the end
     destinations: tuple[Destination, ...] = ()  # new ones first
     whole: bool = True  # False: there were more than can be kept
+    twin_known: bool = True  # False: there was a twin, and not all that it tried was heard
 
     @property
     def new(self) -> tuple[Destination, ...]:
@@ -176,6 +177,7 @@ class Facts(Record):
 
     expectations: Expectations = Expectations()
     booted: bool = False  # the clone was reached before the upgrade
+    first_login: float = 0.0  # seconds from its start until it let us in; 0 when unknown
     before: Observation | None = None
     checks_before: CheckSession | None = None
     upgrade: UpgradeLog | None = None

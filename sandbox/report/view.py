@@ -144,6 +144,8 @@ class View:
             lines.insert(0, f"not listened: {ledger.missing}")
         if not ledger.whole:
             lines.append("and more than was kept: what is new may be missing here")
+        if not ledger.twin_known:
+            lines.append("what its twin tried is not known: what is new may be a habit of both")
         return tuple(lines)
 
     @property

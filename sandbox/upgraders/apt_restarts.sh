@@ -26,7 +26,7 @@ last_starts() {
     done
     if [ -z "$named" ] || ! command -v systemctl >/dev/null 2>&1; then return; fi
     set -f
-    systemctl show -p Id -p InactiveEnterTimestampMonotonic -p InactiveExitTimestampMonotonic \
+    systemctl show -p Id -p ActiveExitTimestampMonotonic -p InactiveExitTimestampMonotonic \
         -p ActiveEnterTimestampMonotonic -- $named 2>/dev/null | head -c 200000
     set +f
 }

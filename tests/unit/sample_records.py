@@ -175,6 +175,7 @@ def passing_facts() -> Facts:
     return Facts(
         expectations=Expectations(kernel="newest"),
         booted=True,
+        first_login=37.1,
         before=observation(),
         checks_before=session(),
         upgrade=upgrade(conffiles=(CONFFILE,)),
@@ -182,7 +183,8 @@ def passing_facts() -> Facts:
             happened=True,
             boot_id_before="27d4a0c2-before",
             boot_id_after="8b1f6c1e-after",
-            seconds=38.2,
+            seconds=41.0,
+            away=38.2,
         ),
         after=observation(after=True, changes=CHANGES),
         checks_after=session(),

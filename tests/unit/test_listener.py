@@ -204,7 +204,8 @@ def test_notes_are_kept_in_bounds(capsys: pytest.CaptureFixture[str]) -> None:
         notes.take(Attempt("tcp", FAR, port))
     lines = capsys.readouterr().out.splitlines()
     assert lines.count(f"tcp {FAR} 1") == 200
-    assert len(set(lines)) == 500 + 1
+    assert lines.count(f"100 tcp {FAR} 1") == 48, "that it went on is known"
+    assert len(set(lines)) == 500 + 2
     assert lines[-1] == "full"
     assert lines.count("full") == 1
 
@@ -217,6 +218,18 @@ def test_many_lines_in_all_are_kept_in_bounds(capsys: pytest.CaptureFixture[str]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10_001
     assert lines[-1] == "full"
+
+
+def test_one_destination_does_not_take_the_others_room(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    notes = Notes()
+    for _ in range(1_200_000):
+        notes.take(Attempt("tcp", FAR, 1))
+    notes.take(Attempt("tcp", FAR, 2))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5_001
+    assert lines[-1] == f"tcp {FAR} 2"
 
 
 @pytest.mark.parametrize("program", [listener, standin_server])

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from namespaces import GUEST, HOST, Link, linked
+from sample_records import passed
 from sshd import wait_for
 from stage import Stage, commands_with
 from test_listener import arp
@@ -26,6 +27,7 @@ from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.listener import answer
 from sandbox.reaper import remove_run
 from sandbox.records import Destination, Ledger
+from sandbox.report.view import view
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 
@@ -248,6 +250,33 @@ def test_what_the_twin_tries_as_well_is_not_new(folder: RunFolder) -> None:
         ("192.0.2.1", 0),
         ("192.0.2.2", 2),
     ]
+
+
+def test_many_attempts_in_a_line_are_counted(folder: RunFolder) -> None:
+    before = "listening\n" + "tcp 192.0.2.1 1\n" * 200 + "100 tcp 192.0.2.1 1\n"
+    write(folder, before + "100 tcp 192.0.2.1 1\n1000 tcp 192.0.2.9 1\n")
+    (one,) = found(folder, len(before)).destinations
+    assert (one.before, one.after) == (300, 100)
+
+
+@pytest.mark.parametrize(
+    ("twin", "known"),
+    [
+        ("listening\n", True),
+        ("no such device\n", False),
+        ("", False),
+        ("listening\ntcp 192.0.2.1 1\nfull\n", False),
+    ],
+)
+def test_what_the_twin_tried_may_not_be_known(folder: RunFolder, twin: str, known: bool) -> None:
+    write(folder, "listening\ntcp 192.0.2.1 1\n", twin)
+    assert found(folder).twin_known is known
+    record = passed()
+    facts = record.facts.model_copy(update={"ledger": found(folder)})
+    shown = view(record.model_copy(update={"facts": facts}), folder.artifacts)
+    assert any("its twin tried is not known" in line for line in shown.tried) is not known
+    (folder.clone / "tried-control").unlink()
+    assert found(folder).twin_known, "there is no twin"
 
 
 def test_without_an_upgrade_nothing_is_new(folder: RunFolder) -> None:
