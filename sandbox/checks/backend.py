@@ -20,6 +20,15 @@ class ConnectionGone(BaseException):
     """The connection to the guest broke: no ``except Exception`` of a check may swallow it."""
 
 
+class Said(CommandResult):  # type: ignore[misc]  # testinfra ships no types
+    """In testinfra's messages: what was run and what that said, not how it was transported."""
+
+    def __str__(self) -> str:
+        lines = [line for line in (self.stderr or self.stdout).splitlines() if line.strip()]
+        command = self.command.decode(errors="replace")
+        return f"`{command}`" + (f": {lines[0].strip()}" if lines else "")
+
+
 class SharedSsh(SshBackend):  # type: ignore[misc]  # testinfra ships no types
     """Runs every command of the checks over one :class:`Connection`.
 
@@ -37,6 +46,12 @@ class SharedSsh(SshBackend):  # type: ignore[misc]  # testinfra ships no types
         )
         self.connection = connection
         self.lost = ""
+
+    def result(
+        self, rc: int, cmd: bytes, stdout: str | bytes, stderr: str | bytes
+    ) -> CommandResult:
+        """What testinfra makes of a command that has ended."""
+        return Said(self, rc, cmd, stdout, stderr)
 
     def run_ssh(self, command: str) -> CommandResult:
         """Run ``command`` in the guest; raise :class:`ConnectionGone` when there is no line."""

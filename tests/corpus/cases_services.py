@@ -55,14 +55,18 @@ HARDENING = Deb(
         RESTART,
     ),
 )
-FRONT_PAGE = """
+ASK = """
 ASK = "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'GET / HTTP/1.0\\\\r\\\\n\\\\r\\\\n' >&3; cat <&3"
-
+"""
+FRONT_PAGE = (
+    ASK
+    + """
 
 def test_the_front_page_is_ours(host):
     page = host.run("timeout 10 bash -c %s", ASK).stdout
     assert "Widgets of web01" in page, f"the title is not ours: {page[-60:]}"
 """
+)
 
 
 def dies_after(seconds: int) -> str:
@@ -94,28 +98,28 @@ CASES = (
         "dies-after-25-s",
         "fail",
         "the new shop runs for half a minute",
-        "web01-shop",
+        "price table",
         packages=(shop("2.0", when_ready=dies_after(25)),),
     ),
     Case(
         "dies-after-two-minutes",
         "fail",
         "the new shop runs for two minutes",
-        "web01-shop",
+        "price table",
         packages=(shop("2.0", when_ready=dies_after(120)),),
     ),
     Case(
         "dies-now-and-then",
         "fail",
         "the new shop ends after a minute and is started again: it is up whenever one looks",
-        "web01-shop",
+        "price table",
         packages=(shop("2.0", when_ready=dies_after(60), unit="Restart=always\nRestartSec=1\n"),),
     ),
     Case(
         "crash-loop",
         "fail",
         "the new shop ends after three seconds and is started again, for ever",
-        "web01-shop",
+        "price table",
         packages=(
             shop(
                 "2.0",
@@ -124,6 +128,20 @@ CASES = (
             ),
             *OTHERS,
         ),
+    ),
+    Case(
+        "check-hangs",
+        "fail",
+        "the new shop takes requests and never answers; a check waits for its answer for ever",
+        "hangs|no answer|8080",
+        packages=(shop("2.0", status="time.sleep(9999)"),),
+        scenario=ALL + "watch: 0\ndeadlines: {verify: 100}\n",
+        checks=ASK
+        + """
+
+def test_the_shop_says_what_it_has(host):
+    assert "Widgets" in host.run("bash -c %s", ASK).stdout
+""",
     ),
     Case(
         "option-removed",
@@ -160,7 +178,7 @@ CASES = (
         "key-unreadable",
         "fail",
         "a maintainer script takes the key away from the shop's user",
-        "(?=.*web01-shop)(?=.*(key|permission))",
+        "(?=.*web01-shop)(?=.*permission denied)",
         packages=(
             shop(
                 "1.1",
@@ -173,7 +191,7 @@ CASES = (
         "module-without-its-function",
         "fail",
         "a library in Python renames a function; the shop, which is not upgraded, needs it",
-        "web01.price",
+        "(?=.*web01.price)(?=.*total)",
         packages=(price("2.0", function="sum_of"), *OTHERS),
     ),
     Case(
@@ -204,7 +222,7 @@ CASES = (
         "another-service",
         "fail",
         "a maintainer script has a program run before the shop that is not there",
-        "web01-(hardening|audit)",
+        "web01-audit",
         packages=(HARDENING,),
         scenario=install("web01-hardening"),
     ),
@@ -213,7 +231,7 @@ CASES = (
         "fail",
         "a new site takes the default that another has; nginx complains about the other's file,"
         " which is upgraded as well",
-        "web01-blog",
+        "(?=.*web01-blog)(?=.*duplicate default)",
         packages=(site("1.1"), BLOG),
         scenario=install("web01-blog"),
     ),
@@ -242,7 +260,7 @@ CASES = (
         "sshd-refuses-its-configuration",
         "fail",
         "sshd is down: whoever is in stays in, nobody else gets in",
-        "(?=.*ssh)(?=.*(web01-ssh|PermitRootLogn|configuration))",
+        "PermitRootLogn",
         packages=(SSH,),
         scenario=install("web01-ssh"),
     ),
@@ -250,7 +268,7 @@ CASES = (
         "disabled",
         "fail",
         "a maintainer script disables nginx: after the reboot it is not there",
-        "nginx",
+        "nginx.*disabled",
         packages=(text("web01-tools", "2.0", live("systemctl disable nginx.service")),),
         scenario=ALL + REBOOT,
     ),
@@ -258,7 +276,7 @@ CASES = (
         "masked",
         "fail",
         "a maintainer script masks the shop: after the reboot it is not there; its twin's is",
-        "web01-shop",
+        "web01-shop.*masked",
         packages=(
             text("web01-tools", "2.0", live("systemctl mask web01-shop.service")),
             *OTHERS[::2],
@@ -270,7 +288,7 @@ CASES = (
         "disabled-and-not-rebooted",
         "fail",
         "nginx is disabled and runs on: the next reboot of production will be without it",
-        "nginx",
+        "nginx.*not now",
         packages=(text("web01-tools", "2.0", live("systemctl disable nginx.service")),),
     ),
     Case(
@@ -285,7 +303,7 @@ CASES = (
         "removed-by-conflict-needed",
         "fail",
         "the new package conflicts with the shop, which apt removes",
-        "web01-shop",
+        "(?=.*web01-shop)(?=.*unit is gone)",
         packages=(text("web01-accel", "1.0", Conflicts="web01-shop"),),
         scenario=install("web01-accel"),
     ),
@@ -294,7 +312,7 @@ CASES = (
         "fail",
         "the certificate is elsewhere and nginx is only reloaded: it goes on with the old one,"
         " until its next start",
-        r"web01\.pem|certificate",
+        r"web01\.pem",
         packages=(
             ca(
                 "2.0",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cases_services import BROKEN_SITE
-from corpus_case import ALL, REBOOT, Case, Deb, install, live
-from corpus_machine import HALF, ONCE, OTHERS, site
+from corpus_case import ALL, REBOOT, Case, install
+from corpus_machine import HALF, LATE, ONCE, OTHERS, SLOW, site
 
 STEADY_NOT = """
 def test_steady(host):
@@ -17,27 +17,6 @@ def test_survives(host, phase):
         host.run("touch /run/started-by-hand")
     assert host.file("/run/started-by-hand").exists, "nobody started it"
 """
-
-
-def first_start(work: str, *lines: str) -> Deb:
-    """A service that works in the first start after its installation only."""
-    unit = (
-        "[Service]",
-        "Type=oneshot",
-        f"ExecStart=/bin/sh -c 'mkdir /var/lib/web01-warm 2>/dev/null || exit 0; {work}'",
-        *lines,
-        "[Install]",
-        "WantedBy=multi-user.target",
-    )
-    return Deb(
-        "web01-warmup",
-        "1.0",
-        files={"/lib/systemd/system/web01-warmup.service": "\n".join(unit) + "\n"},
-        postinst=live("systemctl daemon-reload", "systemctl enable web01-warmup.service"),
-    )
-
-
-MIRROR = "package source|mirror|fetch"
 
 CASES = (
     Case(
@@ -81,33 +60,35 @@ CASES = (
         "runs-once",
         "inconclusive",
         "a service that runs in the machine's first start only, upgraded or not",
-        "web01-once|test_services_still_run",
+        "web01-once",
         packages=(site("1.1"),),
         scenario=ALL + REBOOT,
         image=ONCE,
         control=True,
     ),
     Case(
-        "first-start-is-slow",
+        "start-is-slow-once",
         "inconclusive",
-        "the first start needs a minute and a half longer, as on a busy host; no other one does",
-        "start took|warmup",
-        packages=(first_start("sleep 90"),),
-        scenario=install("web01-warmup") + REBOOT,
+        "one start of this machine is slow, as on a busy host, whatever was upgraded before it",
+        "start took",
+        packages=(site("1.1"),),
+        scenario=ALL + REBOOT,
+        image=SLOW,
     ),
     Case(
-        "late-in-the-first-start",
+        "unit-is-late-once",
         "inconclusive",
-        "a unit misses its time in the first start, as on a busy host, and in no other one",
-        "start took|warmup|failed",
-        packages=(first_start("sleep 300", "TimeoutStartSec=80"),),
-        scenario=install("web01-warmup") + REBOOT,
+        "one start of this machine is slow, and a unit misses its time in it; no other one is",
+        "web01-late.*(failed|failing)|start took",
+        packages=(site("1.1"),),
+        scenario=ALL + REBOOT,
+        image=LATE,
     ),
     Case(
         "no-checks",
         "inconclusive",
         "nobody looks",
-        "no check",
+        "no check ran",
         packages=(site("1.1"),),
         scenario=ALL + "checks: {shared: []}\n",
     ),
@@ -124,7 +105,7 @@ CASES = (
         "check-does-not-compile",
         "inconclusive",
         "a slip of the pen in the scenario's check",
-        "test_own",
+        "SyntaxError",
         packages=(site("1.1"),),
         checks="def test_nginx(host:\n    assert host\n",
     ),
@@ -132,7 +113,7 @@ CASES = (
         "half-configured-before",
         "inconclusive",
         "a package was half-configured before; the upgrade even repairs that",
-        "web01-tools",
+        "(?=.*web01-tools)(?=.*half-configured)",
         packages=(site("1.1"),),
         image=HALF,
     ),
@@ -155,7 +136,7 @@ CASES = (
         "mirror-down",
         "error",
         "the mirror answers nothing but 503",
-        MIRROR,
+        "503",
         packages=(site("1.1"),),
         mirror="down",
     ),
@@ -163,7 +144,7 @@ CASES = (
         "mirror-flickers",
         "error",
         "the mirror gives its lists, and 503 for the package",
-        MIRROR,
+        "deb 503",
         packages=(site("1.1"),),
         mirror="flickers",
     ),
@@ -171,7 +152,7 @@ CASES = (
         "mirror-half-synchronised",
         "error",
         "the mirror's package is not the one that its list speaks of",
-        MIRROR,
+        "unexpected size",
         packages=(site("1.1"),),
         mirror="half synchronised",
     ),

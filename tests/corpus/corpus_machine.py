@@ -155,7 +155,7 @@ def shop(
     known: Iterable[str] = KNOWN,
     at_start: str = "",
     when_ready: str = "",
-    status: int = 200,
+    status: int | str = 200,
     unit: str = "",
     postinst: Iterable[str] = (),
     restart: str = RESTART,
@@ -302,7 +302,7 @@ OTHERS = (text("web01-docs", "1.1"), text("web01-tools", "1.1"), text("web01-not
 
 # Variants: files of the machine before the upgrade; "prepare" is a script that runs at its start.
 EDITED, HELD, HALF, FULL, ONCE = "edited", "held", "half-configured", "full", "once"
-OLD = "old"
+OLD, SLOW, LATE = "old", "slow", "late"
 OLD_SITE = """# nginx warns of "ssl" up to 1.25.0, and knows it no more from 1.25.1 on.
 server {
     listen 127.0.0.1:8081;
@@ -320,6 +320,18 @@ ExecStart=/bin/sh -c 'touch /var/lib/web01-once; exec sleep infinity'
 [Install]
 WantedBy=multi-user.target
 """
+# The first start is the clone's own, the second the one after the upgrade.
+SECOND_START = """[Unit]
+Description=slow in the second start of this machine only
+
+[Service]
+Type=oneshot
+TimeoutStartSec={limit}
+ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) != 2 ] || sleep 160'
+
+[Install]
+WantedBy=multi-user.target
+"""
 VARIANTS: dict[str, dict[str, str]] = {
     EDITED: {SHOP_CONF: EDITED_CONF_TEXT},
     HELD: {"prepare": "echo web01-shop hold | dpkg --set-selections\n"},
@@ -331,6 +343,8 @@ VARIANTS: dict[str, dict[str, str]] = {
         "prepare": "fallocate -l $(( ($(stat -f -c %a /) - 7680) * $(stat -f -c %S /) )) /fill\n"
     },
     ONCE: {"unit": ONCE_UNIT},
+    SLOW: {"unit": SECOND_START.format(limit=300)},
+    LATE: {"unit": SECOND_START.format(limit=130)},
 }
 
 

@@ -52,6 +52,24 @@ def test_a_case_is_well_made(case: Case, tmp_path: Path) -> None:
         load_scenario(tmp_path, shared=shipped_scenarios() / "shared")
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.cause], ids=lambda case: case.name)
+def test_a_reason_that_says_nothing_does_not_name_the_cause(case: Case) -> None:
+    """Else whatever the product said would be right: it always names what was upgraded."""
+    names = {package.name for package in case.packages} | {"web01-site", "nginx", "linux-image"}
+    for name in names:
+        for said in (
+            f"test_unrelated, which held before, fails after {name} 1.0 -> 2.0 and 3 others",
+            f"2 checks that held before fail after 4 packages changed; first {name} is not well",
+            f"{name}.service does not run since {name} 1.0 -> 2.0 (5 checks that held before fail)",
+            f"the upgrade failed at {name}: apt exited with 100",
+            f"the guest did not come back after {name} 1.0 (new): no SSH within 100 s",
+            f"test_unrelated failed after the upgrade; asked again it held: 1 of 2 times ({name})",
+            f"the package sources did not answer: no more is known of {name}",
+            "a check failed already before the upgrade",
+        ):
+            assert not re.search(case.cause, said, re.IGNORECASE), said
+
+
 def test_a_package_of_a_case_can_be_built(tmp_path: Path) -> None:
     assert OTHERS[0].build(tmp_path).name == "web01-docs_1.1_all.deb"
 

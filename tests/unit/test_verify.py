@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,6 +211,21 @@ def test_sudo_is_used_when_asked_for(rehearse: Rehearsal) -> None:
     with_sudo = rehearse(files, settings=CheckSettings(sudo=True))
     assert "sudo /bin/sh -c id" in with_sudo.results[0].detail
     assert "sudo" not in rehearse(files).results[0].detail
+
+
+def test_a_command_that_fails_is_named_as_a_person_would(rehearse: Rehearsal) -> None:
+    files = {
+        "test_a.py": """
+            def test_listed(host):
+                host.check_output("ls /nowhere")
+
+            def test_scheduled(host):
+                assert host.file("/nowhere/cron").contains("backup")
+        """
+    }
+    listed, scheduled = (result.message for result in rehearse(files).results)
+    assert re.fullmatch(r"Unexpected exit code 2 for `ls /nowhere`: ls: .*/nowhere.*", listed)
+    assert scheduled == "Unexpected exit code 2 for `grep -qs -- backup /nowhere/cron`"
 
 
 def test_two_hundred_checks_go_over_one_connection(rehearse: Rehearsal) -> None:
