@@ -31,7 +31,7 @@ from sandbox.run import Run
 from sandbox.ssh import HOST
 from sandbox.trust import broken
 from sandbox.upgraders import choose
-from sandbox.verify import ignore_result, run_checks
+from sandbox.verify import ignore_result, run_checks, share_of_checks
 from sandbox.wide import Aside
 
 UPGRADE_LOG = "upgrade.log"
@@ -39,7 +39,6 @@ UPGRADE_LOG = "upgrade.log"
 
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
 _BACK = 180.0  # seconds for the way to a guest to be there again
-_RESERVE = 60.0  # seconds of their phase, at most, that checks leave for what comes after them
 _GLANCE = 10.0  # seconds from one glance at a watched guest to the next
 
 
@@ -58,9 +57,8 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
     log, when = f"checks-{phase}", f"{phase} the upgrade"
     if watched:
         log, when = f"{log}-watch", f"{when}, once it was watched"
-    if phase == "after":  # a check that hangs must not take the time in which its twin answers
-        left = deadline.remaining()
-        deadline = deadline.within(left - min(_RESERVE, left / 5))
+    if phase == "after":
+        deadline = deadline.within(share_of_checks(deadline.remaining()))
     session = checked(plan, run, guest, deadline, log)
     run.add_artifact(f"{log}.log", f"output of the checks {when}")
     passed = sum(result.outcome is Outcome.PASSED for result in session.results)

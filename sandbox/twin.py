@@ -23,7 +23,7 @@ from sandbox.plan import Plan
 from sandbox.records import CheckEnd, CheckSession, Control, Observation, Phase, Watch
 from sandbox.ssh import HOST
 from sandbox.store import RunFolder
-from sandbox.verify import ignore_result, run_checks
+from sandbox.verify import ignore_result, run_checks, share_of_checks
 from sandbox.wide import Aside
 
 ROUNDS = 3  # of checks, at most, before the reboot and after it
@@ -141,7 +141,7 @@ class Twin:
             if self._stop.is_set() or not self._reboot_or_not(guest):
                 return
             began = time.monotonic()
-            self._rounds(guest, "after", seconds[Phase.VERIFY], self._wanted)
+            self._rounds(guest, "after", share_of_checks(seconds[Phase.VERIFY]), self._wanted)
             self._known.wait(max(0.0, began + self._watched - time.monotonic()))
             if self._watched:  # only what is left when the clone was looked at last counts
                 self._stop.wait(max(0.0, began + self._watched - time.monotonic()))

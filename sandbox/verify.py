@@ -33,6 +33,7 @@ from sandbox.records import CheckEnd, CheckResult, CheckSession, Observation, Ou
 WORKER = "sandbox.checks.worker"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MARK = "UPGRADE_SANDBOX_CHECKS"  # in the environment of every process that a check starts
+RESERVE = 60.0  # seconds, at most, that checks leave of their phase after the upgrade
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
 LOG_BYTES = 256 * 1024
 CHUNK = 64 * 1024
@@ -98,6 +99,12 @@ def run_checks(
         only=tuple(only),
     )
     return _Session(job, deadline, on_result).run(started)
+
+
+def share_of_checks(seconds: float) -> float:
+    """How long checks may take of a phase: one that hangs does not take the time in which it is
+    found out whether it hangs on the twin, too."""
+    return seconds - min(RESERVE, seconds / 5)
 
 
 def ignore_result(_result: CheckResult) -> None:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
 from sample_records import passing_facts, session
 from stage import Stage
 
-from sandbox import confirming, pipeline, twin
+from sandbox import confirming, inside, pipeline, twin
 from sandbox.confirming import confirm
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, HostError
 from sandbox.guest import Guest
 from sandbox.plan import Plan, make_plan
-from sandbox.records import CheckEnd, CheckSession, Facts, Observation, Phase, Reboot, Watch
+from sandbox.records import (
+    Autopsy,
+    CheckEnd,
+    CheckSession,
+    Control,
+    Facts,
+    Observation,
+    Phase,
+    Reboot,
+    UnitTrace,
+    Watch,
+)
 from sandbox.run import Run
 from sandbox.twin import Twin
+from sandbox.verify import share_of_checks
 
 pytest_plugins = ["stage_fixtures"]
 
@@ -128,6 +141,59 @@ def test_a_host_that_fails_the_second_start_unproves_nothing(
     assert run.facts.second_start is None
     (failed,) = run.record.phases
     assert (failed.phase, failed.ok) == (Phase.REBOOT, False)
+
+
+RUNS = Observation(boot_id="a", kernel="6.1", units={"shop.service": "active/running"})
+FAILED = RUNS.model_copy(update={"units": {}, "failed_units": ("shop.service",)})
+RESTARTED = RUNS.model_copy(update={"restarts": {"shop.service": 3}})
+
+
+@pytest.mark.parametrize(
+    ("after", "there", "ignored", "asked"),
+    [
+        (FAILED, None, (), ("shop.service",)),
+        (FAILED, None, ("shop.*",), None),  # nobody minds
+        (RESTARTED, None, (), ("shop.service",)),  # it runs whenever one looks
+        (RESTARTED, Control(before=RUNS, after=RESTARTED), (), None),  # as on the twin
+        (RESTARTED, Control(before=RUNS, after=RUNS), (), ("shop.service",)),
+        (RUNS, None, (), None),
+    ],
+)
+def test_what_is_looked_into(
+    plan: Plan,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    after: Observation,
+    there: Control | None,
+    ignored: tuple[str, ...],
+    asked: tuple[str, ...] | None,
+) -> None:
+    def examine(_guest: Guest, units: list[str], _deadline: Deadline) -> Autopsy:
+        return Autopsy(units=tuple(UnitTrace(unit=unit) for unit in units))
+
+    monkeypatch.setattr(inside, "examine", examine)
+    settings = plan.check_settings.model_copy(update={"ignore_units": ignored})
+    run.learn(before=RUNS, after=after, control=there)
+    tolerant = replace(plan, check_settings=settings)
+    found = inside.find_out(tolerant, run, cast(Guest, Back()), Deadline(20, "verify"))
+    assert (tuple(one.unit for one in found.units) if found else None) == asked
+
+
+@pytest.mark.parametrize("problem", [ConnectionLost("the cable"), DeadlineExceeded("verify", 9)])
+def test_what_cannot_be_looked_into_costs_no_verdict(
+    plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def examine(*_args: object) -> Autopsy:
+        raise problem
+
+    monkeypatch.setattr(inside, "examine", examine)
+    run.learn(before=RUNS, after=FAILED)
+    assert inside.find_out(plan, run, cast(Guest, Back()), Deadline(20, "verify")) is None
+
+
+@pytest.mark.parametrize(("phase", "share"), [(450.0, 390.0), (100.0, 80.0), (0.0, 0.0)])
+def test_checks_leave_time_for_what_comes_after_them(phase: float, share: float) -> None:
+    assert share_of_checks(phase) == share
 
 
 class Twinned:

@@ -127,14 +127,28 @@ def test_a_host_that_cannot_make_a_second_bridge_leaves_it_at_one(stage: Stage) 
         assert "no more bridges" in found.missing
 
 
-def test_a_scenario_that_insists_waits_for_room(stage: Stage) -> None:
+def with_room_for_one(stage: Stage) -> Stage:
     class Tight(type(stage.hypervisor)):  # type: ignore[misc]
         """Has room for the first."""
 
         def free_memory(self) -> int:
             return (200 << 20) if any("sandbox-" in n for n in self.domains) else GIB
 
-    tight = replace(stage, hypervisor=Tight(domains=stage.hypervisor.domains))
+    return replace(stage, hypervisor=Tight(domains=stage.hypervisor.domains))
+
+
+def test_a_run_that_ends_early_says_that_it_had_none(stage: Stage) -> None:
+    tight = with_room_for_one(stage)
+    record = twins(tight, "source: {guest: web01}\ncontrol: auto")
+    assert record.facts.control is not None
+    assert "200 MiB free" in record.facts.control.missing
+    assert record.decision is not None
+    assert any("not compared with a twin" in one for one in record.decision.findings)
+    assert tight.left() == []
+
+
+def test_a_scenario_that_insists_waits_for_room(stage: Stage) -> None:
+    tight = with_room_for_one(stage)
     record = twins(tight)
     assert record.decision is not None
     assert record.decision.verdict is Verdict.ERROR
