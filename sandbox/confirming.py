@@ -7,7 +7,7 @@ from sandbox.checks.compare import slower_start
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable
 from sandbox.guest import Guest
-from sandbox.inside import checked, find_the_way_back
+from sandbox.inside import checked, is_back
 from sandbox.observe import observe
 from sandbox.plan import Plan
 from sandbox.reasons import suspects
@@ -50,7 +50,11 @@ def _asked_again(
             return CheckSession(results=(), end=CheckEnd.TIMEOUT, message=late.message)
         if session.end is not CheckEnd.CONNECTION_LOST:
             break
-        find_the_way_back(guest, seen.boot_id, "was checked", deadline)
+        if not is_back(guest, seen.boot_id, deadline):
+            raise GuestUnreachable(
+                "the guest restarted by itself while it was checked after the upgrade",
+                "see its console for the reason",
+            )
     return session
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sandbox.differences import CheckChange, Effect
 from sandbox.judged import ENDED, Point, checks, compared, last_observation
 from sandbox.records import CheckEnd, Facts, Outcome, UpgradeStatus
-from sandbox.trust import another_start_helps, excuse, flaky, how_flaky, stuck_alike
+from sandbox.trust import another_start_helps, excuse, flaky, how_flaky, restarts_alike, stuck_alike
 from sandbox.wording import because, short, some
 
 
@@ -58,6 +58,11 @@ def on_the_whole(facts: Facts) -> Iterator[Point]:
             "the guest does not come back from a reboot, upgraded or not: "
             + (facts.reboot.message or "no new boot was seen"),
             "its twin, which was not upgraded, did not come back either: repair that first",
+        )
+    if restarts_alike(facts):
+        yield Point(
+            "the guest restarts by itself, upgraded or not",
+            "its twin, which was not upgraded, did so as well: repair that first",
         )
     yield from excused(facts)
     yield from _doubts_after(facts)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sandbox.autopsy import examine
 from sandbox.checks.compare import ignored, lost_units, started_again
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable
+from sandbox.errors import ConnectionLost, DeadlineExceeded
 from sandbox.guest import Guest
 from sandbox.observe import is_reboot_due, observe, observe_units
 from sandbox.plan import Plan
@@ -69,8 +69,10 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
 
 def worth_watching(plan: Plan, facts: Facts) -> bool:
     """Whether time can still bring something out: what broke at once is known already."""
+    watched = facts.watched or Watch(seconds=0.0)
     return (
-        (facts.watched.seconds if facts.watched else 0.0) < plan.watch
+        watched.seconds < plan.watch
+        and not watched.restarted
         and facts.upgrade is not None
         and facts.upgrade.status is UpgradeStatus.APPLIED
         and facts.checks_after is not None
@@ -95,6 +97,9 @@ def watch(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Watch:
         )
         deadline.sleep(min(_GLANCE, left))
         now = _glance(guest, first, deadline)
+        if now is None:
+            watched = watched.model_copy(update={"restarted": True})
+            break
         ended = lost_units(first.units, now.units, ignore)
         if before is not None:
             ended = [one for one in ended if before.units.get(one.unit, "").startswith("active/")]
@@ -103,21 +108,19 @@ def watch(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Watch:
     return watched.model_copy(update={"seconds": round(time.monotonic() - began, 1)})
 
 
-def _glance(guest: Guest, first: Observation, deadline: Deadline) -> Observation:
+def _glance(guest: Guest, first: Observation, deadline: Deadline) -> Observation | None:
+    """None: it is another start than the one that is watched."""
     try:
-        return observe_units(guest, deadline)
+        now = observe_units(guest, deadline)
     except ConnectionLost:
-        find_the_way_back(guest, first.boot_id, "was watched", deadline)
-    return first
+        return first if is_back(guest, first.boot_id, deadline) else None
+    return now if now.boot_id == first.boot_id else None
 
 
-def find_the_way_back(guest: Guest, boot_id: str, meanwhile: str, deadline: Deadline) -> None:
-    """The connection broke: raises :class:`GuestUnreachable` where it was the guest that did."""
-    if guest.enter(deadline.within(_BACK)) != boot_id:
-        raise GuestUnreachable(
-            f"the guest restarted by itself while it {meanwhile} after the upgrade",
-            "see its console for the reason",
-        )
+def is_back(guest: Guest, boot_id: str, deadline: Deadline) -> bool:
+    """The connection broke: whether it was only that, and not the guest that restarted. Raises
+    :class:`GuestUnreachable` when it does not come back."""
+    return guest.enter(deadline.within(_BACK)) == boot_id
 
 
 def checked(

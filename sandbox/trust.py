@@ -171,6 +171,12 @@ def hangs_alike(facts: Facts) -> bool:
     return any(session.end is CheckEnd.TIMEOUT for session in sessions)
 
 
+def restarts_alike(facts: Facts) -> bool:
+    """Whether both the clone and its twin restarted by themselves."""
+    here, there = facts.watched, facts.control
+    return here is not None and here.restarted and there is not None and there.restarted
+
+
 def stuck_alike(facts: Facts) -> bool:
     """Whether neither the clone nor its twin came back from the reboot."""
     stuck = facts.reboot is not None and not facts.reboot.happened

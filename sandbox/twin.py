@@ -26,6 +26,7 @@ from sandbox.store import RunFolder
 from sandbox.verify import ignore_result, run_checks, share_of_checks
 from sandbox.wide import Aside
 
+LATER = 60.0  # seconds that a control may be behind its clone
 ROUNDS = 3  # of checks, at most, before the reboot and after it
 _TRIES = 2 * ROUNDS  # with those in which the connection broke
 CONTROL_CHECKS = "control"  # folder of what its checks write
@@ -109,6 +110,8 @@ class Twin:
         if self._enter is None:
             return self.absent
         self._watched = watched.seconds if watched else 0.0
+        if watched and watched.restarted:  # would it have done so a little later?
+            self._watched += LATER
         self._known.set()
         self._wanted.set()
         self._told.set()
@@ -169,6 +172,9 @@ class Twin:
             deadline = self._cut(seconds, f"checks of the control {when} the upgrade")
             try:
                 now = observe(guest, deadline)
+                seen = self._found.after
+                if seen is not None and seen.boot_id != now.boot_id:
+                    self._learn(restarted=True)
                 if not sessions:
                     self._learn(**{when: now})
                     aside = Aside(guest, deadline)

@@ -34,7 +34,15 @@ from sandbox.records import (
     UpgradeStatus,
     Verdict,
 )
-from sandbox.trust import excuse, flaky, hangs_alike, how_flaky, stuck_alike, twin_came_back
+from sandbox.trust import (
+    excuse,
+    flaky,
+    hangs_alike,
+    how_flaky,
+    restarts_alike,
+    stuck_alike,
+    twin_came_back,
+)
 from sandbox.wording import because, count, line, reached, say, short, since, some
 
 _FINDINGS_LIMIT = 40
@@ -101,11 +109,22 @@ def _failures(facts: Facts) -> Iterator[Point]:
         )
         yield from _told_causes(facts)
     if upgrade and upgrade.status in (UpgradeStatus.APPLIED, UpgradeStatus.NOTHING):
+        yield from _restart(facts)
         yield from _broken_kernel(facts)
         yield from _broken_package_expectations(facts)
     if not [*_lost_connections(facts)]:  # a broken connection makes every check fail
         yield from _regressions(facts)
         yield from _hang(facts)
+
+
+def _restart(facts: Facts) -> Iterator[Point]:
+    if facts.watched and facts.watched.restarted and not restarts_alike(facts):
+        twin = "; its twin, which was not upgraded, did not" if facts.control else ""
+        twin = "" if facts.control and facts.control.missing else twin
+        yield Point(
+            f"the guest restarted by itself while it was watched {_after(facts)}{twin}",
+            "see its console for the reason",
+        )
 
 
 def _after(facts: Facts) -> str:

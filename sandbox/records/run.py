@@ -92,6 +92,7 @@ class Control(Record):
     reboot: Reboot | None = None  # None: its twin was not rebooted either
     after: Observation | None = None
     checks_after: tuple[CheckSession, ...] = ()
+    restarted: bool = False  # by itself, while its twin was watched
 
 
 class Watch(Record):
@@ -99,6 +100,7 @@ class Watch(Record):
 
     seconds: float
     restarts: dict[str, int] = {}  # Observation.restarts of the first look
+    restarted: bool = False  # by itself, which ended it
 
 
 class Cause(Record):

@@ -88,6 +88,13 @@ CASES = (
         packages=(text("web01-tools", "2.0", live("sync", "reboot -ff")),),
     ),
     Case(
+        "restarts-itself-later",
+        "fail",
+        "a maintainer script has the machine restarted a minute after the upgrade",
+        "restarted by itself",
+        packages=(text("web01-tools", "2.0", live("systemd-run --on-active=60 systemctl reboot")),),
+    ),
+    Case(
         "initramfs-without-the-disk",
         "fail",
         "the new initramfs has no driver of the root disk",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cases_services import BROKEN_SITE
 from corpus_case import ALL, REBOOT, Case, install
-from corpus_machine import HALF, LATE, ONCE, OTHERS, SLOW, site
+from corpus_machine import HALF, LATE, ONCE, OTHERS, RESTARTS, SLOW, site
 
 STEADY_NOT = """
 def test_steady(host):
@@ -83,6 +83,16 @@ CASES = (
         packages=(site("1.1"),),
         scenario=ALL + REBOOT,
         image=LATE,
+    ),
+    Case(
+        "restarts-itself-anyway",
+        "inconclusive",
+        "this machine restarts itself a while after that start, upgraded or not",
+        "restarts by itself",
+        packages=(site("1.1"),),
+        scenario=ALL + REBOOT,
+        image=RESTARTS,
+        control=True,
     ),
     Case(
         "no-checks",

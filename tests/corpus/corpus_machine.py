@@ -302,7 +302,7 @@ OTHERS = (text("web01-docs", "1.1"), text("web01-tools", "1.1"), text("web01-not
 
 # Variants: files of the machine before the upgrade; "prepare" is a script that runs at its start.
 EDITED, HELD, HALF, FULL, ONCE = "edited", "held", "half-configured", "full", "once"
-OLD, SLOW, LATE = "old", "slow", "late"
+OLD, SLOW, LATE, RESTARTS = "old", "slow", "late", "restarts"
 OLD_SITE = """# nginx warns of "ssl" up to 1.25.0, and knows it no more from 1.25.1 on.
 server {
     listen 127.0.0.1:8081;
@@ -332,6 +332,16 @@ ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) != 2 
 [Install]
 WantedBy=multi-user.target
 """
+RESTARTS_ITSELF = """[Unit]
+Description=restarts this machine a minute after its second start
+
+[Service]
+ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) = 2 ] || exit 0; \
+ sleep 60; systemctl reboot'
+
+[Install]
+WantedBy=multi-user.target
+"""
 VARIANTS: dict[str, dict[str, str]] = {
     EDITED: {SHOP_CONF: EDITED_CONF_TEXT},
     HELD: {"prepare": "echo web01-shop hold | dpkg --set-selections\n"},
@@ -344,6 +354,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     },
     ONCE: {"unit": ONCE_UNIT},
     SLOW: {"unit": SECOND_START.format(limit=300)},
+    RESTARTS: {"unit": RESTARTS_ITSELF},
     LATE: {"unit": SECOND_START.format(limit=130)},
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import cast
 
@@ -11,6 +11,7 @@ from sample_records import passing_facts, session
 from stage import Stage
 
 from sandbox import confirming, inside, pipeline, twin
+from sandbox.checks import CheckSettings
 from sandbox.confirming import confirm
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, HostError
@@ -216,34 +217,64 @@ class Twinned:
         return Reboot(happened=True)
 
 
-def test_the_twin_is_judged_by_the_first_look_at_it_as_the_watched_clone_is(
-    plan: Plan, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What systemd had started again by then is no news at the last look."""
-    first = Observation(boot_id="a", kernel="6.1", restarts={"shop.service": 0})
-    later = first.model_copy(update={"restarts": {"shop.service": 1}})
-    shown: Iterator[Observation] = iter([first] * 2 + [later] * 9)
-    told: list[tuple[str, object]] = []
+class Nothing:
+    """Looks at nothing aside."""
+
+    def __init__(self, *_args: object) -> None: ...
+
+    def added_to(self, seen: Observation) -> Observation:
+        return seen
+
+
+def beside_a_watched_clone(
+    plan: Plan,
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    shows: Iterable[Observation],
+    watched: Watch,
+) -> tuple[Control, list[tuple[str, object]]]:
+    """What the twin found, and by what its checks were to judge, in each phase."""
+    shown, told = iter(shows), list[tuple[str, object]]()
 
     def checks(**given: object) -> CheckSession:
-        settings = cast(type[object], given["settings"])
-        told.append((str(given["phase"]), settings.restarts_at_first))  # type: ignore[attr-defined]
+        settings = cast(CheckSettings, given["settings"])
+        told.append((str(given["phase"]), settings.restarts_at_first))
         return GREEN
-
-    class Nothing:
-        def __init__(self, *_args: object) -> None: ...
-
-        def added_to(self, seen: Observation) -> Observation:
-            return seen
 
     monkeypatch.setattr(twin, "observe", lambda *_args: next(shown))
     monkeypatch.setattr(twin, "run_checks", checks)
     monkeypatch.setattr(twin, "Aside", Nothing)
     monkeypatch.setattr(twin, "ROUNDS", 1)
-    control = Twin(plan, stage.hypervisor, stage.new_folder(), lambda _cut: cast(Guest, Twinned()))
+    monkeypatch.setattr(twin, "LATER", 0.1)
+    folder = stage.new_folder()
+    control = Twin(plan, stage.hypervisor, folder, lambda _cut: cast(Guest, Twinned()))
     with control:
         control.go_on(reboot=True)
-        found = control.found(Deadline(20, "verify"), watched=Watch(seconds=0.2))
+        found = control.found(Deadline(20, "verify"), watched=watched)
     assert found is not None
     assert found.missing == ""
+    return found, told
+
+
+def test_the_twin_is_judged_by_the_first_look_at_it_as_the_watched_clone_is(
+    plan: Plan, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What systemd had started again by then is no news at the last look."""
+    first = Observation(boot_id="b", kernel="6.1", restarts={"shop.service": 0})
+    later = first.model_copy(update={"restarts": {"shop.service": 1}})
+    found, told = beside_a_watched_clone(
+        plan, stage, monkeypatch, (first, first, later), Watch(seconds=0.2)
+    )
     assert told == [("before", None), ("after", None), ("after", {"shop.service": 0})]
+    assert not found.restarted
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_a_twin_that_restarts_by_itself_meanwhile_is_told(
+    plan: Plan, stage: Stage, monkeypatch: pytest.MonkeyPatch, restarts: bool
+) -> None:
+    starts = "abc" if restarts else "abb"  # the second is its reboot
+    shows = [Observation(boot_id=start, kernel="6.1") for start in starts]
+    ended = Watch(seconds=0.2, restarted=True)
+    found, _told = beside_a_watched_clone(plan, stage, monkeypatch, shows, ended)
+    assert found.restarted is restarts

@@ -19,6 +19,7 @@ from sandbox.records import (
     Outcome,
     Reboot,
     Verdict,
+    Watch,
 )
 from sandbox.report.view import compare_with_twin
 from sandbox.trust import CHANCE, excuse, flaky, on_twin
@@ -127,6 +128,19 @@ def test_a_guest_that_does_not_come_back_even_without_the_upgrade() -> None:
     decision = decide(stuck.model_copy(update={"control": twin()}))
     assert decision.verdict is Verdict.FAIL
     assert decision.reason.endswith("its twin, which was not upgraded, did")
+
+
+def test_a_guest_that_restarts_by_itself_even_without_the_upgrade() -> None:
+    facts = passing_facts().model_copy(update={"watched": Watch(seconds=40, restarted=True)})
+    for control, more in ((None, ""), (Control(missing="no room"), ""), (twin(), "did not")):
+        decision = decide(facts.model_copy(update={"control": control}))
+        assert decision.verdict is Verdict.FAIL
+        assert "restarted by itself while it was watched after the upgrade" in decision.reason
+        assert decision.reason.endswith(more)
+    alike = twin().model_copy(update={"restarted": True})
+    decision = decide(facts.model_copy(update={"control": alike}))
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert decision.reason == "the guest restarts by itself, upgraded or not"
 
 
 def test_without_a_twin_the_report_says_so() -> None:

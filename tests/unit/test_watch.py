@@ -11,7 +11,7 @@ from stage import Stage
 
 from sandbox import inside
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, GuestUnreachable
+from sandbox.errors import ConnectionLost
 from sandbox.guest import Guest
 from sandbox.inside import watch, worth_watching
 from sandbox.plan import Plan, make_plan
@@ -139,8 +139,16 @@ def test_a_broken_connection_is_no_broken_guest(
 def test_a_guest_that_restarts_by_itself_meanwhile_has_failed(
     run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(GuestUnreachable, match="restarted by itself while it was watched"):
-        watched(run, plan, monkeypatch, Watched([None], comes_back_as="b"))
+    watched(run, plan, monkeypatch, Watched([RUNS, None], comes_back_as="b"))
+    assert run.facts.watched is not None
+    assert run.facts.watched.restarted
+    assert not worth_watching(
+        plan, applied(session(Outcome.PASSED)).model_copy(update={"watched": run.facts.watched})
+    )
+    run.learn(watched=None)
+    other = RUNS.model_copy(update={"boot_id": "b"})  # and had come back before anybody looked
+    watched(run, plan, monkeypatch, Watched([RUNS, other]))
+    assert run.facts.watched.restarted
 
 
 def session(outcome: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> CheckSession:
