@@ -88,6 +88,49 @@ def test_a_service_that_stopped_is_named_with_its_state(
     assert describe_lost_units(lost_units({"a.service": before}, after, [])) == sentence
 
 
+CONTAINER = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "run-docker-netns-5d7e2b8c11aa.mount",
+        "run-netns-cni\\x2d1.mount",
+        f"var-lib-docker-overlay2-{CONTAINER}-merged.mount",
+        f"var-lib-docker-containers-{CONTAINER}-mounts-shm.mount",
+        "var-lib-docker-volumes-data-_data.mount",
+        "var-lib-containers-storage-overlay-x-merged.mount",
+        "var-lib-kubelet-pods-1-volumes-a.mount",
+        f"srv-engine-overlay2-{CONTAINER}-merged.mount",
+        f"{CONTAINER}.timer",
+    ],
+)
+def test_what_is_there_for_one_container_is_not_lost(unit: str) -> None:
+    assert lost_units({unit: "active/mounted"}, {}, []) == []
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "var-lib-docker.mount",
+        "var-lib-docker\\x2ddata.mount",
+        "var-lib-docker-volumes.mount",
+        "var-lib-containers.mount",
+        "var-lib-containers-storage.mount",
+        "var-lib-kubelet.mount",
+        "docker.service",
+    ],
+)
+def test_a_disk_for_containers_is_lost(unit: str) -> None:
+    assert [lost.unit for lost in lost_units({unit: "active/mounted"}, {}, [])] == [unit]
+
+
+def test_a_container_needs_no_room_of_its_own() -> None:
+    there = ["/", "/var/lib/docker", f"/var/lib/docker/overlay2/{CONTAINER}/merged"]
+    observation = seen(filesystems=tuple(filesystem(mount, 40) for mount in there))
+    assert list(real_filesystems(observation)) == there[:2]
+
+
 def test_several_lost_units_are_one_sentence() -> None:
     lost = lost_units({"b.service": "active/running", "a.socket": "active/listening"}, {}, [])
     assert describe_lost_units(lost) == (
@@ -272,6 +315,8 @@ def test_sockets_at_random_ports_and_ignored_ones_are_left_out() -> None:
         tcp(80, "::", process="nginx"),
         tcp(50000, process="java"),
         tcp(41000, process="rpc.statd"),
+        tcp(867, "127.0.0.1", "rpc.statd", "udp"),
+        tcp(923, process="rpcbind", protocol="udp"),
         tcp(43217, "127.0.0.1", process="sshd"),
         tcp(68, protocol="udp", process="dhclient"),
         tcp(45000, protocol="udp", process="avahi-daemon"),
@@ -356,6 +401,8 @@ def test_a_pending_kernel_is_named(running: str, installed: tuple[str, ...], pen
             "fs 01234567-89ab-cdef-0123-456789abcdef dirty",
         ),
         ("eth0 52:54:00:aa:bb:cc  up", "eth1 52:54:00:12:34:56 up"),
+        ("no route to fe80::5054:ff:fe12:3456%eth0", "no route to 2001:db8::1%eth0"),
+        ("commit a1b2c3d is bad", "commit 9f8e7d6c5b is bad"),
     ],
 )
 def test_messages_that_differ_in_numbers_only_are_the_same(one: str, other: str) -> None:
