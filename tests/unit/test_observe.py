@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -100,65 +99,6 @@ def test_a_reboot_is_due_when_a_library_was_replaced_beneath_a_process(tmp_path:
         finally:
             program.unlink(missing_ok=True)
             running.kill()
-
-
-LOGGED = """#!/bin/sh
-echo "disk: read error"
-for second in $(seq 400); do echo "watchdog[$second]: tick at 0x${second}ff"; done
-"""
-
-
-@pytest.fixture
-def chatty(tmp_path: Path) -> Path:
-    """A folder with a journal in which one thing is said very often, after another one."""
-    journalctl = tmp_path / "journalctl"
-    journalctl.write_text(LOGGED)
-    journalctl.chmod(0o755)
-    return tmp_path
-
-
-@pytest.mark.parametrize("awk", ["mawk", "gawk", "busybox"])
-def test_what_is_said_every_second_does_not_hide_the_rest(awk: str, chatty: Path) -> None:
-    found = shutil.which(awk)
-    assert found
-    (chatty / "awk").symlink_to(found)
-    shell = LocalShell(("sh",), env={"PATH": f"{chatty}:{os.environ['PATH']}"})
-    seen = observe(shell, deadline())
-    assert seen.journal_errors == ("disk: read error", "watchdog[1]: tick at 0x1ff")
-
-
-def test_without_awk_there_are_the_last_lines(chatty: Path, poor_path: Path) -> None:
-    (poor_path / "seq").symlink_to(shutil.which("seq") or "")
-    shell = LocalShell(("sh",), env={"PATH": str(poor_path)})
-    text = SCRIPT.read_text().replace(":/usr/local/sbin:/usr/sbin:/sbin", "")
-    seen = parse(shell.run(text, deadline(), args=(MARK, "all")).stdout, MARK)
-    # Without dmesg these are the kernel's lines, and the journal's have nothing more.
-    assert len(seen.kernel_errors) == 200
-    assert seen.kernel_errors[-1] == "watchdog[400]: tick at 0x400ff"
-
-
-@pytest.mark.parametrize("interpreter", SHELLS, ids=lambda argv: argv[0])
-@pytest.mark.parametrize("has_ucf", [True, False])
-def test_files_that_only_ucf_knows(
-    interpreter: tuple[str, ...], has_ucf: bool, tmp_path: Path
-) -> None:
-    database = tmp_path / "var/lib/dpkg"
-    (database / "info").mkdir(parents=True)
-    listed, other = tmp_path / "listed", tmp_path / "of ucf"
-    listed.write_text("a")
-    other.write_text("b")
-    (database / "status").write_text(
-        "Package: a\nStatus: install ok installed\nMaintainer: a <a@example.org>\nVersion: 1\n"
-        f"Architecture: all\nDescription: a\nConffiles:\n {listed} {'0' * 32}\n"
-    )
-    if has_ucf:
-        (tmp_path / "var/lib/ucf").mkdir()
-        (tmp_path / "var/lib/ucf/hashfile").write_text(f"{'f' * 32}  {other}\n")
-    shell = LocalShell(interpreter, env={"DPKG_ROOT": str(tmp_path)})
-    assert observe(shell, deadline()).conffiles == {
-        str(path): hashlib.md5(path.read_bytes()).hexdigest()
-        for path in ([listed, other] if has_ucf else [listed])
-    }
 
 
 @pytest.fixture
@@ -261,28 +201,6 @@ tcp LISTEN 0 100 0.0.0.0:82 0.0.0.0:* uid:33
         82: "",
         631: "cupsd",
     }
-
-
-def test_what_is_mounted_for_containers_is_no_mount_of_the_guest() -> None:
-    mounts = {
-        "/": "ext4",
-        "/var/lib/docker": "ext4",
-        "/var/lib/docker/volumes": "ext4",
-        "/var/lib/containers/storage": "xfs",
-        "/var/lib/kubelet": "xfs",
-        f"/var/lib/docker/overlay2/{'ab' * 32}/merged": "overlay",
-        "/var/lib/containers/storage/overlay": "xfs",
-        "/var/lib/containers/storage/overlay/x/merged": "overlay",
-        "/var/lib/kubelet/pods/1/volumes/a": "ext4",
-        f"/srv/engine/overlay2/{'0f' * 32}/merged": "overlay",
-    }
-    seen = parsed(
-        "@mounts\n" + "".join(f"dev {path} {kind} rw 0 0\n" for path, kind in mounts.items())
-        + "@df\n" + "".join(f"dev 100 50 50 50% {path}\n" for path in mounts)
-    )  # fmt: skip
-    lasting = sorted([*mounts][:5])
-    assert sorted(seen.mounts) == lasting
-    assert [one.mount for one in seen.filesystems] == lasting
 
 
 def test_restarts_by_systemd_itself() -> None:
