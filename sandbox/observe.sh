@@ -112,22 +112,19 @@ logs() {
     if dmesg >/dev/null 2>&1; then
         dmesg -r | sed -n 's/^<[0-3]>//p' | kinds | head -c 200000
     elif has journalctl; then
-        journalctl -k -b -p err -o cat --no-pager -q -n 5000 2>/dev/null | kinds | head -c 200000
+        journalctl -k -b -p err -o cat --no-pager -q -n 2000 2>/dev/null | kinds | head -c 200000
     fi
     if has journalctl; then
         section journal
-        journalctl -b -p err -o cat --no-pager -q -n 5000 2>/dev/null | kinds | head -c 200000
+        journalctl -b -p err -o cat --no-pager -q -n 2000 2>/dev/null | kinds | head -c 200000
     fi
 }
 
 # The last lines of those that differ in more than numbers: what is said every second must not hide
-# the rest.
+# the rest. Only for a pipe: it takes the place of the shell there.
 kinds() {
-    if ! has awk; then
-        tail -n 200
-        return
-    fi
-    awk '{
+    if ! has awk; then exec tail -n 200; fi
+    exec awk '{
         kind = $0
         gsub(/0x[0-9a-fA-F]+|[0-9]+/, "#", kind)
         if (!(kind in known)) { known[kind] = 1; line[++n] = substr($0, 1, 2000) }

@@ -286,7 +286,7 @@ def _ss_port(line: str) -> Port | None:
 def _owner(users: str) -> str:
     """Of all processes that hold a socket the oldest: the others are its children."""
     holders: list[tuple[str, str]] = _PROCESS.findall(users)
-    if not users.startswith("users:") or not holders:
+    if "users:(" not in users or not holders:
         return ""
     by_age = sorted((int(pid or 0), place) for place, (_, pid) in enumerate(holders))
     own = [place for pid, place in by_age if pid != _FIRST_PROCESS]
