@@ -5,10 +5,11 @@ Pure: the same values always give the same differences. Nothing here judges; the
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from enum import StrEnum
 
 from sandbox.changes import (
+    ABSENT,
     CertificateChange,
     Change,
     ConffileChange,
@@ -17,12 +18,16 @@ from sandbox.changes import (
     changes_of,
     conffile_changes,
     filesystem_changes,
+    grew_alike,
+    is_nearly,
     listening_changes,
     mode_changes,
+    mount_changes,
     setting_changes,
     split_package,
+    taken_ports,
 )
-from sandbox.noise import comes_and_goes, tells_of_the_host
+from sandbox.noise import comes_and_goes, normalised, tells_of_the_host
 from sandbox.records import (
     CheckResult,
     CheckSession,
@@ -35,10 +40,6 @@ from sandbox.records import (
     Wide,
 )
 
-_ABSENT = ("config-files", "not-installed")
-# What differs in the same log line from one boot to the next: times, process ids, addresses.
-_VOLATILE = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{8,}\b|\d+")
-
 
 class Differences(Record):
     """Everything that two observations of one guest do not share; empty means no difference."""
@@ -50,6 +51,7 @@ class Differences(Record):
     recovered_units: tuple[str, ...] = ()  # failed before and not after
     ports_opened: tuple[Port, ...] = ()
     ports_closed: tuple[Port, ...] = ()
+    ports_taken: tuple[Change, ...] = ()  # by another program; "tcp 0.0.0.0:80"
     conffiles: tuple[ConffileChange, ...] = ()  # checksums; path as the name
     enabled: tuple[str, ...] = ()  # units that the administrator's links start at boot
     disabled: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class Differences(Record):
     memory_after: int = 0
     memory_twin: int = 0  # on the twin, at the same time as after
     one_sided: bool = False  # modes, users and what else is wide was seen only once
+    unseen: bool = False  # and not even once
     kernel: Change | None = None  # the running kernel, when it is another one
     kernels_installed: tuple[str, ...] = ()
     kernels_removed: tuple[str, ...] = ()
@@ -142,12 +145,13 @@ def compare(before: Observation, after: Observation) -> Differences:
         recovered_units=tuple(sorted({*before.failed_units} - {*after.failed_units})),
         ports_opened=_new_ports(before.ports, after.ports),
         ports_closed=_new_ports(after.ports, before.ports),
+        ports_taken=taken_ports(before.ports, after.ports),
         conffiles=conffile_changes(before, after, old, new),
         enabled=_new(before.enabled, after.enabled),
         disabled=_new(after.enabled, before.enabled),
         masked=_new(before.masked, after.masked),
         # Records of an older version do not know mounts.
-        mounts=changes_of(before.mounts, after.mounts) if before.mounts and after.mounts else (),
+        mounts=mount_changes(before.mounts, after.mounts) if before.mounts and after.mounts else (),
         listening=listening_changes(before, after),
         modes=mode_changes(old.modes, new.modes),
         users=changes_of(old.users, new.users),
@@ -159,6 +163,7 @@ def compare(before: Observation, after: Observation) -> Differences:
         memory_before=old.memory_used,
         memory_after=new.memory_used,
         one_sided=(before.wide is None) != (after.wide is None),
+        unseen=before.wide is None and after.wide is None,
         kernel=_change("kernel", before.kernel, after.kernel),
         kernels_installed=_new(before.kernels, after.kernels),
         kernels_removed=_new(after.kernels, before.kernels),
@@ -175,26 +180,46 @@ def compare(before: Observation, after: Observation) -> Differences:
 
 # What the twin may have, too: then it was not the upgrade.
 _DRIFTING_NAMES = """
-    units failed_units recovered_units ports_opened ports_closed enabled disabled masked mounts
-    listening modes users groups modules_loaded modules_gone settings certificates stale_processes
+    units failed_units recovered_units ports_opened ports_closed ports_taken enabled disabled masked
+    mounts listening modes users groups modules_loaded modules_gone certificates stale_processes
 """
 _DRIFTING = tuple(_DRIFTING_NAMES.split())
+# What came on the twin and goes on the clone, or the other way round, comes and goes by itself.
+_OTHER_WAY = {
+    "failed_units": "recovered_units",
+    "recovered_units": "failed_units",
+    "ports_opened": "ports_closed",
+    "ports_closed": "ports_opened",
+    "modules_loaded": "modules_gone",
+    "modules_gone": "modules_loaded",
+}
+_FLIPPING = ("units", "mounts")
 
 
-def without_drift(found: Differences, drift: Differences) -> Differences:
-    """What an upgrade changed: not what changed alike on a twin that was not upgraded."""
-    logged = {_kind(line) for line in (*drift.kernel_errors, *drift.journal_errors)}
+def without_drift(
+    found: Differences, drift: Differences, twin: Sequence[Observation] = ()
+) -> Differences:
+    """What an upgrade changed: not what changed alike on a twin that was not upgraded, and no error
+    of a kind that ``twin``, all that was seen of it, logged at any time."""
+    lines = [*drift.kernel_errors, *drift.journal_errors]
+    for seen in twin:
+        lines += [*seen.kernel_errors, *seen.journal_errors]
+    logged = set(map(normalised, lines))
     contents = {(file.name, file.before, file.after) for file in drift.conffiles}
     left: dict[str, tuple[object, ...]] = {
-        **{name: _apart(getattr(found, name), getattr(drift, name)) for name in _DRIFTING},
+        **{name: _apart(getattr(found, name), _drift(name, drift)) for name in _DRIFTING},
         # What its package ships is another matter on the twin.
         "conffiles": tuple(
             file
             for file in found.conffiles
             if file.before == file.after or (file.name, file.before, file.after) not in contents
         ),
-        "kernel_errors": tuple(e for e in found.kernel_errors if _kind(e) not in logged),
-        "journal_errors": tuple(e for e in found.journal_errors if _kind(e) not in logged),
+        "filesystems": tuple(
+            each for each in found.filesystems if not grew_alike(each, drift.filesystems)
+        ),
+        "settings": tuple(each for each in found.settings if not _set_alike(each, drift.settings)),
+        "kernel_errors": tuple(e for e in found.kernel_errors if normalised(e) not in logged),
+        "journal_errors": tuple(e for e in found.journal_errors if normalised(e) not in logged),
     }
     gone = sum(len(getattr(found, name)) - len(items) for name, items in left.items())
     update: dict[str, object] = {
@@ -208,8 +233,30 @@ def without_drift(found: Differences, drift: Differences) -> Differences:
     return found.model_copy(update=update)
 
 
-def _apart(items: tuple[Record, ...] | tuple[str, ...], others: object) -> tuple[object, ...]:
-    assert isinstance(others, tuple)
+def _drift(name: str, drift: Differences) -> tuple[object, ...]:
+    """What of this kind is left out: seen on the twin, either way round."""
+    same: tuple[object, ...] = getattr(drift, name)
+    if name in _OTHER_WAY:
+        back: tuple[object, ...] = getattr(drift, _OTHER_WAY[name])
+    elif name in _FLIPPING:
+        changes: tuple[Change, ...] = getattr(drift, name)
+        back = tuple(Change(name=c.name, before=c.after, after=c.before) for c in changes)
+    else:
+        back = ()
+    return (*same, *back)
+
+
+def _set_alike(setting: Change, drift: tuple[Change, ...]) -> bool:
+    return any(
+        setting.name == twin.name
+        and (setting == twin or is_nearly(setting.name, setting.after, twin.after))
+        for twin in drift
+    )
+
+
+def _apart(
+    items: tuple[Record, ...] | tuple[str, ...], others: tuple[object, ...]
+) -> tuple[object, ...]:
     return tuple(item for item in items if item not in others)
 
 
@@ -257,7 +304,7 @@ def _package_changes(
 
 
 def _version(package: Package | None) -> str | None:
-    return None if package is None or package.status in _ABSENT else package.version
+    return None if package is None or package.status in ABSENT else package.version
 
 
 def _change(name: str, before: str, after: str) -> Change | None:
@@ -275,14 +322,10 @@ def _new_ports(before: tuple[Port, ...], after: tuple[Port, ...]) -> tuple[Port,
 
 
 def _new_lines(before: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:
-    known = {_kind(line) for line in before}
+    known = set(map(normalised, before))
     fresh: dict[str, str] = {}
     for line in after:
-        kind = _kind(line)
+        kind = normalised(line)
         if kind not in known and not tells_of_the_host(line):
             fresh.setdefault(kind, line)
     return tuple(fresh.values())
-
-
-def _kind(line: str) -> str:
-    return " ".join(_VOLATILE.sub("#", line).split())

@@ -77,9 +77,12 @@ packages() {
             '${Package}\t${Architecture}\t${Version}\t${db:Status-Status}\t${db:Status-Want}\n' |
             head -c 4000000
         section conffiles
-        conffiles=$(dpkg-query -W -f '${Conffiles}\n' | head -c 4000000 |
+        # Those of ucf (sshd_config, php.ini) are none of dpkg's.
+        conffiles=$(dpkg-query -W -f '${Conffiles}\n' |
+            head -q -c 4000000 - "${DPKG_ROOT:-}/var/lib/ucf/hashfile" 2>/dev/null |
             sed -n -e 's/^ \(\/.*\) [0-9a-f]\{32\}\( .*\)\{0,1\}$/\1/p' \
-                -e 's/^ \(\/.*\) newconffile.*$/\1/p')
+                -e 's/^ \(\/.*\) newconffile.*$/\1/p' \
+                -e 's/^[0-9a-f]\{32\}[[:blank:]]\{1,\}\(\/.*\)$/\1/p')
         printf '%s\n' "$conffiles"
         section md5sums
         printf '%s\n' "$conffiles" | tr '\n' '\0' | xargs -0 md5sum -- 2>/dev/null
@@ -107,14 +110,26 @@ ports() {
 logs() {
     section kernel_log
     if dmesg >/dev/null 2>&1; then
-        dmesg -r | sed -n 's/^<[0-3]>//p' | tail -n 200 | head -c 200000
+        dmesg -r | sed -n 's/^<[0-3]>//p' | kinds | head -c 200000
     elif has journalctl; then
-        journalctl -k -b -p err -o cat --no-pager -q -n 200 2>/dev/null | head -c 200000
+        journalctl -k -b -p err -o cat --no-pager -q -n 2000 2>/dev/null | kinds | head -c 200000
     fi
     if has journalctl; then
         section journal
-        journalctl -b -p err -o cat --no-pager -q -n 200 2>/dev/null | head -c 200000
+        journalctl -b -p err -o cat --no-pager -q -n 2000 2>/dev/null | kinds | head -c 200000
     fi
+}
+
+# The last lines of those that differ in more than numbers: what is said every second must not hide
+# the rest. Only for a pipe: it takes the place of the shell there.
+kinds() {
+    if ! has awk; then exec tail -n 200; fi
+    exec awk '{
+        kind = $0
+        gsub(/0x[0-9a-fA-F]+|[0-9]+/, "#", kind)
+        if (!(kind in known)) { known[kind] = 1; line[++n] = substr($0, 1, 2000) }
+    }
+    END { for (i = n > 200 ? n - 199 : 1; i <= n; i++) print line[i] }'
 }
 
 # Programs that still run code which an upgrade has replaced, by name.

@@ -13,6 +13,7 @@ from functools import cmp_to_key
 from itertools import zip_longest
 
 from sandbox.errors import GuestUnreachable
+from sandbox.noise import is_a_containers
 from sandbox.records import Filesystem, Observation, Package, Port, Start
 
 MAX_LINES = 20_000  # per section
@@ -30,7 +31,7 @@ _PSEUDO_NAMES = """
 PSEUDO = frozenset(_PSEUDO_NAMES.split())
 # Of those, what an upgrade can lose; the rest is the kernel's, or comes and goes with a session.
 _MOUNTED = frozenset(("tmpfs", "9p", "ceph", "cifs", "nfs", "nfs4", "smb3", "virtiofs"))
-_RESTLESS_MOUNTS = ("/run/", "/dev/", "/sys/", "/proc/", "/var/lib/docker/")
+_RESTLESS_MOUNTS = ("/run/", "/dev/", "/sys/", "/proc/")
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -38,7 +39,8 @@ _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]{0,99}")
 _MD5 = re.compile(r"\\?([0-9a-f]{32}) [ *](/.*)")
 _DF = re.compile(r".*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+(?:(\d+)%|-)\s+(/.*)")
 _TIMESTAMP = re.compile(r"\[ *\d+\.\d+\] ")
-_PROCESS = re.compile(r'users:\(\("([^"]{1,64})"')
+_PROCESS = re.compile(r'\("([^"]{1,64})"(?:,pid=([0-9]{1,10}))?')
+_FIRST_PROCESS = 1  # it opens sockets for others
 
 Sections = Mapping[str, Sequence[str]]
 
@@ -93,15 +95,15 @@ def parse(text: str, mark: str, *, own_port: int = 0) -> Observation:
     )
 
 
-def split(text: str, mark: str) -> dict[str, list[str]]:
-    """Section name -> its non-empty lines, cleaned and limited."""
+def split(text: str, mark: str, longest: int = 4 * MAX_TEXT) -> dict[str, list[str]]:
+    """Section name -> its non-empty lines, cleaned and limited to ``longest`` characters each."""
     sections: dict[str, list[str]] = {}
     lines: list[str] = []
     for raw in text.split("\n"):
         if raw.startswith(mark + " "):
             lines = sections.setdefault(_clean(raw[len(mark) + 1 :]).strip(), [])
         elif raw.strip() and len(lines) < MAX_LINES:
-            lines.append(_clean(raw))
+            lines.append(_clean(raw, longest))
     return sections
 
 
@@ -273,13 +275,22 @@ def _ss_port(line: str) -> Port | None:
     if not number.isascii() or not number.isdigit() or not 0 < int(number[:6]) < 65536:
         return None
     address = address.partition("%")[0].strip("[]")
-    process = _PROCESS.search(words[6]) if len(words) > 6 else None
     return Port(
         protocol=words[0],
         address="::" if address == "*" else address,
         port=int(number),
-        process=process[1] if process else "",
+        process=_owner(words[6]) if len(words) > 6 else "",
     )
+
+
+def _owner(users: str) -> str:
+    """Of all processes that hold a socket the oldest: the others are its children."""
+    holders: list[tuple[str, str]] = _PROCESS.findall(users)
+    if "users:(" not in users or not holders:
+        return ""
+    by_age = sorted((int(pid or 0), place) for place, (_, pid) in enumerate(holders))
+    own = [place for pid, place in by_age if pid != _FIRST_PROCESS]
+    return holders[own[0] if own else 0][0]
 
 
 _PROC_NET = re.compile(r"\s*\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) \S+ ([0-9A-F]{2}) .*")
@@ -312,7 +323,7 @@ def filesystems_of(sections: Sections) -> tuple[Filesystem, ...]:
     found: dict[str, Filesystem] = {}
     for line in sections.get("df", ()):
         match = _DF.match(line)
-        if not match or kinds.get(match[5], "") in PSEUDO:
+        if not match or kinds.get(match[5], "") in PSEUDO or is_a_containers(match[5]):
             continue
         size, used, available = (int(match[i][:18]) * 1024 for i in (1, 2, 3))
         if size <= 0:
@@ -335,7 +346,8 @@ def mounts_of(lines: Iterable[str]) -> dict[str, str]:
         if len(words) < 4 or (words[2] in PSEUDO and words[2] not in _MOUNTED):
             continue
         mount = _unescape(words[1])[:MAX_TEXT]
-        if mount.startswith("/") and not f"{mount}/".startswith(_RESTLESS_MOUNTS):
+        restless = f"{mount}/".startswith(_RESTLESS_MOUNTS) or is_a_containers(mount)
+        if mount.startswith("/") and not restless:
             found[mount] = f"{words[2]} {words[3]}"[:MAX_TEXT]
     return found
 
@@ -348,8 +360,8 @@ def _unescape(path: str) -> str:
 # --- small things ---------------------------------------------------------------------------
 
 
-def _clean(text: str) -> str:
-    return _CONTROL.sub("", text[: 4 * MAX_TEXT])[: 4 * MAX_TEXT]
+def _clean(text: str, longest: int = 4 * MAX_TEXT) -> str:
+    return _CONTROL.sub("", text[:longest])
 
 
 def _lines(sections: Sections, name: str) -> list[str]:

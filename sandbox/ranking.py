@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from sandbox.changes import CertificateChange, Change, ConffileChange, Fate, is_open, mode_bits
 from sandbox.differences import Differences
+from sandbox.noise import is_lasting
 from sandbox.records import Port, Record
 
 SHOWN = 10  # lines that a report shows; the rest is folded away
@@ -18,7 +19,6 @@ _APART = 3  # more of one kind share a line
 _MEMORY_GROWTH, _MEMORY_LEAST = 1.25, 64 * 1024 * 1024
 _BOOT_GROWTH, _BOOT_LEAST = 1.5, 3.0  # seconds: a boot of one is soon one of two
 _FULL = 90  # percent
-_EPHEMERAL = 32768  # UDP ports from here on are taken as they come
 _EVERYWHERE = ("0.0.0.0", "::", "*")  # noqa: S104 - what others listen on
 _NO_LOGIN = ("nologin", "false", "sync", "halt", "shutdown")
 _POWERFUL = frozenset(
@@ -105,9 +105,10 @@ def _facts(d: Differences) -> Iterator[_Fact]:
     yield from _kernel(d)
     yield from _resources(d)
     yield from _logs(d)
-    if d.one_sided:
+    if d.one_sided or d.unseen:
+        when = "at all" if d.unseen else "both times"
         yield _one(LOW, "file modes, users, modules, settings and certificates are not compared: "
-                   "the guest did not tell them both times")  # fmt: skip
+                   f"the guest did not tell them {when}")  # fmt: skip
 
 
 def _one(severity: Severity, text: str) -> _Fact:
@@ -160,16 +161,19 @@ def _unit(unit: Change) -> _Fact:
 
 def _ports(d: Differences) -> Iterator[_Fact]:
     for port in d.ports_closed:
-        severity = LOW if _is_ephemeral(port) else HIGH
+        severity = HIGH if is_lasting(port) else LOW
         yield _fact(severity, _port(port), "is closed now", "{} ports are closed now")
     for port in d.ports_opened:
-        if _is_ephemeral(port) or port.address.startswith("127.") or port.address == "::1":
+        if not is_lasting(port) or port.address.startswith("127.") or port.address == "::1":
             severity, where = LOW, ""
         elif port.address in _EVERYWHERE:
             severity, where = HIGH, ", on all addresses"
         else:
             severity, where = MEDIUM, ""
         yield _fact(severity, _port(port), f"is open now{where}", f"{{}} ports are open now{where}")
+    for change in d.ports_taken:
+        text = f"is {change.after}'s now, {change.before}'s before"
+        yield _fact(HIGH, f"port {change.name}", text, "{} ports are another program's now")
     for change in d.listening:
         text = f"is {change.after or 'of no package'} now, before {change.before or 'of none'}"
         yield _fact(LOW, change.name, text, "{} listening programs are of another version")
@@ -178,10 +182,6 @@ def _ports(d: Differences) -> Iterator[_Fact]:
 def _port(port: Port) -> str:
     owner = f" ({port.process})" if port.process else ""
     return f"port {port.protocol} {port.address}:{port.port}{owner}"
-
-
-def _is_ephemeral(port: Port) -> bool:
-    return port.protocol == "udp" and port.port >= _EPHEMERAL
 
 
 def _packages(d: Differences) -> Iterator[_Fact]:
@@ -219,8 +219,16 @@ def _people(d: Differences) -> Iterator[_Fact]:
         elif group.before is None:
             yield _fact(LOW, f"group {group.name}", "is new", "{} groups are new")
         else:
-            text = f"is {group.after}, before {group.before}"
-            yield _fact(LOW, f"group {group.name}", text, "{} groups are different")
+            yield _fact(LOW, f"group {group.name}", _group(group), "{} groups are different")
+
+
+def _group(group: Change) -> str:
+    old, new = (_members(side) for side in (group.before, group.after))
+    numbers = [(side or "").partition(":")[0] for side in (group.after, group.before)]
+    said = [f"has the number {numbers[0]}, before {numbers[1]}"] if numbers[0] != numbers[1] else []
+    for members, words in ((new - old, "has new members"), (old - new, "has lost members")):
+        said += [f"{words}: {', '.join(sorted(members))}"] if members else []
+    return " and ".join(said) or "names its members in another way"
 
 
 def _members(group: str | None) -> set[str]:
@@ -315,6 +323,11 @@ _FATES = {
         LOW,
         "is unchanged here, while its package ships another one now",
         f"{_FILES} are unchanged here, while their packages ship others now",
+    ),
+    Fate.AHEAD: (
+        LOW,
+        "is unchanged here, and is what its package ships now",
+        f"{_FILES} are unchanged here, and are what their packages ship now",
     ),
     Fate.SCRIPT: (
         MEDIUM,

@@ -25,7 +25,9 @@ main() {
     section settings
     (settings)
     section shipped
-    sed -n '/^ \/.* [0-9a-f]\{32\}\( obsolete\)\{0,1\}$/p' "$root/var/lib/dpkg/status" 2>/dev/null
+    sed -n -e '/^ \/.* [0-9a-f]\{32\}\( obsolete\)\{0,1\}$/p' \
+        -e 's/^\([0-9a-f]\{32\}\)[[:blank:]]\{1,\}\(\/.*\)$/ \2 \1/p' \
+        "$root/var/lib/dpkg/status" "$root/var/lib/ucf/hashfile" 2>/dev/null
     section certificates
     certificates "$root/etc"
     section end
@@ -47,7 +49,8 @@ settings() {
     grep -s . kernel/* vm/* fs/[!b]* fs/inotify/* kernel/yama/* net/core/[!n]* \
         net/core/netdev_[bm]* net/ipv4/icmp* net/ipv4/ip_* net/ipv4/tcp_[!f]* \
         net/ipv4/tcp_fin* net/ipv4/udp* net/ipv4/conf/all/* net/ipv4/conf/default/* \
-        net/ipv6/bindv6only net/ipv6/conf/all/[!s]* net/ipv6/conf/default/[!s]*
+        net/bridge/* net/netfilter/nf_conntrack_max net/ipv6/bindv6only \
+        net/ipv6/conf/all/[!s]* net/ipv6/conf/default/[!s]*
 }
 
 # The first certificate of each file that may be a server's: those where they are usually kept, and

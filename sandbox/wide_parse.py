@@ -13,20 +13,18 @@ from sandbox.observe_parse import MAX_TEXT, split
 from sandbox.records import Certificate, Wide
 
 MOST_CERTIFICATES = 200
+_LONGEST_NAMES = 8000  # a group may have many members
 _CERTIFICATE_BYTES = 64 * 1024
 # Settings that say something of the moment, of the machine's memory or of the kernel's version, not
-# of what somebody set.
+# of what somebody set. Those that can be told from it by their size are compared by it.
 _RESTLESS_NAMES = """
     kernel.acct kernel.bootloader_* kernel.cad_pid kernel.cap_last_cap kernel.hung_task_detect_count
     kernel.ns_last_pid kernel.osrelease kernel.perf_cpu_time_max_percent
-    kernel.perf_event_max_sample_rate kernel.*_next_id kernel.tainted kernel.threads-max
-    kernel.version kernel.max_lock_depth vm.admin_reserve_kbytes vm.lowmem_reserve_ratio
-    vm.min_free_kbytes vm.user_reserve_kbytes vm.stat_refresh
-    fs.aio-nr fs.dentry-* fs.epoll.* fs.file-max fs.file-nr fs.inode-* fs.inotify.max_user_watches
+    kernel.perf_event_max_sample_rate kernel.*_next_id kernel.tainted kernel.version
+    kernel.max_lock_depth vm.admin_reserve_kbytes vm.lowmem_reserve_ratio vm.user_reserve_kbytes
+    vm.stat_refresh fs.aio-nr fs.dentry-* fs.epoll.* fs.file-nr fs.inode-*
     net.core.bpf_jit_limit net.ipv4.tcp_available_* net.ipv4.tcp_allowed_congestion_control
-    net.ipv4.*_hash_entries net.ipv4.tcp_max_orphans net.ipv4.tcp_max_syn_backlog
-    net.ipv4.tcp_max_tw_buckets net.ipv4.tcp_mem net.ipv4.udp_mem net.ipv4.tcp_rmem
-    net.ipv4.tcp_wmem
+    net.ipv4.*_hash_entries
 """
 _RESTLESS = tuple(_RESTLESS_NAMES.split())
 _MODE = re.compile(r"([0-7]{1,5}) (\S{1,64}) (\S{1,64}) \S (/.*)")
@@ -36,7 +34,7 @@ _SETTING = re.compile(r"([\w/.*-]{3,120}):(.*)")
 
 def parse_wide(text: str, mark: str) -> Wide | None:
     """What wide.sh printed with ``mark``; None when it did not come to its end."""
-    sections = split(text, mark)
+    sections = split(text, mark, _LONGEST_NAMES)
     if "end" not in sections:
         return None
     users, groups, modules = names_of(sections.get("names", ()))
@@ -78,7 +76,7 @@ def names_of(lines: Iterable[str]) -> tuple[dict[str, str], dict[str, str], tupl
     groups: dict[str, str] = {}
     modules = set()
     for line in lines:
-        match line[:MAX_TEXT].split(":"):
+        match line[:_LONGEST_NAMES].split(":"):
             case [name, uid, gid, _about, _home, shell] if name:
                 users[name] = f"{uid}:{gid}:{shell}"
             case [name, gid, members] if name:

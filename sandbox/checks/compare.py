@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from statistics import median
 
 from sandbox.checks import PORT_PATTERN
-from sandbox.noise import TRANSIENT_UNITS, tells_of_the_host
+from sandbox.noise import TRANSIENT_UNITS, is_a_containers, normalised, tells_of_the_host
+from sandbox.noise import is_lasting as is_lasting  # a part of what is decided here
 from sandbox.records import Filesystem, Observation, Port
 
 # That a start may take longer, or three times as long: file systems are checked, hosts are busy.
@@ -19,11 +20,6 @@ SLOWER_TIMES = 3
 SLOW_UNIT_SECONDS = 60
 FILESYSTEM_CHECKS = "systemd-fsck*"  # due when they are due
 SETTLING_STATES = ("initializing", "starting")
-FIRST_RANDOM_PORT = 32768  # net.ipv4.ip_local_port_range
-DHCP_CLIENT_PORTS = (68, 546)
-# Programs that listen on a port the kernel picks anew at every start. The nameless one is the
-# kernel itself (NFS locking), sshd's is the way to the package proxy.
-RANDOM_PORT_PROGRAMS = ("", "rpc.statd", "rpc.mountd", "rpcbind", "sshd", "sshd-session")
 EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound
 PSEUDO_MOUNTS = ("/dev", "/proc", "/run", "/snap", "/sys")
 
@@ -187,13 +183,6 @@ def _slow_unit(before: Observation, now: Observation) -> tuple[str, float]:
 # --- ports ---------------------------------------------------------------------------------
 
 
-def is_lasting(port: Port) -> bool:
-    """Whether this socket is a service's own and not one that the kernel numbered at random."""
-    if port.protocol == "udp":
-        return port.port < FIRST_RANDOM_PORT and port.port not in DHCP_CLIENT_PORTS
-    return port.port < FIRST_RANDOM_PORT or port.process not in RANDOM_PORT_PROGRAMS
-
-
 def port_ignored(port: Port, ignore: Iterable[str | int]) -> bool:
     """Whether an entry like ``8080`` or ``udp/5353`` names this port."""
     for entry in ignore:
@@ -270,6 +259,7 @@ def real_filesystems(observation: Observation) -> dict[str, Filesystem]:
         fs.mount: fs
         for fs in sorted(observation.filesystems, key=lambda fs: fs.mount)
         if fs.size > 0
+        and not is_a_containers(fs.mount)
         and not any(fs.mount == top or fs.mount.startswith(f"{top}/") for top in PSEUDO_MOUNTS)
     }
 
@@ -308,24 +298,6 @@ def newer_kernel(observation: Observation) -> str:
 
 
 # --- kernel log ----------------------------------------------------------------------------
-
-_VARYING = re.compile(
-    r"""
-      [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}  # UUID
-    | (?:[0-9a-f]{2}:){5}[0-9a-f]{2}                                # MAC address
-    | [0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]                 # PCI address
-    | 0x[0-9a-f]+
-    | \b(?=[a-f]*[0-9])[0-9a-f]{8,}\b                               # a bare address
-    | [0-9]+
-    """,
-    re.VERBOSE | re.IGNORECASE | re.ASCII,
-)
-_STAMP = re.compile(r"^(?:<\d+>)?\s*(?:\[\s*\d+\.\d+\]\s*)?(?:kernel:\s*)?", re.ASCII)
-
-
-def normalised(message: str) -> str:
-    """A kernel message without what differs from boot to boot: stamps, addresses, numbers."""
-    return " ".join(_VARYING.sub("#", _STAMP.sub("", message)).split())
 
 
 def new_kernel_errors(

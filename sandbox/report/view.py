@@ -208,7 +208,7 @@ def compare_with_twin(facts: Facts) -> Differences | None:
     found, twin = compare(facts.before, facts.after), facts.control
     if twin is None or not twin.before or not twin.after:
         return found
-    return without_drift(found, compare(twin.before, twin.after))
+    return without_drift(found, compare(twin.before, twin.after), (twin.before, twin.after))
 
 
 def headline(record: RunRecord) -> str:

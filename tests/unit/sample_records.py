@@ -34,6 +34,7 @@ from sandbox.records import (
     UpgradeLog,
     UpgradeStatus,
     Verdict,
+    Wide,
 )
 from sandbox.verdict import decide
 
@@ -131,6 +132,7 @@ def observation(*, after: bool = False, changes: tuple[PackageChange, ...] = ())
                 inodes_percent=24,
             ),
         ),
+        wide=Wide(),
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.changes import Change, ConffileChange, Fate
-from sandbox.differences import Effect, compare, compare_checks
+from sandbox.differences import Differences, Effect, compare, compare_checks, without_drift
 from sandbox.records import (
     CheckResult,
     CheckSession,
@@ -19,6 +19,7 @@ from sandbox.records import (
     Package,
     PackageChange,
     Port,
+    Wide,
 )
 from sandbox.wording import short
 
@@ -101,12 +102,194 @@ def test_ports_open_and_close_whoever_listens() -> None:
     [
         ("[    3.41] nginx[612]: bad", "[    9.02] nginx[77]: bad", ()),
         ("at 0xdeadbeef", "at 0xcafe0001", ()),
+        (
+            "no /dev/disk/by-uuid/3f2a9b7e-5a0e-4f5a-a8e0-9b1b1e1c7a31",
+            "no /dev/disk/by-uuid/c0ffeebc-aaaa-bbbb-cccc-ddddeeeeffff",
+            (),
+        ),
+        ("52:54:00:ab:cd:ef is gone", "0a:bb:cc:dd:ee:ff is gone", ()),
+        ("peer fe80::1 is gone", "peer 2001:db8:a::beef is gone", ()),
+        ("container 3f2a9b7 died", "container c0ffee12 died", ()),
+        ("module a::b failed", "module c::d failed", ()),
+        ("std::bad_alloc", "std::bad_cast", ("std::bad_cast",)),
         ("disk is fine", "[ 1.0] disk is broken", ("[ 1.0] disk is broken",)),
     ],
 )
 def test_a_log_line_is_new_by_what_it_says(before: str, after: str, new: tuple[str, ...]) -> None:
     difference = compare(seen(kernel_errors=(before,)), seen(kernel_errors=(after, after)))
     assert difference.kernel_errors == new
+
+
+# --- who listens ------------------------------------------------------------------------------
+
+
+def tcp(process: str, number: int = 80, address: str = "0.0.0.0") -> Port:
+    return Port(protocol="tcp", address=address, port=number, process=process)
+
+
+def test_a_port_of_another_program_is_a_difference() -> None:
+    packages = {"nginx:amd64": Package(version="1.22"), "apache2:amd64": Package(version="2.4")}
+    before = seen(ports=(tcp("nginx"),), packages=packages)
+    found = compare(before, seen(ports=(tcp("apache2"),), packages=packages))
+    assert found.ports_taken == (Change(name="tcp 0.0.0.0:80", before="nginx", after="apache2"),)
+    assert (found.ports_opened, found.ports_closed, found.listening) == ((), (), ())
+    assert without_drift(found, found).ports_taken == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("nginx", "nginx: master"),
+        ("php-fpm8.2", "php-fpm8.4"),
+        ("python3.11", "python3.13"),
+        ("mysqld", "mariadbd"),
+        ("", "nginx"),  # without ss nobody knows
+        ("nginx", ""),
+        ("systemd", "cupsd"),  # which opened it for cupsd
+        ("cupsd", "systemd"),
+    ],
+)
+def test_the_same_program_by_another_name_has_its_port_still(before: str, after: str) -> None:
+    assert compare(seen(ports=(tcp(before),)), seen(ports=(tcp(after),))).ports_taken == ()
+
+
+def test_a_port_that_was_numbered_at_random_is_nobodys() -> None:
+    here = seen(ports=(tcp("rpc.statd", 41000),))
+    assert compare(here, seen(ports=(tcp("rpc.mountd", 41000),))).ports_taken == ()
+
+
+@pytest.mark.parametrize(
+    ("process", "package"),
+    [
+        ("postgres", "postgresql-15"),
+        ("rsyslogd", "rsyslog"),
+        ("docker-proxy", "docker-ce"),
+        ("php-fpm8.2", "php8.2-fpm"),
+        ("systemd-resolve", "systemd-resolved"),
+        ("systemd-resolve", "systemd"),
+        ("exim4", "exim4-daemon-heavy"),
+        ("sshd", "openssh-server"),
+        ("nginx", "nginx"),
+    ],
+)
+def test_a_listening_programs_package(process: str, package: str) -> None:
+    def side(version: str) -> Observation:
+        others = dict.fromkeys(("postgresql-15-postgis-3:amd64", "a:all"), Package(version="1"))
+        of_it = {f"{package}:amd64": Package(version=version)}
+        return seen(ports=(tcp(process),), packages=others | of_it)
+
+    (change,) = compare(side("1"), side("2")).listening
+    assert change == Change(name=f"{process} on tcp 0.0.0.0:80", before="1", after="2")
+
+
+def test_versions_of_what_is_there_several_times_and_of_what_follows_it() -> None:
+    def side(process: str, **versions: str) -> Observation:
+        packages = {f"{n.replace('_', '-')}:amd64": Package(version=v) for n, v in versions.items()}
+        return seen(ports=(tcp(process),), packages=packages)
+
+    old, new = {"postgresql_13": "13.10"}, {"postgresql_13": "13.14", "postgresql_15": "15.6"}
+    (change,) = compare(side("postgres", **old), side("postgres", **new)).listening
+    assert (change.before, change.after) == ("13.10", "13.14")
+    php = {"php8.2_fpm": "8.2.1"}, {"php8.2_fpm": "8.2.1", "php8.4_fpm": "8.4.0"}
+    (change,) = compare(side("php-fpm8.2", **php[0]), side("php-fpm8.4", **php[1])).listening
+    assert (change.before, change.after) == ("8.2.1", "8.4.0")
+    assert compare(side("*", a="1"), side("*", a="2")).listening == (), "a name is no pattern"
+
+
+# --- what a kernel computes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "told"),
+    [
+        ("fs.inotify.max_user_watches", "14000", "15000", False),
+        ("fs.inotify.max_user_watches", "524288", "14000", True),
+        ("net.ipv4.tcp_rmem", "4096 131072 6291456", "4096 131072 6000000", False),
+        ("net.ipv4.tcp_rmem", "4096 131072 6291456", "4096 131072 33554432", True),
+        ("net.ipv4.tcp_rmem", "4096 131072 6291456", "4096 131072", True),
+        ("vm.min_free_kbytes", "65536", "5000", True),
+        ("net.ipv4.ip_forward", "100", "101", True),
+    ],
+)
+def test_a_setting_that_follows_the_memory_is_told_when_it_differs_by_much(
+    name: str, before: str, after: str, told: bool
+) -> None:
+    old, new = (seen(wide=Wide(settings={name: value})) for value in (before, after))
+    found = compare(old, new)
+    assert [change.name for change in found.settings] == ([name] if told else [])
+    assert without_drift(found, found).settings == ()
+
+
+def test_a_setting_that_is_about_the_same_on_the_twin_is_left_out() -> None:
+    def side(value: int) -> Observation:
+        return seen(wide=Wide(settings={"fs.file-max": str(value), "vm.swappiness": str(value)}))
+
+    left = without_drift(compare(side(1000), side(2000)), compare(side(1010), side(2020)))
+    assert [change.name for change in left.settings] == ["vm.swappiness"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("tmpfs rw,size=816404k,nr_inodes=204101", "tmpfs rw,size=816200k,nr_inodes=204050", False),
+        ("tmpfs rw,size=816404k,mode=755", "tmpfs rw,size=408202k,mode=755", True),
+        ("tmpfs rw,size=816404k", "tmpfs rw,size=816404m", True),
+        ("tmpfs rw,size=816404k,nosuid", "tmpfs rw,size=816200k,noexec", True),
+        ("tmpfs rw,size=816404k", "tmpfs rw", True),
+        ("odd rw,size=816404k", "odd rw,size=816200k", True),
+        ("tmpfs rw,mode=755", "tmpfs rw,mode=754", True),
+    ],
+)
+def test_a_file_system_in_memory_may_be_a_bit_smaller(before: str, after: str, told: bool) -> None:
+    found = compare(seen(mounts={"/tmp": before}), seen(mounts={"/tmp": after}))
+    assert bool(found.mounts) == told
+
+
+# --- the twin ---------------------------------------------------------------------------------
+
+
+def drifted(before: Observation, after: Observation, *twin: Observation) -> Differences:
+    return without_drift(compare(before, after), compare(*twin), twin)
+
+
+@pytest.mark.parametrize("kind", ["kernel_errors", "journal_errors"])
+def test_an_error_that_the_twin_had_at_any_time_is_not_new(kind: str) -> None:
+    noise, ours = "app[7]: lost 3 packets", "app: cannot start"
+    after = seen(**{kind: (noise, ours)})
+    for twin in ((noise,), (noise,)), ((noise,), ()), ((), (noise,)):
+        sides = [seen(**{kind: lines}) for lines in twin]
+        assert getattr(drifted(seen(), after, *sides), kind) == (ours,)
+
+
+def test_what_came_and_went_on_the_twin_comes_and_goes() -> None:
+    calm = seen(
+        units={"a.service": "inactive/dead", "b.service": "active/running"},
+        mounts={"/": "ext4 rw"},
+    )
+    busy = seen(
+        units={"a.service": "active/running", "b.service": "active/running"},
+        mounts={"/": "ext4 rw", "/net/nas": "nfs4 rw"},
+        ports=(tcp("a"),),
+        failed_units=("c.service",),
+    )
+    worse = busy.model_copy(update={"units": busy.units | {"b.service": "inactive/dead"}})
+    left = drifted(calm, worse, busy, calm)
+    assert [unit.name for unit in left.units] == ["b.service"]
+    assert (left.mounts, left.ports_opened, left.failed_units, left.drift) == ((), (), (), 4)
+
+
+@pytest.mark.parametrize(
+    ("twin", "told"), [(80, True), (85, True), (92, False), (95, False), (70, True)]
+)
+def test_a_file_system_that_grew_as_much_on_the_twin_is_left_out(twin: int, told: bool) -> None:
+    def side(used: int) -> Observation:
+        free = (100 - used) * MIB * 10
+        disk = Filesystem(mount="/", size=1000 * MIB, used=used * MIB * 10, available=free)
+        return seen(filesystems=(disk,))
+
+    left = drifted(side(80), side(92), side(80), side(twin))
+    assert bool(left.filesystems) == told
+    assert left.drift == (not told)
 
 
 def test_kernel_conffiles_boot_time_and_reboot_request() -> None:

@@ -185,6 +185,24 @@ def test_a_real_guest() -> None:
     assert seen.stale_processes == ("dbus-daemon", "nginx")
 
 
+def test_a_socket_is_the_oldest_processes_and_not_systemds() -> None:
+    seen = parsed("""\
+@ss
+tcp LISTEN 0 100 0.0.0.0:25 0.0.0.0:* users:(("smtpd",pid=900,fd=6),("master",pid=400,fd=13))
+tcp LISTEN 0 100 0.0.0.0:631 0.0.0.0:* users:(("cupsd",pid=500,fd=3),("systemd",pid=1,fd=50))
+tcp LISTEN 0 100 0.0.0.0:80 0.0.0.0:* users:(("systemd",pid=1,fd=51))
+tcp LISTEN 0 100 0.0.0.0:81 0.0.0.0:* users:(("new",7,8),("b",9,9))
+tcp LISTEN 0 100 0.0.0.0:82 0.0.0.0:* uid:33
+""")
+    assert {port.port: port.process for port in seen.ports} == {
+        25: "master",
+        80: "systemd",
+        81: "new",
+        82: "",
+        631: "cupsd",
+    }
+
+
 def test_restarts_by_systemd_itself() -> None:
     seen = parsed("""\
 @restarts

@@ -28,7 +28,8 @@ HIGH, MEDIUM, LOW = Severity
 
 
 def seen(**values: Any) -> Observation:
-    return Observation(boot_id="b", kernel=values.pop("kernel", "6.1"), **values)
+    """With nothing to be seen beside the checks, unless told otherwise."""
+    return Observation(boot_id="b", **({"kernel": "6.1", "wide": Wide()} | values))
 
 
 def wide(**values: Any) -> Observation:
@@ -39,8 +40,8 @@ def told(before: Observation, after: Observation) -> list[tuple[Severity, str]]:
     return [(line.severity, line.text) for line in ranked(compare(before, after))]
 
 
-def port(address: str, number: int = 80, protocol: str = "tcp") -> Port:
-    return Port(protocol=protocol, address=address, port=number, process="nginx")
+def port(address: str, number: int = 80, protocol: str = "tcp", process: str = "nginx") -> Port:
+    return Port(protocol=protocol, address=address, port=number, process=process)
 
 
 # --- one of each kind ------------------------------------------------------------------------
@@ -80,6 +81,14 @@ def port(address: str, number: int = 80, protocol: str = "tcp") -> Port:
         ({}, {"ports": (port("192.0.2.1"),)}, MEDIUM, "port tcp 192.0.2.1:80 (nginx) is open now"),
         ({}, {"ports": (port("::", 40000, "udp"),)}, LOW,
          "port udp :::40000 (nginx) is open now"),
+        ({}, {"ports": (port("::", 41000, process="rpc.statd"),)}, LOW,
+         "port tcp :::41000 (rpc.statd) is open now"),
+        ({"ports": (port("0.0.0.0", 41000, process=""),)}, {}, LOW,
+         "port tcp 0.0.0.0:41000 is closed now"),
+        ({}, {"ports": (port("::", 41000, process="java"),)}, HIGH,
+         "port tcp :::41000 (java) is open now, on all addresses"),
+        ({"ports": (port("::"),)}, {"ports": (port("::", process="apache2"),)}, HIGH,
+         "port tcp :::80 is apache2's now, nginx's before"),
         (
             {"ports": (port("::"),), "packages": {"nginx:amd64": Package(version="1.22")}},
             {"ports": (port("::"),), "packages": {"nginx:amd64": Package(version="1.26")}},
@@ -138,6 +147,11 @@ SOONER = CERTIFICATE.model_copy(update={"fingerprint": "b", "expires": 224061120
         ({"groups": {"sudo": "27:"}}, {"groups": {"sudo": "27:eve"}}, HIGH,
          "group sudo has new members: eve"),
         ({"groups": {}}, {"groups": {"games": "60:"}}, LOW, "group games is new"),
+        ({"groups": {"www": "33:ann,bob"}}, {"groups": {"www": "34:bob,eve"}}, LOW,
+         "group www has the number 34, before 33 and has new members: eve "
+         "and has lost members: ann"),
+        ({"groups": {"www": "33:ann,bob"}}, {"groups": {"www": "33:bob,ann"}}, LOW,
+         "group www names its members in another way"),
         ({"modes": {"/etc/shadow": "640 root shadow"}}, {"modes": {"/etc/shadow": "644 root root"}},
          HIGH, "/etc/shadow is 644 root root, before 640 root shadow"),
         ({"modes": {"/etc/a": "644 root root"}}, {"modes": {"/etc/a": "666 root root"}},
@@ -196,14 +210,27 @@ def test_a_slow_boot_and_much_memory_on_the_twin_too_are_not_the_upgrades() -> N
     assert ranked(without_drift(found, found)) == ()
 
 
-def test_what_was_seen_only_once_is_not_compared_and_that_is_said() -> None:
+@pytest.mark.parametrize("before", [wide(users={"a": "0:0:/bin/sh"}), seen(wide=None)])
+def test_what_was_not_seen_twice_is_not_compared_and_that_is_said(before: Observation) -> None:
     assert told(seen(), seen()) == []
-    ((severity, text),) = told(wide(users={"a": "0:0:/bin/sh"}), seen())
+    ((severity, text),) = told(before, seen(wide=None))
     assert severity is LOW
     assert "not compared" in text
+    assert ("both times" in text) == (before.wide is not None)
 
 
 # --- three sides of a configuration file -------------------------------------------------------
+
+
+def test_what_ucf_puts_beside_a_file_lies_there_too() -> None:
+    def side(package: str, *names: str) -> Observation:
+        modes = dict.fromkeys(names, "644 root root")
+        return seen(
+            conffiles={"/etc/f": "mine"}, wide=Wide(modes=modes, shipped={"/etc/f": package})
+        )
+
+    (change,) = compare(side("a"), side("b", "/etc/f.ucf-dist")).conffiles
+    assert change.fate is Fate.KEPT
 
 
 @pytest.mark.parametrize(
@@ -213,6 +240,8 @@ def test_what_was_seen_only_once_is_not_compared_and_that_is_said() -> None:
         (("a", "b"), ("mine", "b"), False, Fate.REPLACED, MEDIUM),
         (("a", "b"), ("mine", "mine"), True, Fate.KEPT, MEDIUM),
         (("a", "b"), ("mine", "mine"), False, Fate.BEHIND, LOW),
+        (("a", "b"), ("b", "b"), False, Fate.AHEAD, LOW),
+        (("a", "b"), ("b", "b"), True, Fate.AHEAD, LOW),
         (("a", "a"), ("a", "odd"), False, Fate.SCRIPT, MEDIUM),
         (("a", "b"), ("mine", "odd"), True, Fate.SCRIPT, MEDIUM),
         ((None, "b"), (None, "b"), False, Fate.NEW, LOW),

@@ -122,6 +122,19 @@ def test_nothing_is_told_twice(format: str, tmp_path: Path) -> None:
     assert shown.count("user deploy is new") == 1
 
 
+@pytest.mark.parametrize("format", ["text", "html", "markdown"])
+def test_what_nobody_looked_at_is_not_said_to_be_as_before(format: str, tmp_path: Path) -> None:
+    record = passed()
+    before = record.facts.before
+    assert before is not None
+    blind = before.model_copy(update={"wide": None})
+    facts = record.facts.model_copy(update={"before": blind, "after": blind})
+    shown = flat(render(record.model_copy(update={"facts": facts}), tmp_path, format))
+    assert "the guest did not tell them at all" in shown
+    assert "as before" not in shown
+    assert "nothing besides the packages" not in shown
+
+
 def test_the_brief_report_names_the_worst(tmp_path: Path) -> None:
     shown = flat(render_text(view(changed(), tmp_path), brief=True))
     assert all(f"high: {text}" in shown for text in FIRST)

@@ -210,7 +210,7 @@ def test_what_differs_alike_on_the_twin_is_left_out() -> None:
     assert (shown.state, shown.conffiles) == (None, ())
     assert shown.drift == len(
         (*found.units, *found.failed_units, *found.ports_closed, *found.journal_errors)
-    ) + len((*found.conffiles, found.state))
+    ) + len((*found.conffiles, *found.filesystems, found.state))
 
 
 @pytest.mark.parametrize("count", [1, 2])

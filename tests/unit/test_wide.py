@@ -79,6 +79,7 @@ def root(tmp_path: Path) -> Path:
         "var/lib/dpkg/status": "Package: a\nConffiles:\n /etc/a 0123456789abcdef0123456789abcdef\n"
         " /etc/b c fedcba98765432100123456789abcdef\n /etc/o 00000000000000000000000000000000 "
         "obsolete\nDescription: x\n",
+        "var/lib/ucf/hashfile": "00112233445566778899aabbccddeeff  /etc/ssh/sshd_config\n",
     }
     for name, content in made.items():
         path = tmp_path / name
@@ -110,6 +111,7 @@ def test_the_script_in_real_shells(interpreter: tuple[str, ...], root: Path) -> 
     assert seen.shipped == {
         "/etc/a": "0123456789abcdef0123456789abcdef",
         "/etc/b c": "fedcba98765432100123456789abcdef",
+        "/etc/ssh/sshd_config": "00112233445566778899aabbccddeeff",
     }
     subjects = {path.removeprefix(str(root)): c.subject for path, c in seen.certificates.items()}
     assert subjects == {
@@ -175,6 +177,13 @@ net_failover 20480 1 virtio_net, Live 0x0000000000000000
     assert seen.modules == ("net_failover", "virtio_net")
 
 
+def test_the_last_of_many_members_is_seen() -> None:
+    members = ",".join(f"administrator{n:03}" for n in range(200))
+    groups = parsed(f"@names\nsudo:27:{members}\n").groups
+    assert groups == {"sudo": f"27:{members}"}
+    assert len(parsed(f"@names\nsudo:27:{'x' * 100_000}\n").groups["sudo"]) < 10_000
+
+
 def test_settings_have_their_names_and_what_changes_by_itself_is_none() -> None:
     seen = parsed("""\
 @settings
@@ -192,6 +201,7 @@ net/ipv4/tcp_mem:1	2	3
         "net.ipv4.conf.eth0/7.rp_filter": "1",
         "net.ipv4.ip_local_port_range": "32768 60999",
         "kernel.core_modes": "file pipe",
+        "net.ipv4.tcp_mem": "1 2 3",
     }
 
 
