@@ -7,7 +7,7 @@ from sandbox.checks.compare import slower_start
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable
 from sandbox.guest import Guest
-from sandbox.inside import checked, is_back
+from sandbox.inside import checked, require_the_same_start
 from sandbox.observe import observe
 from sandbox.plan import Plan
 from sandbox.reasons import suspects
@@ -50,11 +50,7 @@ def _asked_again(
             return CheckSession(results=(), end=CheckEnd.TIMEOUT, message=late.message)
         if session.end is not CheckEnd.CONNECTION_LOST:
             break
-        if not is_back(guest, seen.boot_id, deadline):
-            raise GuestUnreachable(
-                "the guest restarted by itself while it was checked after the upgrade",
-                "see its console for the reason",
-            )
+        require_the_same_start(guest, seen, deadline)
     return session
 
 

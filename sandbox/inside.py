@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sandbox.autopsy import examine
 from sandbox.checks.compare import ignored, lost_units, started_again
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded
+from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable
 from sandbox.guest import Guest
 from sandbox.observe import is_reboot_due, observe, observe_units
 from sandbox.plan import Plan
@@ -35,10 +35,12 @@ from sandbox.verify import ignore_result, run_checks, share_of_checks
 from sandbox.wide import Aside
 
 UPGRADE_LOG = "upgrade.log"
+STOPPING = "stopping"  # systemd's word for a system that shuts down
 
 
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
 _BACK = 180.0  # seconds for the way to a guest to be there again
+_PAUSE = 1.0  # seconds between two tries to get into one that shuts down
 _GLANCE = 10.0  # seconds from one glance at a watched guest to the next
 
 
@@ -60,11 +62,24 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
     if phase == "after":
         deadline = deadline.within(share_of_checks(deadline.remaining()))
     session = checked(plan, run, guest, deadline, log)
+    seen = run.facts.after
+    if session.end is CheckEnd.CONNECTION_LOST and seen is not None:
+        require_the_same_start(guest, seen, deadline)
     run.add_artifact(f"{log}.log", f"output of the checks {when}")
     passed = sum(result.outcome is Outcome.PASSED for result in session.results)
     note = f"{passed} of {len(session.results)} checks hold"
     run.note(f"{note}, watched for {watched.seconds:.0f} s" if watched else note)
     return session
+
+
+def require_the_same_start(guest: Guest, seen: Observation, deadline: Deadline) -> None:
+    """The connection broke during checks: raises :class:`GuestUnreachable` where that was since
+    the guest restarted."""
+    if not is_back(guest, seen.boot_id, deadline):
+        raise GuestUnreachable(
+            "the guest restarted by itself while it was checked after the upgrade",
+            "see its console for the reason",
+        )
 
 
 def worth_watching(plan: Plan, facts: Facts) -> bool:
@@ -110,17 +125,32 @@ def watch(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Watch:
 
 def _glance(guest: Guest, first: Observation, deadline: Deadline) -> Observation | None:
     """None: it is another start than the one that is watched."""
-    try:
+    with contextlib.suppress(ConnectionLost):
         now = observe_units(guest, deadline)
-    except ConnectionLost:
-        return first if is_back(guest, first.boot_id, deadline) else None
-    return now if now.boot_id == first.boot_id else None
+        if now.boot_id != first.boot_id:
+            return None
+        if now.state != STOPPING:
+            return now
+    return first if is_back(guest, first.boot_id, deadline) else None
 
 
 def is_back(guest: Guest, boot_id: str, deadline: Deadline) -> bool:
-    """The connection broke: whether it was only that, and not the guest that restarted. Raises
-    :class:`GuestUnreachable` when it does not come back."""
-    return guest.enter(deadline.within(_BACK)) == boot_id
+    """The connection broke: whether it was only that, and not the guest that restarted. One that
+    still shuts down is waited for. Raises :class:`GuestUnreachable` when it does not come back."""
+    deadline = deadline.within(_BACK)
+    while guest.enter(deadline) == boot_id:
+        with contextlib.suppress(ConnectionLost):
+            if observe_units(guest, deadline).state != STOPPING:
+                return True
+        deadline.sleep(_PAUSE)
+    return False
+
+
+def look_again(run: Run, guest: Guest, deadline: Deadline) -> Observation:
+    """At a guest that was watched; one that restarted meanwhile is let come up first."""
+    if run.facts.watched and run.facts.watched.restarted:
+        guest.wait_until_up(deadline)
+    return observe(guest, deadline)
 
 
 def checked(

@@ -18,6 +18,7 @@ from sandbox.inside import (
     check,
     find_out,
     learn_wide,
+    look_again,
     may_verify,
     must_reboot,
     upgrade,
@@ -172,7 +173,7 @@ def _recipe(
             run.learn(checks_after=check(plan, run, guest, deadline))
             while worth_watching(plan, run.facts):
                 run.learn(watched=watch(plan, run, guest, deadline))
-                run.learn(after=observe(guest, deadline))
+                run.learn(after=look_again(run, guest, deadline))
                 run.learn(checks_after=check(plan, run, guest, deadline))
             run.learn(checks_again=confirm(plan, run, guest, deadline))
             grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)

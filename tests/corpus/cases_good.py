@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from corpus_case import ALL, DEMO, REBOOT, Case, Deb, install, live
+from corpus_image import EDITED, HELD
 from corpus_machine import (
-    EDITED,
-    HELD,
     KNOWN,
     NEW_CERTIFICATE,
     NOTIFY,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from cases_good import TLS_CHECK
 from corpus_case import ALL, REBOOT, Case, Deb, install, live
+from corpus_image import EDITED, OLD
 from corpus_machine import (
-    EDITED,
     KNOWN,
-    OLD,
     OTHERS,
     RESTART,
     RESTART_NGINX,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cases_good import BACKUP_CHECK
 from corpus_case import ALL, REBOOT, Case, Deb, Zeros, install, live, sh
-from corpus_machine import FULL, HELD, OTHERS, SITE_TEXT, SUDOERS, admin, backup, shop, site, text
+from corpus_image import FULL, HELD
+from corpus_machine import OTHERS, SITE_TEXT, SUDOERS, admin, backup, shop, site, text
 
 HOOK = "/etc/initramfs-tools/hooks/zz-forget-the-disk"
 NO_DISK = Deb(

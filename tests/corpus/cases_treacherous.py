@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cases_services import BROKEN_SITE
 from corpus_case import ALL, REBOOT, Case, install
-from corpus_machine import HALF, LATE, ONCE, OTHERS, RESTARTS, SLOW, site
+from corpus_image import HALF, LATE, ONCE, RESTARTS, SLOW
+from corpus_machine import OTHERS, site
 
 STEADY_NOT = """
 def test_steady(host):

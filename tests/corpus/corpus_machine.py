@@ -5,17 +5,11 @@ All of it comes from packages, so that dpkg knows whose a file is, as on a real 
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 
-from archive import SOURCES_LIST
-from corpus_case import DEMO, Content, Deb, HostFile, live, sh
+from corpus_case import Content, Deb, HostFile, live, sh
 
-from sandbox.deadline import Deadline
 from sandbox.demo.broken import DATA, SITE_CONFIG, SITE_PACKAGE, SITE_PAGE
-from sandbox.demo.image import CACHE, DemoImage, build_image, derive_image, digest, write
-from sandbox.process import run
 
 SITE_TEXT = (DATA / "site-1.0.conf").read_text()
 SHOP_CONF = "/etc/web01-shop/shop.conf"
@@ -25,7 +19,6 @@ title = Widgets
 currency = EUR
 key = /etc/web01-shop/key
 """
-EDITED_CONF_TEXT = SHOP_CONF_TEXT.replace("title = Widgets", "title = Widgets of web01")
 KNOWN = ("port", "title", "currency", "key")
 NOTIFY = """
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
@@ -113,19 +106,6 @@ RESTART = "systemctl daemon-reload; systemctl restart web01-shop.service || true
 RESTART_NGINX = "systemctl restart nginx.service || true"
 SUDOERS = "deploy ALL=(root) NOPASSWD: /usr/bin/systemctl reload nginx\n"
 CRON = "17 3 * * * root /usr/lib/web01-backup/backup\n"
-# A real unit that starts before anybody can log in: how a variant of the machine gets its past.
-PREPARE = """[Unit]
-Description=what happened to this machine before
-Before=ssh.service
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/sh /usr/local/sbin/prepare
-
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 def stop(service: str) -> str:
@@ -299,103 +279,3 @@ MACHINE = (
 )
 # What is upgraded as well, and has nothing to do with it.
 OTHERS = (text("web01-docs", "1.1"), text("web01-tools", "1.1"), text("web01-notes", "1.1"))
-
-# Variants: files of the machine before the upgrade; "prepare" is a script that runs at its start.
-EDITED, HELD, HALF, FULL, ONCE = "edited", "held", "half-configured", "full", "once"
-OLD, SLOW, LATE, RESTARTS = "old", "slow", "late", "restarts"
-OLD_SITE = """# nginx warns of "ssl" up to 1.25.0, and knows it no more from 1.25.1 on.
-server {
-    listen 127.0.0.1:8081;
-    ssl off;
-    return 204;
-}
-"""
-ONCE_UNIT = """[Unit]
-Description=runs in the first start of this machine only
-ConditionPathExists=!/var/lib/web01-once
-
-[Service]
-ExecStart=/bin/sh -c 'touch /var/lib/web01-once; exec sleep infinity'
-
-[Install]
-WantedBy=multi-user.target
-"""
-# The first start is the clone's own, the second the one after the upgrade.
-SECOND_START = """[Unit]
-Description=slow in the second start of this machine only
-
-[Service]
-Type=oneshot
-TimeoutStartSec={limit}
-ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) != 2 ] || sleep 160'
-
-[Install]
-WantedBy=multi-user.target
-"""
-RESTARTS_ITSELF = """[Unit]
-Description=restarts this machine a minute after its second start
-
-[Service]
-ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) = 2 ] || exit 0; \
- sleep 60; systemctl reboot'
-
-[Install]
-WantedBy=multi-user.target
-"""
-VARIANTS: dict[str, dict[str, str]] = {
-    EDITED: {SHOP_CONF: EDITED_CONF_TEXT},
-    HELD: {"prepare": "echo web01-shop hold | dpkg --set-selections\n"},
-    HALF: {
-        "prepare": "sed -i '/^Package: web01-tools$/,/^$/"
-        "s/^Status: .*/Status: install ok half-configured/' /var/lib/dpkg/status\n"
-    },
-    FULL: {  # 30 MB are left
-        "prepare": "fallocate -l $(( ($(stat -f -c %a /) - 7680) * $(stat -f -c %S /) )) /fill\n"
-    },
-    ONCE: {"unit": ONCE_UNIT},
-    SLOW: {"unit": SECOND_START.format(limit=300)},
-    RESTARTS: {"unit": RESTARTS_ITSELF},
-    LATE: {"unit": SECOND_START.format(limit=130)},
-}
-
-
-def make_image(variant: str, progress: Callable[[str], None]) -> DemoImage:
-    """The machine, or a variant of it; cached, in a folder of the corpus's own."""
-    if variant == DEMO:
-        return build_image(progress)
-    if variant == OLD:
-        files = {"/etc/nginx/conf.d/old.conf": OLD_SITE}
-        return derive_image(build_image(progress), "corpus-old", progress, files=files)
-    cache = CACHE / "corpus"
-    base = build_image(
-        progress,
-        extra_packages=("cron", "openssl", "sudo", "tzdata"),
-        customise=_install,
-        variant=f"corpus-{digest(repr(MACHINE))}",
-        cache=cache,
-    )
-    if not variant:
-        return base
-    files, links = {}, {}
-    for path, content in VARIANTS[variant].items():
-        if path == "prepare":
-            files["/usr/local/sbin/prepare"] = content
-        unit = {"prepare": PREPARE, "unit": content}.get(path)
-        if unit is None:
-            files[path] = content
-            continue
-        name = f"/etc/systemd/system/web01-{variant}.service"
-        files[name] = unit
-        links[f"/etc/systemd/system/multi-user.target.wants/web01-{variant}.service"] = name
-    return derive_image(base, f"corpus-{variant}", progress, files=files, links=links, cache=cache)
-
-
-def _install(tree: Path) -> None:
-    """The machine's own packages, and the tests' archive as its only source."""
-    folder = tree / "corpus"
-    for package in MACHINE:
-        package.build(folder)
-    inside = [f"/corpus/{path.name}" for path in sorted(folder.iterdir())]
-    run(["chroot", tree, "dpkg", "--install", *inside], Deadline(300, "filling the machine"))
-    shutil.rmtree(folder)
-    write(tree / "etc/apt/sources.list", SOURCES_LIST)

@@ -31,8 +31,8 @@ import leftovers
 from archive import Archive, serving
 from cases import CASES
 from corpus_case import Case
+from corpus_image import make_image
 from corpus_judge import NONE, Result, as_data, as_text, from_data, missed
-from corpus_machine import make_image
 from guests import Lab, settings_for
 
 from sandbox.deadline import Deadline

@@ -78,6 +78,7 @@ def asked(
         return cast(CheckSession, said)
 
     monkeypatch.setattr(confirming, "checked", checked)
+    monkeypatch.setattr(inside, "observe_units", lambda *_args: RUNS)
     found = confirm(plan, run, cast(Guest, guest or Back()), Deadline(20, "verify"))
     assert next(told, None) is None, "each was asked for"
     return found

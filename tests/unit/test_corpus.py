@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "corpus"))
 
 from cases import CASES
 from corpus_case import DEMO, MIRRORS, TRUTHS, Case
+from corpus_image import OLD, VARIANTS
 from corpus_judge import Result, as_data, as_text, confusion, from_data, missed, score
-from corpus_machine import OLD, OTHERS, VARIANTS
+from corpus_machine import OTHERS
 
 from sandbox.scenario import load_scenario
 from sandbox.settings import shipped_scenarios

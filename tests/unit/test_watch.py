@@ -11,7 +11,7 @@ from stage import Stage
 
 from sandbox import inside
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost
+from sandbox.errors import ConnectionLost, GuestUnreachable
 from sandbox.guest import Guest
 from sandbox.inside import watch, worth_watching
 from sandbox.plan import Plan, make_plan
@@ -42,7 +42,7 @@ class Watched:
     """What a guest shows at each glance, the last for ever; None: the connection breaks."""
 
     shows: list[Observation | None]
-    comes_back_as: str = "a"  # its boot id
+    comes_back_as: str = "a"  # its boot ids, one each time, the last for ever
     glances: int = field(default=0)
 
     def glance(self, _guest: object, _deadline: Deadline) -> Observation:
@@ -53,7 +53,9 @@ class Watched:
         return shown
 
     def enter(self, _deadline: Deadline) -> str:
-        return self.comes_back_as
+        boot_id, rest = self.comes_back_as[0], self.comes_back_as[1:]
+        self.comes_back_as = rest or boot_id
+        return boot_id
 
 
 @pytest.fixture
@@ -146,9 +148,51 @@ def test_a_guest_that_restarts_by_itself_meanwhile_has_failed(
         plan, applied(session(Outcome.PASSED)).model_copy(update={"watched": run.facts.watched})
     )
     run.learn(watched=None)
+    monkeypatch.setattr(inside, "_PAUSE", 0.01)
+    down = RUNS.model_copy(update={"units": {}, "state": "stopping"})  # and lets one in once more
+    shows: list[Observation | None] = [RUNS, down, None, down]
+    watched(run, plan, monkeypatch, Watched(shows, comes_back_as="aab"))
+    assert run.facts.watched.restarted
+    run.learn(watched=None)
     other = RUNS.model_copy(update={"boot_id": "b"})  # and had come back before anybody looked
     watched(run, plan, monkeypatch, Watched([RUNS, other]))
     assert run.facts.watched.restarted
+
+
+def test_one_that_restarted_is_let_come_up_before_it_is_looked_at(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+
+    class Up:
+        def wait_until_up(self, _deadline: Deadline) -> None:
+            did.append("waited")
+
+    def look(_guest: Guest, _deadline: Deadline) -> Observation:
+        did.append("looked")
+        return RUNS
+
+    monkeypatch.setattr(inside, "observe", look)
+    for restarted, done in ((False, ["looked"]), (True, ["waited", "looked"])):
+        did.clear()
+        run.learn(watched=Watch(seconds=1, restarted=restarted))
+        assert inside.look_again(run, cast(Guest, Up()), Deadline(20, "verify")) == RUNS
+        assert did == done
+
+
+@pytest.mark.parametrize(("boot_id", "fails"), [("a", False), ("b", True)])
+def test_checks_during_which_the_guest_restarted_are_a_failure_of_the_guest(
+    run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, boot_id: str, fails: bool
+) -> None:
+    lost = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST)
+    monkeypatch.setattr(inside, "checked", lambda *_args, **_more: lost)
+    monkeypatch.setattr(inside, "observe_units", lambda *_args: RUNS)
+    guest = cast(Guest, Watched([RUNS], comes_back_as=boot_id))
+    if fails:
+        with pytest.raises(GuestUnreachable, match="restarted by itself while it was checked"):
+            inside.check(plan, run, guest, Deadline(20, "verify"))
+    else:
+        assert inside.check(plan, run, guest, Deadline(20, "verify")) == lost
 
 
 def session(outcome: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> CheckSession:
