@@ -179,7 +179,8 @@ def _space(seen: Seen) -> Iterator[Point]:
 
 def _conffiles(seen: Seen) -> Iterator[Point]:
     for file in seen.conffiles:
-        text = f"an interactive upgrade may ask about {file.path} ({file.package}): it was changed"
+        text = f"an interactive upgrade may ask about {file.path} ({file.package}): it was "
+        text += "deleted" if file.deleted else "changed"
         hint = "a rehearsal shows whether it asks, and the difference"
         yield _warning("conffiles", text, hint)
 

@@ -208,8 +208,8 @@ kernel_metapackages() {
         grep -v -e '-dbg$' -e '^linux-image-unsigned-' -e '^linux-image-extra-'
 }
 
-# Of the packages that are installed and would change: configuration files that the administrator
-# may have changed, services that their scripts restart, and who runs their files.
+# Of the packages that are installed and would change: configuration files, dpkg's and ucf's, that the
+# administrator may have changed or deleted, services that their scripts restart, and who runs their files.
 comes() {
     set --
     lists=
@@ -225,10 +225,16 @@ comes() {
     section conffiles
     conffiles=$(dpkg-query -W -f '${Package}\n${Conffiles}\n' "$@" 2>/dev/null | head -c 1000000)
     printf '%s\n' "$conffiles"
+    section ucf
+    by_ucf=$(ucf_files)
+    printf '%s\n' "$by_ucf"
     section md5sums
-    printf '%s\n' "$conffiles" |
-        sed -n 's/^ \(\/.*\) [0-9a-f]\{32\}$/.\1/p' | tr '\n' '\0' |
+    shipped=$(printf '%s\n' "$conffiles" "$by_ucf" | sed -n \
+        -e 's/^ \(\/.*\) [0-9a-f]\{32\}$/.\1/p' -e 's/^[0-9a-f]\{32\} \(\/.*\)$/.\1/p')
+    printf '%s\n' "$shipped" | tr '\n' '\0' |
         (cd "$root/" && xargs -0 md5sum -- 2>/dev/null) | head -c 1000000
+    section missing
+    printf '%s\n' "$shipped" | missing_of
     invoked=$(service_lines "$@")
     section scripts
     printf '%s\n' "$invoked"
@@ -239,6 +245,22 @@ comes() {
         grep -hE '\.so(\.|$)|/s?bin/' $lists | sed 's,^/usr,,' |
             grep -lFf - /proc/[0-9]*/maps 2>/dev/null | units_of
     fi
+}
+
+# What scripts put in place through ucf, which asks as dpkg does: "DIGEST PATH" as the package had
+# it, and "PACKAGE PATH".
+ucf_files() {
+    if [ -e "$root/var/lib/ucf/hashfile" ]; then
+        sed -n 's/^\([^[:space:]]\{1,\}\)[[:space:]]\{1,\}\(\/.*\)$/\1 \2/p' \
+            "$root/var/lib/ucf/hashfile" "$root/var/lib/ucf/registry" 2>/dev/null | head -c 500000
+    fi
+}
+
+# dpkg asks about those that were deleted, too.
+missing_of() {
+    while IFS= read -r file; do
+        if [ -n "$file" ] && [ ! -e "$root/$file" ]; then printf '%s\n' "$file"; fi
+    done | head -c 100000
 }
 
 # The control group of each process names its unit.

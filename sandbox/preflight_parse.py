@@ -31,6 +31,8 @@ _PLANNED = re.compile(
     r"\(([^ ()]{1,200})(?: => ([^ ()]{1,200}))?\)"
 )
 _CONFFILE = re.compile(r" (/.{1,400}) ([0-9a-f]{32})")
+_BY_UCF = re.compile(r"(\S{1,200}) (/.{1,400})")
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 _MD5 = re.compile(r"\\?([0-9a-f]{32}) [ *]\.(/.*)")
 _SERVICE = re.compile(r"/([^/]{1,200}\.service)(?:/|$)")
 _DRIVER = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.(?:dep|builtin):/([\w-]{1,40})\.ko")
@@ -53,6 +55,7 @@ class Conffile(Record):
 
     path: str
     package: str
+    deleted: bool = False
 
 
 class Seen(Record):
@@ -139,7 +142,7 @@ def parse(text: str, mark: str) -> Seen:
         kept_back=kept_back,
         download=download_size_of(plan),
         growth=_growth(plan),
-        conffiles=_conffiles(sections),
+        conffiles=_conffiles(sections, changes),
         starts=starts,
         restarts=restarts_of(sections.get("scripts", ()), starts),
         users=services_in(sections.get("users", ())),
@@ -241,10 +244,10 @@ def _read_only(mounts: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _conffiles(sections: Sections) -> tuple[Conffile, ...]:
-    """dpkg's own digests against the files; one that is gone was removed on purpose, dpkg does
-    not ask about it."""
-    package, shipped = "", dict[str, tuple[str, str]]()
+def _conffiles(sections: Sections, changes: Iterable[PackageChange]) -> tuple[Conffile, ...]:
+    """The packages' own digests against the files. One that was deleted differs from every new
+    version: dpkg and ucf ask about it as about one that was edited."""
+    package, shipped = "", _by_ucf(sections.get("ucf", ()), changes)
     for line in sections.get("conffiles", ()):
         if match := _CONFFILE.fullmatch(line):
             shipped[match[1]] = (package, match[2])
@@ -256,7 +259,24 @@ def _conffiles(sections: Sections) -> tuple[Conffile, ...]:
             package, digest = shipped[match[2]]
             if digest != match[1]:
                 found.append(Conffile(path=match[2], package=package))
+    for path in (line.removeprefix(".") for line in sections.get("missing", ())):
+        if path in shipped:
+            found.append(Conffile(path=path, package=shipped[path][0], deleted=True))
     return tuple(sorted(found, key=lambda file: file.path))
+
+
+def _by_ucf(lines: Iterable[str], changes: Iterable[PackageChange]) -> dict[str, tuple[str, str]]:
+    """Path -> package that would be upgraded, digest as that package had it."""
+    upgraded = {change.name for change in changes if change.old and change.new}
+    digests, owners = dict[str, str](), dict[str, str]()
+    for match in (match for line in lines if (match := _BY_UCF.fullmatch(line.rstrip()))):
+        known = digests if _DIGEST.fullmatch(match[1]) else owners
+        known[match[2]] = match[1]
+    return {
+        path: (owners[path], digest)
+        for path, digest in digests.items()
+        if owners.get(path) in upgraded
+    }
 
 
 def _growth(lines: Iterable[str]) -> int:

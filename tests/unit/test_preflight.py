@@ -7,52 +7,35 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from apt_world import AptWorld, offer_updates
+from apt_world import AptWorld
 from hypothesis import given
 from hypothesis import strategies as st
 from local_shell import LocalShell
+from preflight_world import (
+    EVERYTHING,
+    MARK,
+    SCRIPT,
+    SHELLS,
+    asked,
+    offered,
+    parsed,
+    refresh,
+    topics,
+)
 
 from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
-from sandbox.preflight import judge, look_ahead
+from sandbox.preflight import judge
 from sandbox.preflight_parse import Seen, parse, plan_of, services_in
-from sandbox.preflight_points import Preflight, Severity
-from sandbox.process import Completed
+from sandbox.preflight_points import Severity
 from sandbox.records import Start
 from sandbox.upgraders import UpgradeRequest
 from sandbox.upgraders.apt_parse import restarts_of
 
-FOLDER = files("sandbox")
-SCRIPT = "".join(
-    (FOLDER / name).read_text() for name in ("upgraders/apt_restarts.sh", "preflight.sh")
-)
-SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
-MARK = "%%mark%%"
-EVERYTHING = UpgradeRequest("all")
-
-
-def parsed(sections: str) -> Seen:
-    """Sections written as "@name" lines, after the least that a guest says."""
-    return parse(f"{MARK} kernel\n6.1.0-37-amd64\n" + sections.replace("@", f"{MARK} "), MARK)
-
-
-def asked(shell: LocalShell, request: UpgradeRequest, keep: Sequence[str] = ()) -> Preflight:
-    def ask(script: str, arguments: Sequence[str]) -> Completed:
-        answer = shell.run(script, Deadline(60, "preflight"), args=arguments)
-        assert answer.stderr == ""
-        return answer
-
-    return look_ahead(ask, "web01", request, keep)
-
-
-def topics(found: Preflight, severity: Severity) -> dict[str, str]:
-    return {p.topic: p.text for p in found.points if p.severity is severity}
+pytest_plugins = ["preflight_fixtures"]
 
 
 # --- the script, on this machine and with real apt --------------------------------------------
@@ -73,24 +56,6 @@ def test_this_machine(interpreter: tuple[str, ...]) -> None:
     assert not seen.asked, "a script is not simulated"
 
 
-@pytest.fixture
-def open_world() -> Iterator[AptWorld]:
-    """A guest's package world that nobody may read, since apt runs as nobody."""
-    folder = Path(tempfile.mkdtemp(prefix="sbpreflight-", dir="/tmp"))
-    folder.chmod(0o755)
-    made = AptWorld(folder)
-    yield made
-    made.close()
-    shutil.rmtree(folder)
-
-
-def refresh(world: AptWorld) -> None:
-    """What the guest's own apt does at some time, and the preflight never."""
-    subprocess.run(
-        ["apt-get", "-q", "update"], env=os.environ | world.env, check=True, capture_output=True
-    )
-
-
 def listing(folder: Path) -> dict[str, tuple[object, ...]]:
     """All that is beneath a folder, content and times."""
     found: dict[str, tuple[object, ...]] = {}
@@ -99,12 +64,6 @@ def listing(folder: Path) -> dict[str, tuple[object, ...]]:
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         found[str(path)] = (facts.st_mode, facts.st_mtime_ns, facts.st_ctime_ns, content)
     return found
-
-
-def offered(world: AptWorld) -> None:
-    """web and lib have updates, lib a security update that needs something new; one is held."""
-    offer_updates(world, {"/etc/same.conf": "same\n"})
-    refresh(world)
 
 
 def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> None:
@@ -329,7 +288,7 @@ def test_an_answer_that_is_none_is_ours() -> None:
 
 SECTIONS = """
     now kernel xen paths df inodes mounts boot initramfs disks drivers config states
-    interrupted lists plan conffiles md5sums scripts starts users manager stale
+    interrupted lists plan conffiles ucf missing md5sums scripts starts users manager stale
 """
 NAMES = st.sampled_from(SECTIONS.split())
 FRAGMENTS = st.sampled_from(
