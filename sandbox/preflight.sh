@@ -91,8 +91,9 @@ boot_chain() {
         "$root"/lib/modules/*/modules.dep "$root"/lib/modules/*/modules.builtin 2>/dev/null |
         head -c 50000
     section config
-    grep -E '^CONFIG_(KERNEL_ZSTD|RD_ZSTD|MODULES)=' "$root"/boot/config-* /dev/null 2>/dev/null |
-        head -c 20000
+    # mkinitramfs itself asks for it since 0.141, and takes gzip where the kernel has no zstd.
+    grep -E '^CONFIG_(KERNEL_ZSTD|RD_ZSTD|MODULES)=|^[^#]*CONFIG_RD_ZSTD' "$root"/boot/config-* \
+        "$root"/usr/sbin/mkinitramfs /dev/null 2>/dev/null | head -c 20000
     section reboot_required
     if [ -e /run/reboot-required ] || [ -e /var/run/reboot-required ]; then echo yes; fi
 }

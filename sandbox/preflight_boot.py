@@ -141,10 +141,12 @@ def _initramfs(seen: Seen) -> Iterator[Point]:
     packed_anew = renews_initramfs(seen) or newest != seen.kernel
     can = (newest, "RD_ZSTD") in seen.config
     if seen.compress == "zstd" and packed_anew and _has_config(seen, newest) and not can:
+        asks = seen.mkinitramfs_asks
+        text = f"initramfs-tools packs with zstd, which the kernel {newest} cannot unpack"
         yield Point(
-            severity=Severity.BLOCKER,
+            severity=Severity.NOTE if asks else Severity.BLOCKER,
             topic="boot chain",
-            text=f"initramfs-tools packs with zstd, which the kernel {newest} cannot unpack",
+            text=f"{text}: it will take gzip, which needs more room" if asks else text,
             hint="set COMPRESS=gzip in /etc/initramfs-tools/initramfs.conf",
         )
 

@@ -78,6 +78,7 @@ class Seen(Record):
     drivers: tuple[tuple[str, str], ...] = ()  # (kernel, driver of disks): module or built in
     built_in: tuple[tuple[str, str], ...] = ()  # those of them that are no modules
     config: tuple[tuple[str, str], ...] = ()  # (kernel, option) that is on
+    mkinitramfs_asks: bool = False  # whether the kernel can unpack zstd; gzip where it cannot
     reboot_required: bool = False
     broken: tuple[str, ...] = ()  # packages that dpkg left half-way
     held: tuple[str, ...] = ()
@@ -130,6 +131,7 @@ def parse(text: str, mark: str) -> Seen:
         drivers=_pairs(_DRIVER, sections.get("drivers", ())),
         built_in=_pairs(_BUILT_IN, sections.get("drivers", ())),
         config=_pairs(_CONFIG, sections.get("config", ())),
+        mkinitramfs_asks=any("/mkinitramfs:" in line for line in sections.get("config", ())),
         reboot_required=_first(sections, "reboot_required") == "yes",
         broken=broken,
         held=held,

@@ -252,6 +252,19 @@ def test_sizes_are_read_from_the_same_plan() -> None:
     assert not any("http://" in line for line in seen.said)
 
 
+def test_a_mkinitramfs_that_asks_for_the_kernels_zstd_is_known(tmp_path: Path) -> None:
+    """As initramfs-tools 0.142 does, and 0.140 did not."""
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/config-6.1.0").write_text("CONFIG_MODULES=y\n# CONFIG_RD_ZSTD is not set\n")
+    shell = LocalShell(("sh",), env={"DPKG_ROOT": str(tmp_path)})
+    for line, asks in (("zstd)\tkconfig_sym=CONFIG_RD_ZSTD ;;", True), ("zstd) level=9", False)):
+        (tmp_path / "usr/sbin/mkinitramfs").write_text(line + "\n")
+        answer = shell.run(SCRIPT, Deadline(60, "preflight"), args=(MARK, "script"))
+        seen = parse(answer.stdout, MARK)
+        assert (seen.config, seen.mkinitramfs_asks) == ((("6.1.0", "MODULES"),), asks)
+
+
 def test_services_of_processes() -> None:
     groups = ["0::/system.slice/nginx.service", "0::/user.slice/u-0.slice/user@0.service/x.scope"]
     groups += ["1:name=systemd:/system.slice/system-getty.slice/getty@tty1.service", "0::/init"]

@@ -156,11 +156,18 @@ def test_an_initramfs_of_listed_modules_needs_the_disks_driver() -> None:
 
 def test_an_initramfs_that_the_kernel_cannot_unpack_blocks() -> None:
     known = ((OLD, "MODULES"),)
-    found = judged(with_kernel(compress="zstd", config=known))
+    found = judged(with_kernel(compress="zstd", config=known, mkinitramfs_asks=False))
     one(found, Severity.BLOCKER, f"packs with zstd, which the kernel {OLD} cannot unpack")
     assert not judged(with_kernel(compress="zstd", config=(*known, (OLD, "RD_ZSTD")))).blocked
     assert not judged(with_kernel(compress="zstd", config=())).blocked, "nothing is known"
     assert not judged(with_kernel(compress="gzip", config=known)).blocked
+
+
+def test_mkinitramfs_takes_gzip_by_itself_where_the_kernel_has_no_zstd() -> None:
+    found = judged(with_kernel(compress="zstd", config=((OLD, "MODULES"),), mkinitramfs_asks=True))
+    assert not found.blocked
+    texts = [point.text for point in found.points if point.severity is Severity.NOTE]
+    assert any("it will take gzip, which needs more room" in text for text in texts), texts
 
 
 @pytest.mark.parametrize(("minor", "severity"), [("14", Severity.BLOCKER), ("17", None)])
