@@ -243,8 +243,7 @@ comes() {
     last_starts "$invoked"
     if [ -n "$lists" ]; then
         section users
-        grep -hE '\.so(\.|$)|/s?bin/' $lists | sed 's,^/usr,,' |
-            grep -lFf - /proc/[0-9]*/maps 2>/dev/null | units_of
+        running $lists | units_of
     fi
 }
 
@@ -264,10 +263,34 @@ missing_of() {
     done | head -c 100000
 }
 
-# The control group of each process names its unit.
+# /proc/PID/maps of who runs a program or library of these lists ($@): exactly that path, which the
+# kernel has beneath /usr where the package has it beneath /.
+running() {
+    {
+        grep -hE '\.so(\.|$)|/s?bin/' "$@"
+        echo maps
+        grep -E ' r-xp [^/]* /.*(\.so(\.|$| )|/s?bin/)' /proc/[0-9]*/maps 2>/dev/null
+    } | awk '
+        !running { if ($0 == "maps") running = 1; else { sub(/^\/usr/, ""); ours[$0] = 1 }; next }
+        {
+            path = substr($0, index($0, " /") + 1)
+            sub(/ \(deleted\)$/, "", path); sub(/^\/usr/, "", path)
+            maps = substr($0, 1, index($0, ":") - 1)
+            if (path in ours && !(maps in told)) { told[maps] = 1; print maps }
+        }'
+}
+
+# The control groups of each process name its unit; some of version 1 name none.
 units_of() {
     while IFS= read -r maps; do
-        if IFS= read -r line 2>/dev/null <"${maps%maps}cgroup"; then printf '%s\n' "$line"; fi
+        while IFS= read -r line; do
+            case $line in
+                *.service*)
+                    printf '%s\n' "$line"
+                    break
+                    ;;
+            esac
+        done 2>/dev/null <"${maps%maps}cgroup"
     done | sort -u | head -c 50000
 }
 

@@ -40,6 +40,16 @@ def asked(shell: LocalShell, request: UpgradeRequest, keep: Sequence[str] = ()) 
     return look_ahead(ask, "web01", request, keep)
 
 
+def called(interpreter: Sequence[str], words: str, *arguments: object) -> list[str]:
+    """Lines that a function of the script prints; ``words`` call it, as a shell has them."""
+    script = SCRIPT.removesuffix('main "$@" </dev/null\n') + f"{words}\n"
+    answer = LocalShell(interpreter).run(
+        script, Deadline(60, "preflight"), args=[str(argument) for argument in arguments]
+    )
+    assert answer.stderr == ""
+    return answer.stdout.splitlines()
+
+
 def topics(found: Preflight, severity: Severity) -> dict[str, str]:
     return {p.topic: p.text for p in found.points if p.severity is severity}
 
