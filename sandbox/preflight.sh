@@ -67,9 +67,9 @@ space() {
     section paths
     printf '%s\n' $paths
     section df
-    df -P -k $paths | head -c 10000
+    df -P -k $paths 2>&1 | head -c 10000
     section inodes
-    df -P -i $paths | head -c 10000
+    df -P -i $paths 2>/dev/null | head -c 10000
     section mounts
     head -c 100000 /proc/mounts
 }
@@ -101,7 +101,8 @@ boot_chain() {
 # --- what apt would do -----------------------------------------------------------------------
 
 # Who is nobody writes nothing. Where nobody may not read what apt has to, or there is no setpriv,
-# apt keeps its cache in memory, which is slower.
+# apt is asked as root and keeps its cache in memory, which is slower; the last section of its words
+# says so.
 run_apt() {
     if [ "$(id -u)" = 0 ] && has setpriv; then
         said=$(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs -- \
@@ -115,6 +116,7 @@ run_apt() {
         esac
     fi
     apt-get -q -y -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@" 2>&1 | head -c 2000000
+    if [ "$(id -u)" = 0 ]; then section as_root; fi
 }
 
 # Its plan with versions and its list of files in one: every start of apt costs.
@@ -123,6 +125,10 @@ plan_of() {
 }
 
 upgrade() {
+    if grep -qE '^[^ ]+ (/|/usr|/boot|/var) [^ ]+ ro[, ]' /proc/mounts; then
+        section hooks
+        apt-config dump DPkg::Pre-Invoke DPkg::Pre-Install-Pkgs 2>/dev/null | head -c 20000
+    fi
     section lists
     when_refreshed
     case $what in

@@ -35,6 +35,16 @@ def new_kernels(seen: Seen) -> list[str]:
     ]  # fmt: skip
 
 
+def brings_kernel(seen: Seen) -> bool:
+    """Whether the next reboot starts another kernel: a new one, or a newer build of the same."""
+    booted = (f"-{seen.kernel}", f"-{_newest(seen)}")
+    return bool(new_kernels(seen)) or any(
+        change.old and change.new and is_kernel(change.name)
+        and any(kernel in change.name for kernel in booted)
+        for change in seen.changes
+    )  # fmt: skip
+
+
 def renews_initramfs(seen: Seen) -> bool:
     """Whether an initramfs is built, for a new kernel or anew for an old one."""
     return any(

@@ -68,7 +68,9 @@ class Seen(Record):
         default_factory=dict
     )  # type, guest_type, version/major, version/minor
     space: dict[str, Space] = Field(default_factory=dict)  # path -> what is free there
+    df_error: str = ""  # why room was not measured
     read_only: tuple[str, ...] = ()  # mount points
+    remounted: tuple[str, ...] = ()  # those of them that a hook of apt makes writable, it seems
     kernel_size: int = 0  # of the largest kernel in /boot
     initrd_size: int = 0
     compress: str = ""  # of initramfs-tools
@@ -86,6 +88,7 @@ class Seen(Record):
     apt: bool = False
     lists: int = 0  # when the package lists were refreshed; 0: there are none
     asked: bool = False  # whether apt was asked at all
+    as_root: bool = False  # since nobody could not ask it
     said: tuple[str, ...] = ()  # what it said
     changes: tuple[PackageChange, ...] = ()
     kept_back: tuple[str, ...] = ()
@@ -112,6 +115,8 @@ def parse(text: str, mark: str) -> Seen:
     sizes = _sizes(sections.get("boot", ()))
     plan = sections.get("plan", ())
     changes, kept_back = plan_of(plan)
+    space, df_error = _space(sections)
+    read_only = _read_only(sections.get("mounts", ()))
     configuration = _properties(sections.get("initramfs", ()))
     starts = starts_of(sections.get("starts", ()))
     broken, held = _states(sections.get("states", ()))
@@ -120,8 +125,10 @@ def parse(text: str, mark: str) -> Seen:
         now=_number(_first(sections, "now")),
         kernels=kernels_of(name for name in sizes if name.startswith("vmlinu")),
         xen=_properties(sections.get("xen", ())),
-        space=_space(sections),
-        read_only=_read_only(sections.get("mounts", ())),
+        space=space,
+        df_error=df_error,
+        read_only=read_only,
+        remounted=tuple(p for p in read_only if _is_remounted(p, sections.get("hooks", ()))),
         kernel_size=max((n for name, n in sizes.items() if name.startswith("vmlinu")), default=0),
         initrd_size=max((n for name, n in sizes.items() if name.startswith("initrd")), default=0),
         compress=configuration.get("COMPRESS", "").strip('"'),
@@ -139,6 +146,7 @@ def parse(text: str, mark: str) -> Seen:
         apt="lists" in sections,
         lists=_number(_first(sections, "lists")),
         asked="plan" in sections,
+        as_root="as_root" in sections,
         said=tuple(line for line in plan if not line.startswith("'")),
         changes=changes,
         kept_back=kept_back,
@@ -214,13 +222,15 @@ def _states(lines: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(broken)), tuple(sorted(held))
 
 
-def _space(sections: Sections) -> dict[str, Space]:
-    """df's lines are in the order of the paths that it was asked for."""
+def _space(sections: Sections) -> tuple[dict[str, Space], str]:
+    """df's lines are in the order of the paths that it was asked for. Where it failed for one, no
+    line is known to be another's; then its words."""
     rows = [match for line in sections.get("df", ()) if (match := _DF.fullmatch(line))]
     inodes = [match for line in sections.get("inodes", ()) if (match := _DF.fullmatch(line))]
     paths = _lines(sections, "paths")
     if len(rows) != len(paths):
-        return {}
+        words = (line for line in sections.get("df", ()) if line.startswith("df: "))
+        return {}, next(words, f"df said {len(rows)} lines of {len(paths)}")[:MAX_TEXT]
     found = {}
     for index, (path, row) in enumerate(zip(paths, rows, strict=True)):
         table = inodes[index] if len(inodes) == len(rows) else None
@@ -231,7 +241,7 @@ def _space(sections: Sections) -> dict[str, Space]:
             free=max(0, int(row[1])) * 1024,
             inodes=int(table[1]) if table is not None and has_table else None,
         )
-    return found
+    return found, ""
 
 
 def _read_only(mounts: Iterable[str]) -> tuple[str, ...]:
@@ -244,6 +254,14 @@ def _read_only(mounts: Iterable[str]) -> tuple[str, ...]:
             if "ro" in words[3].split(","):
                 found.append(words[1])
     return tuple(found)
+
+
+def _is_remounted(place: str, hooks: Iterable[str]) -> bool:
+    """Whether apt runs something like "mount -o remount,rw /usr" before dpkg."""
+    return any(
+        "remount" in line and place in re.split(r"[\s;&|\"']+", line[: 4 * MAX_TEXT])
+        for line in hooks
+    )
 
 
 def _conffiles(sections: Sections, changes: Iterable[PackageChange]) -> tuple[Conffile, ...]:

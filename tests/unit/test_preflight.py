@@ -30,7 +30,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
 from sandbox.preflight import judge
 from sandbox.preflight_parse import Seen, parse, plan_of, services_in
-from sandbox.preflight_points import Severity
+from sandbox.preflight_points import Preflight, Severity
 from sandbox.records import Start
 from sandbox.upgraders import UpgradeRequest
 from sandbox.upgraders.apt_parse import restarts_of
@@ -66,6 +66,10 @@ def listing(folder: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+def notes(found: Preflight) -> list[str]:
+    return [point.text for point in found.points if point.severity is Severity.NOTE]
+
+
 def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> None:
     offered(open_world)
     before = listing(open_world.root)
@@ -73,6 +77,7 @@ def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> 
     found = asked(shell, EVERYTHING)
     assert listing(open_world.root) == before
     assert len(shell.scripts) == 1, "one round trip"
+    assert not any(text.startswith("apt was asked as root") for text in notes(found))
     assert [(c.name, c.old, c.new) for c in found.changes] == [
         ("lib", "1.0", "1.1"),
         ("newdep", None, "1"),
@@ -106,6 +111,8 @@ def test_what_nobody_may_read_is_read_by_root_who_writes_nothing_either(
     found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
     assert [change.name for change in found.changes] == ["lib", "newdep", "web"], found.points
     assert listing(open_world.root) == before
+    as_root = any(text.startswith("apt was asked as root") for text in notes(found))
+    assert as_root is (os.geteuid() == 0), found.points
 
 
 def test_how_old_the_lists_are_is_said_by_when_they_were_fetched(open_world: AptWorld) -> None:
@@ -265,6 +272,24 @@ def test_a_mkinitramfs_that_asks_for_the_kernels_zstd_is_known(tmp_path: Path) -
         assert (seen.config, seen.mkinitramfs_asks) == ((("6.1.0", "MODULES"),), asks)
 
 
+def test_a_df_that_fails_for_one_path_hides_no_lack_of_room_silently() -> None:
+    row = "/dev/vda1 1000 900 100 90% /\n"
+    whole = parsed(f"@paths\n/\n/usr\n@df\n{row}{row}")
+    assert (set(whole.space), whole.df_error) == ({"/", "/usr"}, "")
+    stale = parsed(f"@paths\n/\n/boot\n@df\n{row}df: /boot: Stale file handle\n")
+    assert (stale.space, stale.df_error) == ({}, "df: /boot: Stale file handle")
+    assert parsed(f"@paths\n/\n/boot\n@df\n{row}").df_error == "df said 1 lines of 2"
+
+
+def test_a_hook_of_apt_that_remounts_is_for_its_own_mount_point() -> None:
+    mounts = "/dev/a / ext4 ro,x 0 0\n/dev/b /usr ext4 ro 0 0\n/dev/c /var ext4 rw 0 0\n"
+    hook = 'DPkg::Pre-Invoke:: "mount -o remount,rw /usr; true";\n'
+    seen = parsed(f'@mounts\n{mounts}@hooks\nDPkg::Pre-Invoke "";\n{hook}')
+    assert (seen.read_only, seen.remounted) == (("/", "/usr"), ("/usr",))
+    other = parsed(f'@mounts\n{mounts}@hooks\nDPkg::Pre-Invoke:: "etckeeper pre /usr";\n')
+    assert other.remounted == ()
+
+
 def test_services_of_processes() -> None:
     groups = ["0::/system.slice/nginx.service", "0::/user.slice/u-0.slice/user@0.service/x.scope"]
     groups += ["1:name=systemd:/system.slice/system-getty.slice/getty@tty1.service", "0::/init"]
@@ -301,7 +326,8 @@ def test_an_answer_that_is_none_is_ours() -> None:
 
 SECTIONS = """
     now kernel xen paths df inodes mounts boot initramfs disks drivers config states
-    interrupted lists plan conffiles ucf missing md5sums scripts starts users manager stale
+    interrupted lists plan conffiles ucf missing md5sums hooks as_root scripts starts users
+    manager stale
 """
 NAMES = st.sampled_from(SECTIONS.split())
 FRAGMENTS = st.sampled_from(

@@ -83,6 +83,10 @@ def test_the_worst_comes_first() -> None:
         ({"space": spaces(root=160, usr=5)}, Severity.BLOCKER, "/usr has 5.0 MiB free"),
         ({"interrupted": True}, Severity.BLOCKER, "dpkg was interrupted"),
         ({"read_only": ("/",)}, Severity.BLOCKER, "/ is mounted read-only"),
+        ({"read_only": ("/usr",), "remounted": ("/usr",)}, Severity.WARNING,
+         "/usr is mounted read-only, and a hook of apt is to change that"),
+        ({"space": {}, "df_error": "df: /boot: Stale file handle"}, Severity.WARNING,
+         "whether the upgrade has room was not looked at: df: /boot: Stale file handle"),
         ({"kernels": (OLD, NEW)}, Severity.WARNING, f"{OLD} runs, and {NEW} is installed"),
         ({"reboot_required": True}, Severity.WARNING, "asks for a reboot already"),
         ({"stale": ("cron.service",)}, Severity.WARNING, "replaced: cron.service"),
@@ -96,6 +100,11 @@ def test_the_worst_comes_first() -> None:
 )  # fmt: skip
 def test_what_stands_in_the_way(values: dict[str, Any], severity: Severity, words: str) -> None:
     one(judged(seen(**values)), severity, words)
+
+
+def test_what_root_asked_is_said() -> None:
+    texts = [point.text for point in judged(seen(as_root=True)).points]
+    assert texts[0].startswith("apt was asked as root, since nobody may not read its sources")
 
 
 def test_no_kernel_to_offer_is_a_blocker_and_not_nothing_to_upgrade() -> None:
@@ -183,6 +192,23 @@ def test_a_pv_kernel_is_unpacked_by_xen(minor: str, severity: Severity | None) -
 def test_how_the_kernel_that_comes_is_packed_is_not_known_yet() -> None:
     xen = {"guest_type": "PV", "version/major": "4", "version/minor": "11"}
     one(judged(with_kernel(xen=xen)), Severity.WARNING, "Xen 4.11 cannot unpack a PV guest's")
+
+
+@pytest.mark.parametrize(
+    ("name", "reboots"),
+    [
+        (f"linux-image-{OLD}", True),
+        (f"linux-image-unsigned-{OLD}", True),
+        (f"linux-image-{OLD}-unsigned", True),
+        ("linux-image-5.10.0-30-amd64", False),  # an old one, which nobody boots any more
+        (f"linux-headers-{OLD}", False),
+    ],
+)
+def test_a_newer_build_of_the_kernel_that_runs_wants_a_reboot(name: str, reboots: bool) -> None:
+    same = PackageChange(name=name, old="6.1.170-1", new="6.1.176-1")
+    found = judged(seen(changes=(same,), users=("cron.service",)))
+    assert found.reboot is reboots
+    assert any("go on with the old" in point.text for point in found.points) is not reboots
 
 
 # --- forecasts --------------------------------------------------------------------------------
