@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from importlib.resources import files
@@ -21,7 +22,9 @@ FOLDER = files("sandbox")
 SCRIPT = "".join(
     (FOLDER / name).read_text() for name in ("upgraders/apt_restarts.sh", "preflight.sh")
 )
-SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
+SHELLS = [
+    argv for argv in (("dash",), ("bash", "--posix"), ("busybox", "sh")) if shutil.which(argv[0])
+]
 MARK = "%%mark%%"
 EVERYTHING = UpgradeRequest("all")
 
@@ -40,10 +43,11 @@ def asked(shell: LocalShell, request: UpgradeRequest, keep: Sequence[str] = ()) 
     return look_ahead(ask, "web01", request, keep)
 
 
-def called(interpreter: Sequence[str], words: str, *arguments: object) -> list[str]:
+def called(interpreter: Sequence[str], words: str, *arguments: object, **env: object) -> list[str]:
     """Lines that a function of the script prints; ``words`` call it, as a shell has them."""
     script = SCRIPT.removesuffix('main "$@" </dev/null\n') + f"{words}\n"
-    answer = LocalShell(interpreter).run(
+    shell = LocalShell(interpreter, {name: str(value) for name, value in env.items()})
+    answer = shell.run(
         script, Deadline(60, "preflight"), args=[str(argument) for argument in arguments]
     )
     assert answer.stderr == ""
