@@ -58,7 +58,12 @@ def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] =
         *_services(seen, reboot=reboot),
     ]
     services = (
-        ServiceForecast(service=name, package=package, seconds=start_seconds(seen.starts.get(name)))
+        ServiceForecast(
+            service=name,
+            package=package,
+            seconds=start_seconds(seen.starts.get(name)),
+            stops=name in seen.stops,
+        )
         for name, package in sorted(seen.restarts.items())
         if any(change.name == package for change in seen.changes)
     )

@@ -14,7 +14,7 @@ from pydantic import Field
 from sandbox.errors import GuestUnreachable
 from sandbox.observe_parse import kernels_of, split, starts_of
 from sandbox.records import PackageChange, Record, Start
-from sandbox.upgraders.apt_parse import download_size_of, restarts_of
+from sandbox.upgraders.apt_parse import download_size_of, restarts_of, stops_of
 
 MAX_TEXT = 500
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
@@ -98,6 +98,7 @@ class Seen(Record):
     # Of the running services that scripts of the upgrade name; and whose script restarts which.
     starts: dict[str, Start] = Field(default_factory=dict)
     restarts: dict[str, str] = Field(default_factory=dict)
+    stops: tuple[str, ...] = ()  # those of them that are down while their package is unpacked
     users: tuple[str, ...] = ()  # services that run files which would be replaced
     stale: tuple[str, ...] = ()  # services that run files which were replaced already
     boot_seconds: float = 0.0
@@ -155,6 +156,7 @@ def parse(text: str, mark: str) -> Seen:
         conffiles=_conffiles(sections, changes),
         starts=starts,
         restarts=restarts_of(sections.get("scripts", ()), starts),
+        stops=tuple(sorted(stops_of(sections.get("scripts", ()), starts))),
         users=services_in(sections.get("users", ())),
         stale=services_in(sections.get("stale", ())),
         boot_seconds=_monotonic(sections.get("manager", ()), "FinishTimestampMonotonic"),

@@ -183,33 +183,41 @@ def restarts_of(scripts: Iterable[str], services: Iterable[str]) -> dict[str, st
     ``scripts``: lines "/var/lib/dpkg/info/NAME.postinst:text" that call systemd; those of "prerm"
     and "preinst" run before an upgrade.
     """
-    running = frozenset(services)
+    at_once, around = _restarts(scripts, frozenset(services))
+    return around | at_once
+
+
+def stops_of(scripts: Iterable[str], services: Iterable[str]) -> frozenset[str]:
+    """Those of them that are stopped before their package is unpacked, and started after that."""
+    return frozenset(_restarts(scripts, frozenset(services))[1])
+
+
+def _restarts(
+    scripts: Iterable[str], running: frozenset[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Service -> package: what is restarted at once; what is stopped, and started later."""
     words = _words_of(running)
-    found: dict[str, str] = {}
+    at_once: dict[str, str] = {}
     stopped, started = set[tuple[str, str]](), set[tuple[str, str]]()
     for line in scripts:
         if not (match := _SCRIPT.match(line[: 2 * LONGEST])):
             continue
         package, script, text = match[1], match[2], match[3][:LONGEST]
         after = script == "postinst"
-        if _CLUSTERS.match(text):
-            version = package.rpartition("-")[2]
-            named = _matching(f"postgresql@{version}-*", running)
-            (started if after else stopped).update((name, package) for name in named)
-            continue
-        named = {
-            name
-            for word in _WORD.findall(text)
-            for name in (_matching(word, running) if "*" in word else words.get(word, ()))
-        }
+        if clusters := _CLUSTERS.match(text):
+            named = _matching(f"postgresql@{package.rpartition('-')[2]}-*", running)
+        else:
+            named = {
+                name
+                for word in _WORD.findall(text)
+                for name in (_matching(word, running) if "*" in word else words.get(word, ()))
+            }
         if after and _RESTARTS.search(text):
             for name in sorted(named):
-                found.setdefault(name, package)
-        if (_STARTS if after else _STOPS).search(text):
+                at_once.setdefault(name, package)
+        if clusters or (_STARTS if after else _STOPS).search(text):
             (started if after else stopped).update((name, package) for name in named)
-    for name, package in sorted(stopped & started):
-        found.setdefault(name, package)
-    return found
+    return at_once, dict(sorted(stopped & started))
 
 
 def _words_of(running: frozenset[str]) -> dict[str, set[str]]:

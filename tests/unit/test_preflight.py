@@ -305,6 +305,16 @@ def test_only_restarts_are_downtime() -> None:
     assert restarts_of(lines, running) == {"php8.2-fpm.service": "php", "cron.service": "site"}
 
 
+def test_what_is_stopped_first_is_known() -> None:
+    seen = parsed(
+        "@scripts\n/i/mail.preinst:invoke-rc.d mail stop\n/i/mail.postinst:invoke-rc.d mail start\n"
+        "/i/web.postinst:systemctl restart web\n@starts\nId=mail.service\n"
+        "ActiveEnterTimestampMonotonic=5\n\nId=web.service\nActiveEnterTimestampMonotonic=5\n"
+    )
+    assert seen.restarts == {"mail.service": "mail", "web.service": "web"}
+    assert seen.stops == ("mail.service",)
+
+
 def test_starts_are_measured_between_systemds_two_instants() -> None:
     seen = parsed(
         "@starts\nId=nginx.service\nInactiveExitTimestampMonotonic=1000000\n"

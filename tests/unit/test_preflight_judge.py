@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sandbox.preflight import judge
+from sandbox.preflight_command import print_found
 from sandbox.preflight_parse import Seen, Space
 from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity
 from sandbox.records import PackageChange, Start
@@ -226,6 +227,28 @@ def test_only_services_of_packages_that_change_are_forecast() -> None:
         ServiceForecast(service="nginx.service", package="nginx", seconds=0.5),
     )
     assert not any("go on with the old" in point.text for point in found.points)
+
+
+def test_a_service_that_is_stopped_first_is_down_for_longer_than_its_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "postgresql@15-main.service"
+    database = PackageChange(name="postgresql-15", old="15.19-0", new="15.20-0")
+    found = judged(
+        seen(
+            changes=(database,),
+            restarts={name: database.name},
+            stops=(name,),
+            starts={name: Start(began=2.0, ready=3.5)},
+            users=(name,),
+        )
+    )
+    assert not any("go on with the old" in point.text for point in found.points)
+    print_found(found, "security")
+    assert (
+        f"- {name} stops before postgresql-15 is unpacked, and starts when that is configured: "
+        "down for that long, and 1.5 s\n"
+    ) in capsys.readouterr().out
 
 
 def test_old_programs_are_no_matter_when_a_reboot_comes_anyway() -> None:

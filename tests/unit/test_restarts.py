@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from preflight_world import SHELLS, called
 
-from sandbox.upgraders.apt_parse import restarts_of
+from sandbox.upgraders.apt_parse import restarts_of, stops_of
 
 BY_DEBHELPER = {
     "prerm": """#!/bin/sh
@@ -115,6 +115,8 @@ def test_scripts_of_debian(
     package = name.partition(":")[0]
     lines = called(shell, 'service_lines "$@"', package, "no-scripts", DPKG_ROOT=tmp_path)
     assert restarts_of(lines, RUNNING) == dict.fromkeys(restarted, package)
+    at_once = {"web.service"}
+    assert stops_of(lines, RUNNING) == {name for name in restarted if name not in at_once}
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda argv: argv[0])
