@@ -86,8 +86,11 @@ boot_chain() {
         "$root"/usr/share/initramfs-tools/modules.d/* 2>/dev/null | head -c 20000
     section disks
     for disk in /sys/block/*; do printf '%s\n' "${disk##*/}"; done | head -c 10000
+    section hosts
+    hosts=$(host_drivers /sys/block/sd*)
+    printf '%s\n' "$hosts"
     section drivers
-    grep -oE '/(xen-blkfront|virtio_blk|nvme|sd_mod)\.ko' \
+    grep -oE "/(xen-blkfront|virtio_blk|nvme|sd_mod$(file_names $hosts))\.ko" \
         "$root"/lib/modules/*/modules.dep "$root"/lib/modules/*/modules.builtin 2>/dev/null |
         head -c 50000
     section config
@@ -97,6 +100,28 @@ boot_chain() {
     section reboot_required
     if [ -e /run/reboot-required ] || [ -e /var/run/reboot-required ]; then echo yes; fi
 }
+
+# A SCSI disk needs its controller's driver, too: "sda virtio_scsi", from the device above it that has
+# one. Modules only, and without a process.
+host_drivers() {
+    for disk in "$@"; do
+        device=$(cd -P "$disk/device" 2>/dev/null && pwd -P)
+        device=${device%/*}
+        while [ -n "$device" ] && [ ! -e "$device/driver" ]; do device=${device%/*}; done
+        module=$(cd -P "$device/driver/module" 2>/dev/null && pwd -P)
+        if [ -n "$module" ]; then echo "${disk##*/} ${module##*/}"; fi
+    done | head -c 10000
+}
+
+# Their modules' files as a pattern's alternatives: any of "_" may be "-" in a file's name.
+file_names() (
+    for module in "$@"; do
+        IFS=_
+        set -- $module
+        IFS=.
+        printf '|%s' "$*"
+    done
+)
 
 # --- what apt would do -----------------------------------------------------------------------
 

@@ -120,7 +120,11 @@ def _newest(seen: Seen) -> str:
 
 def _initramfs(seen: Seen) -> Iterator[Point]:
     newest = _newest(seen)
-    drivers = sorted({_DRIVERS[match[1]] for d in seen.disks if (match := _DISK.fullmatch(d))})
+    needing = seen.root_disks or seen.disks
+    drivers = sorted(
+        {_DRIVERS[match[1]] for d in needing if (match := _DISK.fullmatch(d))}
+        | {seen.hosts[d].replace("-", "_") for d in needing if d in seen.hosts}
+    )
     known = {kernel for kernel, _driver in seen.drivers}
     for driver in drivers:
         if newest in known and newest != seen.kernel and (newest, driver) not in seen.drivers:

@@ -35,8 +35,10 @@ _BY_UCF = re.compile(r"(\S{1,200}) (/.{1,400})")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _MD5 = re.compile(r"\\?([0-9a-f]{32}) [ *]\.(/.*)")
 _SERVICE = re.compile(r"/([^/]{1,200}\.service)(?:/|$)")
-_DRIVER = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.(?:dep|builtin):/([\w-]{1,40})\.ko")
-_BUILT_IN = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.builtin:/([\w-]{1,40})\.ko")
+_DRIVER = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.(?:dep|builtin):/([\w-]{1,60})\.ko")
+_HOST = re.compile(r"(sd[a-z]{1,8}) ([\w-]{1,60})")
+_PARTITION = re.compile(r"/dev/((?:xvd|vd|sd)[a-z]{1,8}|nvme\d{1,4}n\d{1,4})(?:p?\d{1,4})?")
+_BUILT_IN = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.builtin:/([\w-]{1,60})\.ko")
 _CONFIG = re.compile(r".*/config-([^/:]{1,100}):CONFIG_(\w{1,40})=([ym])")
 
 Sections = Mapping[str, Sequence[str]]
@@ -77,6 +79,8 @@ class Seen(Record):
     modules: str = ""
     initramfs_modules: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
+    root_disks: tuple[str, ...] = ()  # those of them that / and /usr are on, where that is known
+    hosts: dict[str, str] = Field(default_factory=dict)  # disk -> its SCSI controller's driver
     drivers: tuple[tuple[str, str], ...] = ()  # (kernel, driver of disks): module or built in
     built_in: tuple[tuple[str, str], ...] = ()  # those of them that are no modules
     config: tuple[tuple[str, str], ...] = ()  # (kernel, option) that is on
@@ -136,6 +140,8 @@ def parse(text: str, mark: str) -> Seen:
         modules=configuration.get("MODULES", "").strip('"'),
         initramfs_modules=_lines(sections, "initramfs_modules"),
         disks=_lines(sections, "disks"),
+        root_disks=_root_disks(sections),
+        hosts=dict(_pairs(_HOST, sections.get("hosts", ()))),
         drivers=_pairs(_DRIVER, sections.get("drivers", ())),
         built_in=_pairs(_BUILT_IN, sections.get("drivers", ())),
         config=_pairs(_CONFIG, sections.get("config", ())),
@@ -256,6 +262,24 @@ def _read_only(mounts: Iterable[str]) -> tuple[str, ...]:
             if "ro" in words[3].split(","):
                 found.append(words[1])
     return tuple(found)
+
+
+def _root_disks(sections: Sections) -> tuple[str, ...]:
+    """The disks that an initramfs has to find; none when they are beneath something else (LVM)."""
+    sources: dict[str, str] = {}
+    for words in (line.split() for line in sections.get("mounts", ())):
+        if len(words) >= 4 and words[1] in ("/", "/usr"):
+            sources[words[1]] = words[0]
+    found, disks = set[str](), _lines(sections, "disks")
+    for source in sources.values():
+        match = _PARTITION.fullmatch(source)
+        # A PV guest may have a disk xvda1, and no xvda.
+        names = [source.removeprefix("/dev/"), match[1]] if match else []
+        disk = next((name for name in names if name in disks), None)
+        if disk is None:
+            return ()
+        found.add(disk)
+    return tuple(sorted(found))
 
 
 def _is_remounted(place: str, hooks: Iterable[str]) -> bool:

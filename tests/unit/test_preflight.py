@@ -287,6 +287,25 @@ def test_a_hook_of_apt_that_remounts_is_for_its_own_mount_point() -> None:
     assert other.remounted == ()
 
 
+@pytest.mark.parametrize(
+    ("disks", "mounts", "expected"),
+    [
+        ("sda sdb", "/dev/sda2 / ext4 rw 0 0", ("sda",)),
+        ("nvme0n1 vda", "/dev/nvme0n1p2 / ext4 rw 0 0\n/dev/vda1 /usr ext4 rw 0 0", None),
+        ("xvda1 xvdb", "/dev/xvda1 / ext4 rw 0 0", ("xvda1",)),
+        ("sda", "/dev/mapper/vg-root / ext4 rw 0 0", ()),
+        ("vda", "/dev/vda1 / ext4 rw 0 0\n/dev/mapper/usr /usr ext4 rw 0 0", ()),
+        ("vda", "overlay / overlay rw 0 0", ()),
+    ],
+)
+def test_which_disks_the_root_is_on(
+    disks: str, mounts: str, expected: tuple[str, ...] | None
+) -> None:
+    names = disks.split()
+    seen = parsed("@disks\n" + "\n".join(names) + f"\n@mounts\n{mounts}\n")
+    assert seen.root_disks == (tuple(names) if expected is None else expected)
+
+
 def test_services_of_processes() -> None:
     groups = ["0::/system.slice/nginx.service", "0::/user.slice/u-0.slice/user@0.service/x.scope"]
     groups += ["1:name=systemd:/system.slice/system-getty.slice/getty@tty1.service", "0::/init"]
@@ -333,8 +352,8 @@ def test_an_answer_that_is_none_is_ours() -> None:
 
 SECTIONS = """
     now kernel xen paths df inodes mounts boot initramfs disks drivers config states
-    interrupted lists plan conffiles ucf missing md5sums hooks as_root scripts starts users
-    manager stale
+    interrupted lists plan conffiles ucf missing md5sums hooks hosts as_root scripts starts
+    users manager stale
 """
 NAMES = st.sampled_from(SECTIONS.split())
 FRAGMENTS = st.sampled_from(

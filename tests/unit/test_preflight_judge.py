@@ -164,6 +164,30 @@ def test_an_initramfs_of_listed_modules_needs_the_disks_driver() -> None:
     assert not judged(built_in).blocked
 
 
+def test_a_scsi_disk_needs_its_controllers_driver_too() -> None:
+    listed: dict[str, Any] = {"modules": "list", "disks": ("sda",), "hosts": {"sda": "virtio_scsi"}}
+    found = judged(with_kernel(**listed, initramfs_modules=("sd_mod",)))
+    one(found, Severity.BLOCKER, "virtio_scsi is not listed")
+    assert not judged(with_kernel(**listed, initramfs_modules=("sd_mod", "virtio-scsi"))).blocked
+    built_in = ((OLD, "virtio_scsi"),)
+    both = with_kernel(**listed, initramfs_modules=("sd_mod",), built_in=built_in)
+    assert not judged(both).blocked
+    drivers = tuple((kernel, "sd_mod") for kernel in (OLD, NEW))
+    moved = {"kernels": (OLD, NEW), "drivers": (*drivers, (OLD, "ahci")), "disks": ("sda",)}
+    one(
+        judged(seen(**moved, hosts={"sda": "ahci"})),
+        Severity.BLOCKER,
+        f"the kernel {NEW}, which the next reboot starts, has no driver ahci",
+    )
+
+
+def test_only_the_root_file_systems_disk_has_to_be_found() -> None:
+    values: dict[str, Any] = {"modules": "list", "initramfs_modules": ("virtio_blk",)}
+    values |= {"disks": ("sda", "vda"), "hosts": {"sda": "usb_storage"}}
+    assert not judged(with_kernel(**values, root_disks=("vda",))).blocked
+    assert judged(with_kernel(**values)).blocked, "which it is on is not known"
+
+
 def test_an_initramfs_that_the_kernel_cannot_unpack_blocks() -> None:
     known = ((OLD, "MODULES"),)
     found = judged(with_kernel(compress="zstd", config=known, mkinitramfs_asks=False))

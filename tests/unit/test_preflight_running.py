@@ -64,3 +64,29 @@ def test_the_unit_is_found_in_whatever_control_group_has_it(
     paths = [tmp_path / name / "maps" for name in (*GROUPS, "gone", "hybrid")]
     lines = called(shell, """printf '%s\\n' "$@" | units_of""", *paths)
     assert services_in(lines) == ("a.service", "b@1.service")
+
+
+@in_every_shell
+def test_the_controller_of_a_disk_is_known(shell: tuple[str, ...], tmp_path: Path) -> None:
+    """As sysfs has a disk of virtio-scsi, and one of a controller that is built in."""
+    host = tmp_path / "devices/pci0000:00/0000:00:05.0/virtio2"
+    for path, own, module in ((host.parent, "virtio-pci", "virtio_pci"), (host, "scsi", "x_y-z")):
+        (tmp_path / f"module/{module}").mkdir(parents=True)
+        driver = tmp_path / f"bus/drivers/{own}"
+        driver.mkdir(parents=True)
+        (driver / "module").symlink_to(tmp_path / f"module/{module}")
+        path.mkdir(parents=True)
+        (path / "driver").symlink_to(driver)
+    disk = host / "host2/target2:0:0/2:0:0:0"
+    disk.mkdir(parents=True)
+    (disk / "driver").symlink_to(tmp_path / "bus/drivers/virtio-pci")  # the disk's own is no matter
+    built_in = tmp_path / "devices/ata1/host0/0:0:0:0"
+    built_in.mkdir(parents=True)
+    (tmp_path / "bus/drivers/ahci").mkdir()
+    (tmp_path / "devices/ata1/driver").symlink_to(tmp_path / "bus/drivers/ahci")
+    for name, device in (("sda", disk), ("sdb", built_in)):
+        (tmp_path / "block" / name).mkdir(parents=True)
+        (tmp_path / "block" / name / "device").symlink_to(device)
+    blocks = [tmp_path / "block" / name for name in ("sda", "sdb", "sd*")]
+    assert called(shell, 'host_drivers "$@"', *blocks) == ["sda x_y-z"]
+    assert called(shell, 'file_names "$@"; echo; echo $#', "sda", "x_y") == ["|sda|x.y", "2"]
