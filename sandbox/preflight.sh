@@ -110,7 +110,7 @@ host_drivers() {
         while [ -n "$device" ] && [ ! -e "$device/driver" ]; do device=${device%/*}; done
         module=$(cd -P "$device/driver/module" 2>/dev/null && pwd -P)
         if [ -n "$module" ]; then echo "${disk##*/} ${module##*/}"; fi
-    done | head -c 10000
+    done
 }
 
 # Their modules' files as a pattern's alternatives: any of "_" may be "-" in a file's name.
@@ -291,7 +291,7 @@ ucf_files() {
 missing_of() {
     while IFS= read -r file; do
         if [ -n "$file" ] && [ ! -e "$root/$file" ]; then printf '%s\n' "$file"; fi
-    done | head -c 100000
+    done
 }
 
 # /proc/PID/maps of who runs a program or library of these lists ($@): exactly that path, which the
