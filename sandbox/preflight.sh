@@ -101,8 +101,8 @@ boot_chain() {
     if [ -e /run/reboot-required ] || [ -e /var/run/reboot-required ]; then echo yes; fi
 }
 
-# A SCSI disk needs its controller's driver, too: "sda virtio_scsi", from the device above it that has
-# one. Modules only, and without a process.
+# A SCSI disk needs its controller's driver, too: "sda virtio_scsi", from the device above it that
+# has one. Modules only, and without a process.
 host_drivers() {
     for disk in "$@"; do
         device=$(cd -P "$disk/device" 2>/dev/null && pwd -P)
@@ -240,8 +240,9 @@ kernel_metapackages() {
         grep -v -e '-dbg$' -e '^linux-image-unsigned-' -e '^linux-image-extra-'
 }
 
-# Of the packages that are installed and would change: configuration files, dpkg's and ucf's, that the
-# administrator may have changed or deleted, services that their scripts restart, and who runs their files.
+# Of the packages that are installed and would change: configuration files, dpkg's and ucf's, that
+# the administrator may have changed or deleted, services that their scripts restart, and who runs
+# their files.
 comes() {
     set --
     lists=

@@ -2,9 +2,9 @@
 # production and in clones: it only reads.
 info=${DPKG_ROOT:-}/var/lib/dpkg/info
 
-# Lines of the packages' ($@) scripts that speak to systemd, each after its file's name: of those that
-# run before the upgrade only what stops something when one is made. How deep a line is shows in its
-# indentation: a condition of the script's outermost level is looked at, no other.
+# Lines of the packages' ($@) scripts that speak to systemd, each after its file's name: of those
+# that run before the upgrade only what stops something when one is made. How deep a line is shows in
+# its indentation: a condition of the script's outermost level is looked at, no other.
 service_lines() {
     scripts=
     for name in "$@"; do
@@ -45,8 +45,8 @@ service_lines() {
         head -c 200000
 }
 
-# Of the running services that these lines ($1) name, instances by their template: when they stopped,
-# began and were ready. The kernel's control groups list them without a process.
+# Of the running services that these lines ($1) name, instances by their template: when they
+# stopped, began and were ready. The kernel's control groups list them without a process.
 last_starts() {
     named=
     groups=${DPKG_ROOT:-}/sys/fs/cgroup
