@@ -64,6 +64,7 @@ def bug_points(bugs: Sequence[Bug], changes: Sequence[PackageChange]) -> tuple[P
         )
         for bug in bugs
         for change in changes
-        if fnmatchcase(change.name, bug.package)
-        and any(fnmatchcase(change.new or "", version) for version in bug.versions)
+        if change.new is not None  # what is removed brings no bugs
+        and fnmatchcase(change.name, bug.package)
+        and any(fnmatchcase(change.new, version) for version in bug.versions)
     )

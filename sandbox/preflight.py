@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 
 from sandbox.forecasts import start_seconds
-from sandbox.preflight_boot import MIB, boot_points, new_kernels
+from sandbox.preflight_boot import MIB, boot_points, brings_kernel
 from sandbox.preflight_parse import Seen, parse
 from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity, worst_first
 from sandbox.process import Completed
@@ -47,7 +47,7 @@ def look_ahead(
 def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] = ()) -> Preflight:
     """Points, the worst first, and forecasts."""
     rooted = request.what == "release" or (request.what == "kernel" and bool(seen.changes))
-    reboot = rooted or bool(new_kernels(seen))
+    reboot = rooted or brings_kernel(seen)
     points = [
         *_package_lists(seen, request),
         *_simulation(seen, request, keep),
@@ -58,7 +58,12 @@ def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] =
         *_services(seen, reboot=reboot),
     ]
     services = (
-        ServiceForecast(service=name, package=package, seconds=start_seconds(seen.starts.get(name)))
+        ServiceForecast(
+            service=name,
+            package=package,
+            seconds=start_seconds(seen.starts.get(name)),
+            stops=name in seen.stops,
+        )
         for name, package in sorted(seen.restarts.items())
         if any(change.name == package for change in seen.changes)
     )
@@ -105,6 +110,9 @@ def _package_lists(seen: Seen, request: UpgradeRequest) -> Iterator[Point]:
 def _simulation(seen: Seen, request: UpgradeRequest, keep: Sequence[str]) -> Iterator[Point]:
     if not seen.apt or request.what in ("release", "script") or not seen.lists:
         return
+    if seen.as_root:
+        text = "apt was asked as root, since nobody may not read its sources, or has no setpriv"
+        yield _note("packages", text, "it only simulated, with its cache in memory")
     if not seen.asked:
         yield _blocker(
             "packages",
@@ -154,7 +162,14 @@ def _dpkg(seen: Seen) -> Iterator[Point]:
 def _space(seen: Seen) -> Iterator[Point]:
     for mount in seen.read_only:
         text = f"{mount} is mounted read-only"
-        yield _blocker("space", text, "after an error of its disk? see dmesg")
+        if mount in seen.remounted:
+            hint = "does it, when apt runs?"
+            yield _warning("space", f"{text}, and a hook of apt is to change that", hint)
+        else:
+            yield _blocker("space", text, "after an error of its disk? see dmesg")
+    if seen.df_error:
+        text = f"whether the upgrade has room was not looked at: {seen.df_error}"
+        yield _warning("space", text, "is a mount stale? compare df on the guest")
     needs: dict[str, int] = {}
     for path, amount in ((ARCHIVES, seen.download), ("/usr", max(0, seen.growth))):
         space = seen.space.get(path) or seen.space.get("/")
@@ -179,7 +194,8 @@ def _space(seen: Seen) -> Iterator[Point]:
 
 def _conffiles(seen: Seen) -> Iterator[Point]:
     for file in seen.conffiles:
-        text = f"an interactive upgrade may ask about {file.path} ({file.package}): it was changed"
+        text = f"an interactive upgrade may ask about {file.path} ({file.package}): it was "
+        text += "deleted" if file.deleted else "changed"
         hint = "a rehearsal shows whether it asks, and the difference"
         yield _warning("conffiles", text, hint)
 

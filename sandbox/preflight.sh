@@ -67,9 +67,9 @@ space() {
     section paths
     printf '%s\n' $paths
     section df
-    df -P -k $paths | head -c 10000
+    df -P -k $paths 2>&1 | head -c 10000
     section inodes
-    df -P -i $paths | head -c 10000
+    df -P -i $paths 2>/dev/null | head -c 10000
     section mounts
     head -c 100000 /proc/mounts
 }
@@ -86,21 +86,48 @@ boot_chain() {
         "$root"/usr/share/initramfs-tools/modules.d/* 2>/dev/null | head -c 20000
     section disks
     for disk in /sys/block/*; do printf '%s\n' "${disk##*/}"; done | head -c 10000
+    section hosts
+    hosts=$(host_drivers /sys/block/sd*)
+    printf '%s\n' "$hosts"
     section drivers
-    grep -oE '/(xen-blkfront|virtio_blk|nvme|sd_mod)\.ko' \
+    grep -oE "/(xen-blkfront|virtio_blk|nvme|sd_mod$(file_names $hosts))\.ko" \
         "$root"/lib/modules/*/modules.dep "$root"/lib/modules/*/modules.builtin 2>/dev/null |
         head -c 50000
     section config
-    grep -E '^CONFIG_(KERNEL_ZSTD|RD_ZSTD|MODULES)=' "$root"/boot/config-* /dev/null 2>/dev/null |
-        head -c 20000
+    # mkinitramfs itself asks for it since 0.141, and takes gzip where the kernel has no zstd.
+    grep -E '^CONFIG_(KERNEL_ZSTD|RD_ZSTD|MODULES)=|^[^#]*CONFIG_RD_ZSTD' "$root"/boot/config-* \
+        "$root"/usr/sbin/mkinitramfs /dev/null 2>/dev/null | head -c 20000
     section reboot_required
     if [ -e /run/reboot-required ] || [ -e /var/run/reboot-required ]; then echo yes; fi
 }
 
+# A SCSI disk needs its controller's driver, too: "sda virtio_scsi", from the device above it that
+# has one. Modules only, and without a process.
+host_drivers() {
+    for disk in "$@"; do
+        device=$(cd -P "$disk/device" 2>/dev/null && pwd -P)
+        device=${device%/*}
+        while [ -n "$device" ] && [ ! -e "$device/driver" ]; do device=${device%/*}; done
+        module=$(cd -P "$device/driver/module" 2>/dev/null && pwd -P)
+        if [ -n "$module" ]; then echo "${disk##*/} ${module##*/}"; fi
+    done
+}
+
+# Their modules' files as a pattern's alternatives: any of "_" may be "-" in a file's name.
+file_names() (
+    for module in "$@"; do
+        IFS=_
+        set -- $module
+        IFS=.
+        printf '|%s' "$*"
+    done
+)
+
 # --- what apt would do -----------------------------------------------------------------------
 
 # Who is nobody writes nothing. Where nobody may not read what apt has to, or there is no setpriv,
-# apt keeps its cache in memory, which is slower.
+# apt is asked as root and keeps its cache in memory, which is slower; the last section of its words
+# says so.
 run_apt() {
     if [ "$(id -u)" = 0 ] && has setpriv; then
         said=$(setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs -- \
@@ -114,6 +141,7 @@ run_apt() {
         esac
     fi
     apt-get -q -y -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@" 2>&1 | head -c 2000000
+    if [ "$(id -u)" = 0 ]; then section as_root; fi
 }
 
 # Its plan with versions and its list of files in one: every start of apt costs.
@@ -122,6 +150,10 @@ plan_of() {
 }
 
 upgrade() {
+    if grep -qE '^[^ ]+ (/|/usr|/boot|/var) [^ ]+ ro[, ]' /proc/mounts; then
+        section hooks
+        apt-config dump DPkg::Pre-Invoke DPkg::Pre-Install-Pkgs 2>/dev/null | head -c 20000
+    fi
     section lists
     when_refreshed
     case $what in
@@ -208,8 +240,9 @@ kernel_metapackages() {
         grep -v -e '-dbg$' -e '^linux-image-unsigned-' -e '^linux-image-extra-'
 }
 
-# Of the packages that are installed and would change: configuration files that the administrator
-# may have changed, services that their scripts restart, and who runs their files.
+# Of the packages that are installed and would change: configuration files, dpkg's and ucf's, that
+# the administrator may have changed or deleted, services that their scripts restart, and who runs
+# their files.
 comes() {
     set --
     lists=
@@ -225,10 +258,16 @@ comes() {
     section conffiles
     conffiles=$(dpkg-query -W -f '${Package}\n${Conffiles}\n' "$@" 2>/dev/null | head -c 1000000)
     printf '%s\n' "$conffiles"
+    section ucf
+    by_ucf=$(ucf_files)
+    printf '%s\n' "$by_ucf"
     section md5sums
-    printf '%s\n' "$conffiles" |
-        sed -n 's/^ \(\/.*\) [0-9a-f]\{32\}$/.\1/p' | tr '\n' '\0' |
+    shipped=$(printf '%s\n' "$conffiles" "$by_ucf" | sed -n \
+        -e 's/^ \(\/.*\) [0-9a-f]\{32\}$/.\1/p' -e 's/^[0-9a-f]\{32\} \(\/.*\)$/.\1/p')
+    printf '%s\n' "$shipped" | tr '\n' '\0' |
         (cd "$root/" && xargs -0 md5sum -- 2>/dev/null) | head -c 1000000
+    section missing
+    printf '%s\n' "$shipped" | missing_of
     invoked=$(service_lines "$@")
     section scripts
     printf '%s\n' "$invoked"
@@ -236,15 +275,54 @@ comes() {
     last_starts "$invoked"
     if [ -n "$lists" ]; then
         section users
-        grep -hE '\.so(\.|$)|/s?bin/' $lists | sed 's,^/usr,,' |
-            grep -lFf - /proc/[0-9]*/maps 2>/dev/null | units_of
+        running $lists | units_of
     fi
 }
 
-# The control group of each process names its unit.
+# What scripts put in place through ucf, which asks as dpkg does: "DIGEST PATH" as the package had
+# it, and "PACKAGE PATH".
+ucf_files() {
+    if [ -e "$root/var/lib/ucf/hashfile" ]; then
+        sed -n 's/^\([^[:space:]]\{1,\}\)[[:space:]]\{1,\}\(\/.*\)$/\1 \2/p' \
+            "$root/var/lib/ucf/hashfile" "$root/var/lib/ucf/registry" 2>/dev/null | head -c 500000
+    fi
+}
+
+# dpkg asks about those that were deleted, too.
+missing_of() {
+    while IFS= read -r file; do
+        if [ -n "$file" ] && [ ! -e "$root/$file" ]; then printf '%s\n' "$file"; fi
+    done
+}
+
+# /proc/PID/maps of who runs a program or library of these lists ($@): exactly that path, which the
+# kernel has beneath /usr where the package has it beneath /.
+running() {
+    {
+        grep -hE '\.so(\.|$)|/s?bin/' "$@"
+        echo maps
+        grep -E ' r-xp [^/]* /.*(\.so(\.|$| )|/s?bin/)' /proc/[0-9]*/maps 2>/dev/null
+    } | awk '
+        !running { if ($0 == "maps") running = 1; else { sub(/^\/usr/, ""); ours[$0] = 1 }; next }
+        {
+            path = substr($0, index($0, " /") + 1)
+            sub(/ \(deleted\)$/, "", path); sub(/^\/usr/, "", path)
+            maps = substr($0, 1, index($0, ":") - 1)
+            if (path in ours && !(maps in told)) { told[maps] = 1; print maps }
+        }'
+}
+
+# The control groups of each process name its unit; some of version 1 name none.
 units_of() {
     while IFS= read -r maps; do
-        if IFS= read -r line 2>/dev/null <"${maps%maps}cgroup"; then printf '%s\n' "$line"; fi
+        while IFS= read -r line; do
+            case $line in
+                *.service*)
+                    printf '%s\n' "$line"
+                    break
+                    ;;
+            esac
+        done 2>/dev/null <"${maps%maps}cgroup"
     done | sort -u | head -c 50000
 }
 

@@ -35,6 +35,16 @@ def new_kernels(seen: Seen) -> list[str]:
     ]  # fmt: skip
 
 
+def brings_kernel(seen: Seen) -> bool:
+    """Whether the next reboot starts another kernel: a new one, or a newer build of the same."""
+    booted = (f"-{seen.kernel}", f"-{_newest(seen)}")
+    return bool(new_kernels(seen)) or any(
+        change.old and change.new and is_kernel(change.name)
+        and any(kernel in change.name for kernel in booted)
+        for change in seen.changes
+    )  # fmt: skip
+
+
 def renews_initramfs(seen: Seen) -> bool:
     """Whether an initramfs is built, for a new kernel or anew for an old one."""
     return any(
@@ -110,7 +120,11 @@ def _newest(seen: Seen) -> str:
 
 def _initramfs(seen: Seen) -> Iterator[Point]:
     newest = _newest(seen)
-    drivers = sorted({_DRIVERS[match[1]] for d in seen.disks if (match := _DISK.fullmatch(d))})
+    needing = seen.root_disks or seen.disks
+    drivers = sorted(
+        {_DRIVERS[match[1]] for d in needing if (match := _DISK.fullmatch(d))}
+        | {seen.hosts[d].replace("-", "_") for d in needing if d in seen.hosts}
+    )
     known = {kernel for kernel, _driver in seen.drivers}
     for driver in drivers:
         if newest in known and newest != seen.kernel and (newest, driver) not in seen.drivers:
@@ -141,10 +155,12 @@ def _initramfs(seen: Seen) -> Iterator[Point]:
     packed_anew = renews_initramfs(seen) or newest != seen.kernel
     can = (newest, "RD_ZSTD") in seen.config
     if seen.compress == "zstd" and packed_anew and _has_config(seen, newest) and not can:
+        asks = seen.mkinitramfs_asks
+        text = f"initramfs-tools packs with zstd, which the kernel {newest} cannot unpack"
         yield Point(
-            severity=Severity.BLOCKER,
+            severity=Severity.NOTE if asks else Severity.BLOCKER,
             topic="boot chain",
-            text=f"initramfs-tools packs with zstd, which the kernel {newest} cannot unpack",
+            text=f"{text}: it will take gzip, which needs more room" if asks else text,
             hint="set COMPRESS=gzip in /etc/initramfs-tools/initramfs.conf",
         )
 

@@ -19,7 +19,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, GuestUnreachable, RequestError
 from sandbox.known_bugs import bug_points, read_bugs
 from sandbox.preflight import look_ahead
-from sandbox.preflight_points import Point, Preflight, Severity
+from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity
 from sandbox.process import Completed, run, tail
 from sandbox.report.clean import clean, one_line
 from sandbox.report.view import duration
@@ -159,15 +159,7 @@ def _print_plain(word: str, topic: str, text: str, hint: str) -> None:
 
 
 def _print_forecasts(console: Console, found: Preflight) -> None:
-    lines = [
-        f"{one.service} restarts ({one.package}): "
-        + (
-            "down for an unknown time"
-            if one.seconds is None
-            else f"down for {duration(one.seconds)}"
-        )
-        for one in found.services[:_SHOWN]
-    ]
+    lines = [_service_words(one) for one in found.services[:_SHOWN]]
     if len(found.services) > _SHOWN:
         lines.append(f"… and {len(found.services) - _SHOWN} more services")
     if found.reboot:
@@ -177,3 +169,13 @@ def _print_forecasts(console: Console, found: Preflight) -> None:
         console.print(Text("Forecast, by how long the last starts took", "bold"), soft_wrap=True)
     for line in lines:
         console.print(Text(f"  - {one_line(line)}"), soft_wrap=True)
+
+
+def _service_words(one: ServiceForecast) -> str:
+    took = "an unknown time" if one.seconds is None else duration(one.seconds)
+    if one.stops:
+        return (
+            f"{one.service} stops before {one.package} is unpacked, and starts when that is "
+            f"configured: down for that long, and {took}"
+        )
+    return f"{one.service} restarts ({one.package}): down for {took}"

@@ -14,7 +14,7 @@ from pydantic import Field
 from sandbox.errors import GuestUnreachable
 from sandbox.observe_parse import kernels_of, split, starts_of
 from sandbox.records import PackageChange, Record, Start
-from sandbox.upgraders.apt_parse import download_size_of, restarts_of
+from sandbox.upgraders.apt_parse import download_size_of, restarts_of, stops_of
 
 MAX_TEXT = 500
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
@@ -31,10 +31,14 @@ _PLANNED = re.compile(
     r"\(([^ ()]{1,200})(?: => ([^ ()]{1,200}))?\)"
 )
 _CONFFILE = re.compile(r" (/.{1,400}) ([0-9a-f]{32})")
+_BY_UCF = re.compile(r"(\S{1,200}) (/.{1,400})")
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 _MD5 = re.compile(r"\\?([0-9a-f]{32}) [ *]\.(/.*)")
 _SERVICE = re.compile(r"/([^/]{1,200}\.service)(?:/|$)")
-_DRIVER = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.(?:dep|builtin):/([\w-]{1,40})\.ko")
-_BUILT_IN = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.builtin:/([\w-]{1,40})\.ko")
+_DRIVER = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.(?:dep|builtin):/([\w-]{1,60})\.ko")
+_HOST = re.compile(r"(sd[a-z]{1,8}) ([\w-]{1,60})")
+_PARTITION = re.compile(r"/dev/((?:xvd|vd|sd)[a-z]{1,8}|nvme\d{1,4}n\d{1,4})(?:p?\d{1,4})?")
+_BUILT_IN = re.compile(r".*/lib/modules/([^/]{1,100})/modules\.builtin:/([\w-]{1,60})\.ko")
 _CONFIG = re.compile(r".*/config-([^/:]{1,100}):CONFIG_(\w{1,40})=([ym])")
 
 Sections = Mapping[str, Sequence[str]]
@@ -53,6 +57,7 @@ class Conffile(Record):
 
     path: str
     package: str
+    deleted: bool = False
 
 
 class Seen(Record):
@@ -65,16 +70,21 @@ class Seen(Record):
         default_factory=dict
     )  # type, guest_type, version/major, version/minor
     space: dict[str, Space] = Field(default_factory=dict)  # path -> what is free there
+    df_error: str = ""  # why room was not measured
     read_only: tuple[str, ...] = ()  # mount points
+    remounted: tuple[str, ...] = ()  # those of them that a hook of apt makes writable, it seems
     kernel_size: int = 0  # of the largest kernel in /boot
     initrd_size: int = 0
     compress: str = ""  # of initramfs-tools
     modules: str = ""
     initramfs_modules: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
+    root_disks: tuple[str, ...] = ()  # those of them that / and /usr are on, where that is known
+    hosts: dict[str, str] = Field(default_factory=dict)  # disk -> its SCSI controller's driver
     drivers: tuple[tuple[str, str], ...] = ()  # (kernel, driver of disks): module or built in
     built_in: tuple[tuple[str, str], ...] = ()  # those of them that are no modules
     config: tuple[tuple[str, str], ...] = ()  # (kernel, option) that is on
+    mkinitramfs_asks: bool = False  # whether the kernel can unpack zstd; gzip where it cannot
     reboot_required: bool = False
     broken: tuple[str, ...] = ()  # packages that dpkg left half-way
     held: tuple[str, ...] = ()
@@ -82,6 +92,7 @@ class Seen(Record):
     apt: bool = False
     lists: int = 0  # when the package lists were refreshed; 0: there are none
     asked: bool = False  # whether apt was asked at all
+    as_root: bool = False  # since nobody could not ask it
     said: tuple[str, ...] = ()  # what it said
     changes: tuple[PackageChange, ...] = ()
     kept_back: tuple[str, ...] = ()
@@ -91,6 +102,7 @@ class Seen(Record):
     # Of the running services that scripts of the upgrade name; and whose script restarts which.
     starts: dict[str, Start] = Field(default_factory=dict)
     restarts: dict[str, str] = Field(default_factory=dict)
+    stops: tuple[str, ...] = ()  # those of them that are down while their package is unpacked
     users: tuple[str, ...] = ()  # services that run files which would be replaced
     stale: tuple[str, ...] = ()  # services that run files which were replaced already
     boot_seconds: float = 0.0
@@ -108,6 +120,8 @@ def parse(text: str, mark: str) -> Seen:
     sizes = _sizes(sections.get("boot", ()))
     plan = sections.get("plan", ())
     changes, kept_back = plan_of(plan)
+    space, df_error = _space(sections)
+    read_only = _read_only(sections.get("mounts", ()))
     configuration = _properties(sections.get("initramfs", ()))
     starts = starts_of(sections.get("starts", ()))
     broken, held = _states(sections.get("states", ()))
@@ -116,17 +130,22 @@ def parse(text: str, mark: str) -> Seen:
         now=_number(_first(sections, "now")),
         kernels=kernels_of(name for name in sizes if name.startswith("vmlinu")),
         xen=_properties(sections.get("xen", ())),
-        space=_space(sections),
-        read_only=_read_only(sections.get("mounts", ())),
+        space=space,
+        df_error=df_error,
+        read_only=read_only,
+        remounted=tuple(p for p in read_only if _is_remounted(p, sections.get("hooks", ()))),
         kernel_size=max((n for name, n in sizes.items() if name.startswith("vmlinu")), default=0),
         initrd_size=max((n for name, n in sizes.items() if name.startswith("initrd")), default=0),
         compress=configuration.get("COMPRESS", "").strip('"'),
         modules=configuration.get("MODULES", "").strip('"'),
         initramfs_modules=_lines(sections, "initramfs_modules"),
         disks=_lines(sections, "disks"),
+        root_disks=_root_disks(sections),
+        hosts=dict(_pairs(_HOST, sections.get("hosts", ()))),
         drivers=_pairs(_DRIVER, sections.get("drivers", ())),
         built_in=_pairs(_BUILT_IN, sections.get("drivers", ())),
         config=_pairs(_CONFIG, sections.get("config", ())),
+        mkinitramfs_asks=any("/mkinitramfs:" in line for line in sections.get("config", ())),
         reboot_required=_first(sections, "reboot_required") == "yes",
         broken=broken,
         held=held,
@@ -134,14 +153,16 @@ def parse(text: str, mark: str) -> Seen:
         apt="lists" in sections,
         lists=_number(_first(sections, "lists")),
         asked="plan" in sections,
+        as_root="as_root" in sections,
         said=tuple(line for line in plan if not line.startswith("'")),
         changes=changes,
         kept_back=kept_back,
         download=download_size_of(plan),
         growth=_growth(plan),
-        conffiles=_conffiles(sections),
+        conffiles=_conffiles(sections, changes),
         starts=starts,
         restarts=restarts_of(sections.get("scripts", ()), starts),
+        stops=tuple(sorted(stops_of(sections.get("scripts", ()), starts))),
         users=services_in(sections.get("users", ())),
         stale=services_in(sections.get("stale", ())),
         boot_seconds=_monotonic(sections.get("manager", ()), "FinishTimestampMonotonic"),
@@ -209,13 +230,15 @@ def _states(lines: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(broken)), tuple(sorted(held))
 
 
-def _space(sections: Sections) -> dict[str, Space]:
-    """df's lines are in the order of the paths that it was asked for."""
+def _space(sections: Sections) -> tuple[dict[str, Space], str]:
+    """df's lines are in the order of the paths that it was asked for. Where it failed for one, no
+    line is known to be another's; then its words."""
     rows = [match for line in sections.get("df", ()) if (match := _DF.fullmatch(line))]
     inodes = [match for line in sections.get("inodes", ()) if (match := _DF.fullmatch(line))]
     paths = _lines(sections, "paths")
     if len(rows) != len(paths):
-        return {}
+        words = (line for line in sections.get("df", ()) if line.startswith("df: "))
+        return {}, next(words, f"df said {len(rows)} lines of {len(paths)}")[:MAX_TEXT]
     found = {}
     for index, (path, row) in enumerate(zip(paths, rows, strict=True)):
         table = inodes[index] if len(inodes) == len(rows) else None
@@ -226,7 +249,7 @@ def _space(sections: Sections) -> dict[str, Space]:
             free=max(0, int(row[1])) * 1024,
             inodes=int(table[1]) if table is not None and has_table else None,
         )
-    return found
+    return found, ""
 
 
 def _read_only(mounts: Iterable[str]) -> tuple[str, ...]:
@@ -241,10 +264,36 @@ def _read_only(mounts: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _conffiles(sections: Sections) -> tuple[Conffile, ...]:
-    """dpkg's own digests against the files; one that is gone was removed on purpose, dpkg does
-    not ask about it."""
-    package, shipped = "", dict[str, tuple[str, str]]()
+def _root_disks(sections: Sections) -> tuple[str, ...]:
+    """The disks that an initramfs has to find; none when they are beneath something else (LVM)."""
+    sources: dict[str, str] = {}
+    for words in (line.split() for line in sections.get("mounts", ())):
+        if len(words) >= 4 and words[1] in ("/", "/usr"):
+            sources[words[1]] = words[0]
+    found, disks = set[str](), _lines(sections, "disks")
+    for source in sources.values():
+        match = _PARTITION.fullmatch(source)
+        # A PV guest may have a disk xvda1, and no xvda.
+        names = [source.removeprefix("/dev/"), match[1]] if match else []
+        disk = next((name for name in names if name in disks), None)
+        if disk is None:
+            return ()
+        found.add(disk)
+    return tuple(sorted(found))
+
+
+def _is_remounted(place: str, hooks: Iterable[str]) -> bool:
+    """Whether apt runs something like "mount -o remount,rw /usr" before dpkg."""
+    return any(
+        "remount" in line and place in re.split(r"[\s;&|\"']+", line[: 4 * MAX_TEXT])
+        for line in hooks
+    )
+
+
+def _conffiles(sections: Sections, changes: Iterable[PackageChange]) -> tuple[Conffile, ...]:
+    """The packages' own digests against the files. One that was deleted differs from every new
+    version: dpkg and ucf ask about it as about one that was edited."""
+    package, shipped = "", _by_ucf(sections.get("ucf", ()), changes)
     for line in sections.get("conffiles", ()):
         if match := _CONFFILE.fullmatch(line):
             shipped[match[1]] = (package, match[2])
@@ -256,7 +305,24 @@ def _conffiles(sections: Sections) -> tuple[Conffile, ...]:
             package, digest = shipped[match[2]]
             if digest != match[1]:
                 found.append(Conffile(path=match[2], package=package))
+    for path in (line.removeprefix(".") for line in sections.get("missing", ())):
+        if path in shipped:
+            found.append(Conffile(path=path, package=shipped[path][0], deleted=True))
     return tuple(sorted(found, key=lambda file: file.path))
+
+
+def _by_ucf(lines: Iterable[str], changes: Iterable[PackageChange]) -> dict[str, tuple[str, str]]:
+    """Path -> package that would be upgraded, digest as that package had it."""
+    upgraded = {change.name for change in changes if change.old and change.new}
+    digests, owners = dict[str, str](), dict[str, str]()
+    for match in (match for line in lines if (match := _BY_UCF.fullmatch(line.rstrip()))):
+        known = digests if _DIGEST.fullmatch(match[1]) else owners
+        known[match[2]] = match[1]
+    return {
+        path: (owners[path], digest)
+        for path, digest in digests.items()
+        if owners.get(path) in upgraded
+    }
 
 
 def _growth(lines: Iterable[str]) -> int:

@@ -35,6 +35,7 @@ class ServiceForecast(Record):
     service: str
     package: str
     seconds: float | None = None
+    stops: bool = False  # before its package is unpacked, and starts when that is configured
 
 
 class Preflight(Record):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from sandbox.errors import RequestError
 from sandbox.records import PackageChange, UpgradeStatus
@@ -165,28 +166,83 @@ def prompts_of(lines: Iterable[str]) -> tuple[Prompt, ...]:
 
 # --- services ---------------------------------------------------------------------------------
 
-# How Debian's and Ubuntu's maintainer scripts restart a service; a reload is no downtime.
+# How Debian's and Ubuntu's maintainer scripts restart a service: at once, or by stopping it before
+# the upgrade and starting it after it. A reload is no downtime.
 _RESTARTS = re.compile(r"_dh_action|(?<![\w-])(?:try-|force-)?restart\b")
-_WORD = re.compile(r"[A-Za-z0-9@_.:\\-]{2,200}")
+_STOPS = re.compile(r"(?<![\w-])stop\b")
+_STARTS = re.compile(r"(?<![\w-])start\b")
+_SCRIPT = re.compile(r"[^:]*/([^/:]{1,200})(?::[^./]{1,40})?\.(preinst|prerm|postinst):(.*)")
+_CLUSTERS = re.compile(r"\s*(?:stop|configure)_version\b")  # PostgreSQL's own words for it
+_WORD = re.compile(r"[A-Za-z0-9@_.:\\*-]{2,200}")
 LONGEST = 2000  # characters of a line that count
 
 
 def restarts_of(scripts: Iterable[str], services: Iterable[str]) -> dict[str, str]:
     """Service -> package: which of the running ``services`` the packages' own scripts restart.
 
-    ``scripts``: lines "/var/lib/dpkg/info/NAME.postinst:text" that call systemd.
+    ``scripts``: lines "/var/lib/dpkg/info/NAME.postinst:text" that call systemd; those of "prerm"
+    and "preinst" run before an upgrade.
     """
-    known = {name: name for name in services}
-    known |= {name.removesuffix(".service"): name for name in known}
-    found: dict[str, str] = {}
+    at_once, around = _restarts(scripts, frozenset(services))
+    return around | at_once
+
+
+def stops_of(scripts: Iterable[str], services: Iterable[str]) -> frozenset[str]:
+    """Those of them that are stopped before their package is unpacked, and started after that."""
+    return frozenset(_restarts(scripts, frozenset(services))[1])
+
+
+def _restarts(
+    scripts: Iterable[str], running: frozenset[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Service -> package: what is restarted at once; what is stopped, and started later."""
+    words = _words_of(running)
+    at_once: dict[str, str] = {}
+    stopped, started = set[tuple[str, str]](), set[tuple[str, str]]()
     for line in scripts:
-        file, _, text = line.partition(".postinst:")
-        package = file.rpartition("/")[2].partition(":")[0][:LONGEST]
-        if package and _RESTARTS.search(text):
-            for word in _WORD.findall(text[:LONGEST]):
-                if word in known:
-                    found.setdefault(known[word], package)
-    return found
+        if not (match := _SCRIPT.match(line[: 2 * LONGEST])):
+            continue
+        package, script, text = match[1], match[2], match[3][:LONGEST]
+        after = script == "postinst"
+        if clusters := _CLUSTERS.match(text):
+            named = _matching(f"postgresql@{package.rpartition('-')[2]}-*", running)
+        else:
+            named = {
+                name
+                for word in _WORD.findall(text)
+                for name in (_matching(word, running) if "*" in word else words.get(word, ()))
+            }
+        if after and _RESTARTS.search(text):
+            for name in sorted(named):
+                at_once.setdefault(name, package)
+        if clusters or (_STARTS if after else _STOPS).search(text):
+            (started if after else stopped).update((name, package) for name in named)
+    return at_once, dict(sorted(stopped & started))
+
+
+def _words_of(running: frozenset[str]) -> dict[str, set[str]]:
+    """How scripts name services: with or without ".service"; an instance by its template, or by
+    the name before the "@" where no service of that name runs: as postgresql.service, whose
+    instances are parts of it, and go with it. An instance for each connection (ssh@) does not.
+    """
+    words: dict[str, set[str]] = {}
+    for name in running:
+        stem = name.removesuffix(".service")
+        base, at, instance = stem.partition("@")
+        names = [stem]
+        if at:
+            names.append(f"{base}@")
+            if ":" not in instance and f"{base}.service" not in running:
+                names.append(base)
+        for one in names:
+            for word in (one, f"{one}.service"):
+                words.setdefault(word, set()).add(name)
+    return words
+
+
+def _matching(pattern: str, running: frozenset[str]) -> set[str]:
+    whole = pattern if pattern.endswith((".service", "*")) else f"{pattern}.service"
+    return {name for name in running if fnmatchcase(name, whole)}
 
 
 # --- failures -------------------------------------------------------------------------------

@@ -38,6 +38,14 @@ def test_only_versions_that_come_are_named(tmp_path: Path) -> None:
     assert found.blocked
 
 
+def test_a_package_that_is_removed_brings_no_bugs(tmp_path: Path) -> None:
+    (tmp_path / "bugs.yaml").write_text("bugs:\n  - {package: '*', versions: ['*'], text: bad}\n")
+    points = bug_points(read_bugs(tmp_path / "bugs.yaml"), CHANGES)
+    assert [point.text.partition(" ")[0] for point in points] == [
+        *("nginx-common", "nginx", "openssl", "openssl-tool")
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -5,62 +5,42 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from apt_world import AptWorld, offer_updates
+from apt_world import AptWorld
 from hypothesis import given
 from hypothesis import strategies as st
 from local_shell import LocalShell
+from preflight_world import (
+    EVERYTHING,
+    MARK,
+    SCRIPT,
+    SHELLS,
+    asked,
+    offered,
+    parsed,
+    refresh,
+    topics,
+)
 
 from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
-from sandbox.preflight import judge, look_ahead
+from sandbox.preflight import judge
 from sandbox.preflight_parse import Seen, parse, plan_of, services_in
 from sandbox.preflight_points import Preflight, Severity
-from sandbox.process import Completed
 from sandbox.records import Start
 from sandbox.upgraders import UpgradeRequest
 from sandbox.upgraders.apt_parse import restarts_of
 
-FOLDER = files("sandbox")
-SCRIPT = "".join(
-    (FOLDER / name).read_text() for name in ("upgraders/apt_restarts.sh", "preflight.sh")
-)
-SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
-MARK = "%%mark%%"
-EVERYTHING = UpgradeRequest("all")
-
-
-def parsed(sections: str) -> Seen:
-    """Sections written as "@name" lines, after the least that a guest says."""
-    return parse(f"{MARK} kernel\n6.1.0-37-amd64\n" + sections.replace("@", f"{MARK} "), MARK)
-
-
-def asked(shell: LocalShell, request: UpgradeRequest, keep: Sequence[str] = ()) -> Preflight:
-    def ask(script: str, arguments: Sequence[str]) -> Completed:
-        answer = shell.run(script, Deadline(60, "preflight"), args=arguments)
-        assert answer.stderr == ""
-        return answer
-
-    return look_ahead(ask, "web01", request, keep)
-
-
-def topics(found: Preflight, severity: Severity) -> dict[str, str]:
-    return {p.topic: p.text for p in found.points if p.severity is severity}
+pytest_plugins = ["preflight_fixtures"]
 
 
 # --- the script, on this machine and with real apt --------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "interpreter", [s for s in SHELLS if shutil.which(s[0])], ids=lambda argv: argv[0]
-)
+@pytest.mark.parametrize("interpreter", SHELLS, ids=lambda argv: argv[0])
 def test_this_machine(interpreter: tuple[str, ...]) -> None:
     shell = LocalShell(interpreter)
     answer = shell.run(SCRIPT, Deadline(60, "preflight"), args=(MARK, "script"))
@@ -73,24 +53,6 @@ def test_this_machine(interpreter: tuple[str, ...]) -> None:
     assert not seen.asked, "a script is not simulated"
 
 
-@pytest.fixture
-def open_world() -> Iterator[AptWorld]:
-    """A guest's package world that nobody may read, since apt runs as nobody."""
-    folder = Path(tempfile.mkdtemp(prefix="sbpreflight-", dir="/tmp"))
-    folder.chmod(0o755)
-    made = AptWorld(folder)
-    yield made
-    made.close()
-    shutil.rmtree(folder)
-
-
-def refresh(world: AptWorld) -> None:
-    """What the guest's own apt does at some time, and the preflight never."""
-    subprocess.run(
-        ["apt-get", "-q", "update"], env=os.environ | world.env, check=True, capture_output=True
-    )
-
-
 def listing(folder: Path) -> dict[str, tuple[object, ...]]:
     """All that is beneath a folder, content and times."""
     found: dict[str, tuple[object, ...]] = {}
@@ -101,10 +63,8 @@ def listing(folder: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def offered(world: AptWorld) -> None:
-    """web and lib have updates, lib a security update that needs something new; one is held."""
-    offer_updates(world, {"/etc/same.conf": "same\n"})
-    refresh(world)
+def notes(found: Preflight) -> list[str]:
+    return [point.text for point in found.points if point.severity is Severity.NOTE]
 
 
 def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> None:
@@ -114,6 +74,7 @@ def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> 
     found = asked(shell, EVERYTHING)
     assert listing(open_world.root) == before
     assert len(shell.scripts) == 1, "one round trip"
+    assert not any(text.startswith("apt was asked as root") for text in notes(found))
     assert [(c.name, c.old, c.new) for c in found.changes] == [
         ("lib", "1.0", "1.1"),
         ("newdep", None, "1"),
@@ -147,6 +108,8 @@ def test_what_nobody_may_read_is_read_by_root_who_writes_nothing_either(
     found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
     assert [change.name for change in found.changes] == ["lib", "newdep", "web"], found.points
     assert listing(open_world.root) == before
+    as_root = any(text.startswith("apt was asked as root") for text in notes(found))
+    assert as_root is (os.geteuid() == 0), found.points
 
 
 def test_how_old_the_lists_are_is_said_by_when_they_were_fetched(open_world: AptWorld) -> None:
@@ -293,6 +256,56 @@ def test_sizes_are_read_from_the_same_plan() -> None:
     assert not any("http://" in line for line in seen.said)
 
 
+def test_a_mkinitramfs_that_asks_for_the_kernels_zstd_is_known(tmp_path: Path) -> None:
+    """As initramfs-tools 0.142 does, and 0.140 did not."""
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/config-6.1.0").write_text("CONFIG_MODULES=y\n# CONFIG_RD_ZSTD is not set\n")
+    shell = LocalShell(("sh",), env={"DPKG_ROOT": str(tmp_path)})
+    for line, asks in (("zstd)\tkconfig_sym=CONFIG_RD_ZSTD ;;", True), ("zstd) level=9", False)):
+        (tmp_path / "usr/sbin/mkinitramfs").write_text(line + "\n")
+        answer = shell.run(SCRIPT, Deadline(60, "preflight"), args=(MARK, "script"))
+        seen = parse(answer.stdout, MARK)
+        assert (seen.config, seen.mkinitramfs_asks) == ((("6.1.0", "MODULES"),), asks)
+
+
+def test_a_df_that_fails_for_one_path_hides_no_lack_of_room_silently() -> None:
+    row = "/dev/vda1 1000 900 100 90% /\n"
+    whole = parsed(f"@paths\n/\n/usr\n@df\n{row}{row}")
+    assert (set(whole.space), whole.df_error) == ({"/", "/usr"}, "")
+    stale = parsed(f"@paths\n/\n/boot\n@df\n{row}df: /boot: Stale file handle\n")
+    assert (stale.space, stale.df_error) == ({}, "df: /boot: Stale file handle")
+    assert parsed(f"@paths\n/\n/boot\n@df\n{row}").df_error == "df said 1 lines of 2"
+
+
+def test_a_hook_of_apt_that_remounts_is_for_its_own_mount_point() -> None:
+    mounts = "/dev/a / ext4 ro,x 0 0\n/dev/b /usr ext4 ro 0 0\n/dev/c /var ext4 rw 0 0\n"
+    hook = 'DPkg::Pre-Invoke:: "mount -o remount,rw /usr; true";\n'
+    seen = parsed(f'@mounts\n{mounts}@hooks\nDPkg::Pre-Invoke "";\n{hook}')
+    assert (seen.read_only, seen.remounted) == (("/", "/usr"), ("/usr",))
+    other = parsed(f'@mounts\n{mounts}@hooks\nDPkg::Pre-Invoke:: "etckeeper pre /usr";\n')
+    assert other.remounted == ()
+
+
+@pytest.mark.parametrize(
+    ("disks", "mounts", "expected"),
+    [
+        ("sda sdb", "/dev/sda2 / ext4 rw 0 0", ("sda",)),
+        ("nvme0n1 vda", "/dev/nvme0n1p2 / ext4 rw 0 0\n/dev/vda1 /usr ext4 rw 0 0", None),
+        ("xvda1 xvdb", "/dev/xvda1 / ext4 rw 0 0", ("xvda1",)),
+        ("sda", "/dev/mapper/vg-root / ext4 rw 0 0", ()),
+        ("vda", "/dev/vda1 / ext4 rw 0 0\n/dev/mapper/usr /usr ext4 rw 0 0", ()),
+        ("vda", "overlay / overlay rw 0 0", ()),
+    ],
+)
+def test_which_disks_the_root_is_on(
+    disks: str, mounts: str, expected: tuple[str, ...] | None
+) -> None:
+    names = disks.split()
+    seen = parsed("@disks\n" + "\n".join(names) + f"\n@mounts\n{mounts}\n")
+    assert seen.root_disks == (tuple(names) if expected is None else expected)
+
+
 def test_services_of_processes() -> None:
     groups = ["0::/system.slice/nginx.service", "0::/user.slice/u-0.slice/user@0.service/x.scope"]
     groups += ["1:name=systemd:/system.slice/system-getty.slice/getty@tty1.service", "0::/init"]
@@ -309,6 +322,16 @@ def test_only_restarts_are_downtime() -> None:
     ]
     running = ["nginx.service", "php8.2-fpm.service", "cron.service"]
     assert restarts_of(lines, running) == {"php8.2-fpm.service": "php", "cron.service": "site"}
+
+
+def test_what_is_stopped_first_is_known() -> None:
+    seen = parsed(
+        "@scripts\n/i/mail.preinst:invoke-rc.d mail stop\n/i/mail.postinst:invoke-rc.d mail start\n"
+        "/i/web.postinst:systemctl restart web\n@starts\nId=mail.service\n"
+        "ActiveEnterTimestampMonotonic=5\n\nId=web.service\nActiveEnterTimestampMonotonic=5\n"
+    )
+    assert seen.restarts == {"mail.service": "mail", "web.service": "web"}
+    assert seen.stops == ("mail.service",)
 
 
 def test_starts_are_measured_between_systemds_two_instants() -> None:
@@ -329,7 +352,8 @@ def test_an_answer_that_is_none_is_ours() -> None:
 
 SECTIONS = """
     now kernel xen paths df inodes mounts boot initramfs disks drivers config states
-    interrupted lists plan conffiles md5sums scripts starts users manager stale
+    interrupted lists plan conffiles ucf missing md5sums hooks hosts as_root scripts starts
+    users manager stale
 """
 NAMES = st.sampled_from(SECTIONS.split())
 FRAGMENTS = st.sampled_from(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sandbox.preflight import judge
+from sandbox.preflight_command import print_found
 from sandbox.preflight_parse import Seen, Space
 from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity
 from sandbox.records import PackageChange, Start
@@ -83,6 +84,10 @@ def test_the_worst_comes_first() -> None:
         ({"space": spaces(root=160, usr=5)}, Severity.BLOCKER, "/usr has 5.0 MiB free"),
         ({"interrupted": True}, Severity.BLOCKER, "dpkg was interrupted"),
         ({"read_only": ("/",)}, Severity.BLOCKER, "/ is mounted read-only"),
+        ({"read_only": ("/usr",), "remounted": ("/usr",)}, Severity.WARNING,
+         "/usr is mounted read-only, and a hook of apt is to change that"),
+        ({"space": {}, "df_error": "df: /boot: Stale file handle"}, Severity.WARNING,
+         "whether the upgrade has room was not looked at: df: /boot: Stale file handle"),
         ({"kernels": (OLD, NEW)}, Severity.WARNING, f"{OLD} runs, and {NEW} is installed"),
         ({"reboot_required": True}, Severity.WARNING, "asks for a reboot already"),
         ({"stale": ("cron.service",)}, Severity.WARNING, "replaced: cron.service"),
@@ -96,6 +101,11 @@ def test_the_worst_comes_first() -> None:
 )  # fmt: skip
 def test_what_stands_in_the_way(values: dict[str, Any], severity: Severity, words: str) -> None:
     one(judged(seen(**values)), severity, words)
+
+
+def test_what_root_asked_is_said() -> None:
+    texts = [point.text for point in judged(seen(as_root=True)).points]
+    assert texts[0].startswith("apt was asked as root, since nobody may not read its sources")
 
 
 def test_no_kernel_to_offer_is_a_blocker_and_not_nothing_to_upgrade() -> None:
@@ -154,13 +164,44 @@ def test_an_initramfs_of_listed_modules_needs_the_disks_driver() -> None:
     assert not judged(built_in).blocked
 
 
+def test_a_scsi_disk_needs_its_controllers_driver_too() -> None:
+    listed: dict[str, Any] = {"modules": "list", "disks": ("sda",), "hosts": {"sda": "virtio_scsi"}}
+    found = judged(with_kernel(**listed, initramfs_modules=("sd_mod",)))
+    one(found, Severity.BLOCKER, "virtio_scsi is not listed")
+    assert not judged(with_kernel(**listed, initramfs_modules=("sd_mod", "virtio-scsi"))).blocked
+    built_in = ((OLD, "virtio_scsi"),)
+    both = with_kernel(**listed, initramfs_modules=("sd_mod",), built_in=built_in)
+    assert not judged(both).blocked
+    drivers = tuple((kernel, "sd_mod") for kernel in (OLD, NEW))
+    moved = {"kernels": (OLD, NEW), "drivers": (*drivers, (OLD, "ahci")), "disks": ("sda",)}
+    one(
+        judged(seen(**moved, hosts={"sda": "ahci"})),
+        Severity.BLOCKER,
+        f"the kernel {NEW}, which the next reboot starts, has no driver ahci",
+    )
+
+
+def test_only_the_root_file_systems_disk_has_to_be_found() -> None:
+    values: dict[str, Any] = {"modules": "list", "initramfs_modules": ("virtio_blk",)}
+    values |= {"disks": ("sda", "vda"), "hosts": {"sda": "usb_storage"}}
+    assert not judged(with_kernel(**values, root_disks=("vda",))).blocked
+    assert judged(with_kernel(**values)).blocked, "which it is on is not known"
+
+
 def test_an_initramfs_that_the_kernel_cannot_unpack_blocks() -> None:
     known = ((OLD, "MODULES"),)
-    found = judged(with_kernel(compress="zstd", config=known))
+    found = judged(with_kernel(compress="zstd", config=known, mkinitramfs_asks=False))
     one(found, Severity.BLOCKER, f"packs with zstd, which the kernel {OLD} cannot unpack")
     assert not judged(with_kernel(compress="zstd", config=(*known, (OLD, "RD_ZSTD")))).blocked
     assert not judged(with_kernel(compress="zstd", config=())).blocked, "nothing is known"
     assert not judged(with_kernel(compress="gzip", config=known)).blocked
+
+
+def test_mkinitramfs_takes_gzip_by_itself_where_the_kernel_has_no_zstd() -> None:
+    found = judged(with_kernel(compress="zstd", config=((OLD, "MODULES"),), mkinitramfs_asks=True))
+    assert not found.blocked
+    texts = [point.text for point in found.points if point.severity is Severity.NOTE]
+    assert any("it will take gzip, which needs more room" in text for text in texts), texts
 
 
 @pytest.mark.parametrize(("minor", "severity"), [("14", Severity.BLOCKER), ("17", None)])
@@ -178,6 +219,23 @@ def test_how_the_kernel_that_comes_is_packed_is_not_known_yet() -> None:
     one(judged(with_kernel(xen=xen)), Severity.WARNING, "Xen 4.11 cannot unpack a PV guest's")
 
 
+@pytest.mark.parametrize(
+    ("name", "reboots"),
+    [
+        (f"linux-image-{OLD}", True),
+        (f"linux-image-unsigned-{OLD}", True),
+        (f"linux-image-{OLD}-unsigned", True),
+        ("linux-image-5.10.0-30-amd64", False),  # an old one, which nobody boots any more
+        (f"linux-headers-{OLD}", False),
+    ],
+)
+def test_a_newer_build_of_the_kernel_that_runs_wants_a_reboot(name: str, reboots: bool) -> None:
+    same = PackageChange(name=name, old="6.1.170-1", new="6.1.176-1")
+    found = judged(seen(changes=(same,), users=("cron.service",)))
+    assert found.reboot is reboots
+    assert any("go on with the old" in point.text for point in found.points) is not reboots
+
+
 # --- forecasts --------------------------------------------------------------------------------
 
 
@@ -193,6 +251,28 @@ def test_only_services_of_packages_that_change_are_forecast() -> None:
         ServiceForecast(service="nginx.service", package="nginx", seconds=0.5),
     )
     assert not any("go on with the old" in point.text for point in found.points)
+
+
+def test_a_service_that_is_stopped_first_is_down_for_longer_than_its_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "postgresql@15-main.service"
+    database = PackageChange(name="postgresql-15", old="15.19-0", new="15.20-0")
+    found = judged(
+        seen(
+            changes=(database,),
+            restarts={name: database.name},
+            stops=(name,),
+            starts={name: Start(began=2.0, ready=3.5)},
+            users=(name,),
+        )
+    )
+    assert not any("go on with the old" in point.text for point in found.points)
+    print_found(found, "security")
+    assert (
+        f"- {name} stops before postgresql-15 is unpacked, and starts when that is configured: "
+        "down for that long, and 1.5 s\n"
+    ) in capsys.readouterr().out
 
 
 def test_old_programs_are_no_matter_when_a_reboot_comes_anyway() -> None:
