@@ -23,11 +23,12 @@ class Forecast:
     package: str  # whose script restarts it; "" for the reboot
     forecast: float | None
     happened: float | None
+    at_least: bool = False  # it is down while its package is unpacked, too: nobody knows how long
 
     @property
     def error(self) -> str:
         """How far off: "12 % longer", "0.02 s shorter"; "" where there is nothing to compare."""
-        if self.forecast is None or self.happened is None:
+        if self.forecast is None or self.happened is None or self.at_least:
             return ""
         off = self.happened - self.forecast
         word = "longer" if off > 0 else "shorter"
@@ -49,7 +50,8 @@ def forecasts(record: RunRecord) -> Iterator[Forecast]:
         for service, package in sorted(upgrade.restarts.items()):
             old, new = before.starts.get(service), upgrade.starts.get(service)
             if old is not None:
-                yield Forecast(service, package, start_seconds(old), _down(old, new))
+                stops = service in upgrade.stops
+                yield Forecast(service, package, start_seconds(old), _down(old, new), stops)
     if facts.reboot is not None:
         happened = facts.reboot.away if facts.reboot.happened else None
         yield Forecast(REBOOT, "", facts.first_login or None, happened)

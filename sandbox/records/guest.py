@@ -72,6 +72,7 @@ class UpgradeLog(Record):
     log: str = ""  # the transcript's tail; the whole is an artifact
     seconds: float = 0.0
     restarts: dict[str, str] = {}  # running service -> package whose script restarts it
+    stops: tuple[str, ...] = ()  # of these, those that are down while their package is unpacked
     starts: dict[str, Start] = {}  # of these, after the upgrade and before any reboot
 
 

@@ -288,6 +288,8 @@ def _forecast_line(one: Forecast) -> str:
     """ "nginx.service (nginx): forecast 0.4 s, down for 0.5 s: 25 % longer"."""
     name = f"{one.what} ({one.package})" if one.package else one.what
     forecast = "unknown" if one.forecast is None else duration(one.forecast)
+    if one.at_least:
+        forecast = f"{forecast} and its package's unpacking"
     if one.happened is not None:
         happened = f"{'took' if one.what == REBOOT else 'down for'} {duration(one.happened)}"
     else:

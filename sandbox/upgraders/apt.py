@@ -148,6 +148,7 @@ class AptUpgrader:
             "conffiles": after.conffiles,
             "not_configured": after.not_configured,
             "restarts": after.restarts,
+            "stops": after.stops,
             "starts": after.starts,
             "exit_status": exit_status,
             "log": log_tail([*told.lines, *after.audit]),
@@ -323,6 +324,7 @@ class _Aftermath:
     not_configured: tuple[str, ...]
     conffiles: tuple[ConffileDecision, ...]
     restarts: dict[str, str]
+    stops: tuple[str, ...]
     starts: dict[str, Start]
 
 
@@ -340,6 +342,7 @@ def _aftermath(
         not_configured=tuple(sorted(words[0] for words in states if len(words) == 2)),
         conffiles=conffile_decisions(parse.prompts_of(lines), sections),
         restarts=parse.restarts_of(sections.get("services", ()), starts),
+        stops=tuple(sorted(parse.stops_of(sections.get("services", ()), starts))),
         starts=starts,
     )
 

@@ -60,6 +60,17 @@ def test_a_short_start_has_no_share_of_an_error() -> None:
     assert service(Start(stopped=301.0, began=301.0, ready=301.05), quick).error == "0.04 s longer"
 
 
+def test_one_that_is_down_while_its_package_is_unpacked_is_not_held_against_its_start() -> None:
+    made = record(Start(stopped=301.0, began=315.0, ready=315.5))
+    assert made.facts.upgrade is not None
+    log = made.facts.upgrade.model_copy(update={"stops": ("nginx.service",)})
+    facts = made.facts.model_copy(update={"upgrade": log})
+    found = next(iter(forecasts(made.model_copy(update={"facts": facts}))))
+    assert (found.forecast, found.happened, found.error) == (0.5, 14.5, "")
+    shown = render(made.model_copy(update={"facts": facts}), Path(), "text")
+    assert "forecast 0.5 s and its package's unpacking, down for 14 s" in shown
+
+
 def test_what_did_not_run_before_has_no_forecast() -> None:
     found = list(forecasts(record(Start(stopped=301.0, began=301.2, ready=301.75), before=None)))
     assert [one.what for one in found] == ["reboot"]
