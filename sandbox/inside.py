@@ -36,8 +36,6 @@ from sandbox.wide import Aside
 
 UPGRADE_LOG = "upgrade.log"
 STOPPING = "stopping"  # systemd's word for a system that shuts down
-
-
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
 _BACK = 180.0  # seconds for the way to a guest to be there again
 _PAUSE = 1.0  # seconds between two tries to get into one that shuts down
@@ -148,8 +146,16 @@ def is_back(guest: Guest, boot_id: str, deadline: Deadline) -> bool:
 
 def look_again(run: Run, guest: Guest, deadline: Deadline) -> Observation:
     """At a guest that was watched; one that restarted meanwhile is let come up first."""
-    if run.facts.watched and run.facts.watched.restarted:
-        guest.wait_until_up(deadline)
+    watched, first = run.facts.watched, run.facts.after
+    assert watched is not None, "it was watched"
+    assert first is not None, "what is watched was looked at"
+    if not watched.restarted:
+        with contextlib.suppress(ConnectionLost):
+            return observe(guest, deadline)
+        if is_back(guest, first.boot_id, deadline):
+            return observe(guest, deadline)
+        run.learn(watched=watched.model_copy(update={"restarted": True}))
+    guest.wait_until_up(deadline)
     return observe(guest, deadline)
 
 

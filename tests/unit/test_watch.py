@@ -159,25 +159,44 @@ def test_a_guest_that_restarts_by_itself_meanwhile_has_failed(
     assert run.facts.watched.restarted
 
 
+@pytest.mark.parametrize(
+    ("restarted", "breaks", "boot_id", "done", "then"),
+    [
+        (False, False, "a", ["looked"], False),
+        (True, False, "b", ["waited", "looked"], True),
+        (False, True, "a", ["looked"], False),  # the way there broke, not the guest
+        (False, True, "b", ["waited", "looked"], True),  # just after the last glance
+    ],
+)
 def test_one_that_restarted_is_let_come_up_before_it_is_looked_at(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    restarted: bool,
+    breaks: bool,
+    boot_id: str,
+    done: list[str],
+    then: bool,
 ) -> None:
     did: list[str] = []
+    broken = iter([ConnectionLost("the cable")] if breaks else [])
 
-    class Up:
+    class Up(Watched):
         def wait_until_up(self, _deadline: Deadline) -> None:
             did.append("waited")
 
     def look(_guest: Guest, _deadline: Deadline) -> Observation:
+        for lost in broken:
+            raise lost
         did.append("looked")
         return RUNS
 
     monkeypatch.setattr(inside, "observe", look)
-    for restarted, done in ((False, ["looked"]), (True, ["waited", "looked"])):
-        did.clear()
-        run.learn(watched=Watch(seconds=1, restarted=restarted))
-        assert inside.look_again(run, cast(Guest, Up()), Deadline(20, "verify")) == RUNS
-        assert did == done
+    monkeypatch.setattr(inside, "observe_units", lambda *_args: RUNS)
+    run.learn(watched=Watch(seconds=1, restarted=restarted))
+    guest = cast(Guest, Up([RUNS], comes_back_as=boot_id))
+    assert inside.look_again(run, guest, Deadline(20, "verify")) == RUNS
+    assert did == done
+    assert run.facts.watched == Watch(seconds=1, restarted=then)
 
 
 @pytest.mark.parametrize(("boot_id", "fails"), [("a", False), ("b", True)])
