@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 from importlib.resources import files
 from pathlib import Path
 
@@ -83,3 +84,30 @@ def test_files_that_only_ucf_knows(
         str(path): hashlib.md5(path.read_bytes()).hexdigest()
         for path in ([listed, other] if has_ucf else [listed])
     }
+
+
+STALE = [
+    ("7f00-7f01 r-xp 00001000 fe:01 7393       /usr/lib/libssl.so.3 (deleted)", True),
+    ("7f00-7f01 r-xp 00001000 08:01 7393       /usr/lib/libssl.so.3 (deleted)", True),
+    ("7f00-7f01 r-xp 00001000 103:02 7393      /lib/x86_64-linux-gnu/libc.so.6 (deleted)", True),
+    ("7f00-7f01 r-xp 00001000 00:1f 7393       /usr/sbin/nginx (deleted)", True),  # btrfs, zfs
+    ("7f00-7f01 r-xp 00001000 00:10 7393       /opt/shop/shop (deleted)", True),
+    ("7f00-7f01 r-xp 00001000 00:02 7393       /usr/lib/systemd/systemd-udevd (deleted)", False),
+    ("7f00-7f01 r-xp 00001000 00:01 7393       /usr/bin/udevadm (deleted)", False),
+    ("7f00-7f01 rw-s 00000000 00:01 1026       /dev/zero (deleted)", False),
+    ("7f00-7f01 r--p 00001000 fe:01 7393       /usr/lib/libssl.so.3 (deleted)", False),
+    ("7f00-7f01 r-xp 00001000 fe:01 7393       /usr/lib/libssl.so.3", False),
+    ("7f00-7f01 r-xp 00001000 fe:01 7393       /tmp/usr/lib/own.so (deleted)", False),
+]
+
+
+@pytest.mark.parametrize("script", ["observe.sh", "preflight.sh"])
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda words: words[0])
+def test_what_is_left_of_an_initramfs_was_not_replaced(script: str, shell: tuple[str, ...]) -> None:
+    text = (files("sandbox") / script).read_text().splitlines()
+    pattern = [line for line in text if line.startswith(("DEVICE=", "STALE="))]
+    assert len(pattern) == 2
+    lines = "\n".join(line for line, _stale in STALE)
+    command = "\n".join((*pattern, 'grep -E "$STALE"'))
+    found = subprocess.run([*shell, "-c", command], input=lines, capture_output=True, text=True)
+    assert found.stdout.splitlines() == [line for line, stale in STALE if stale]
