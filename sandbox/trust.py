@@ -119,7 +119,7 @@ def excuse(facts: Facts, name: str) -> str:
 
 def another_start_helps(facts: Facts, name: str) -> bool:
     """Whether it was the second start after the upgrade that made a check hold."""
-    if facts.second_start is None:
+    if facts.second_start is None or not facts.checks_again:
         return False
     *earlier, last = facts.checks_again
     return rate(name, (last,)).held > 0 and rate(name, earlier).held == 0

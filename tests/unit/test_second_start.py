@@ -100,6 +100,12 @@ def test_what_held_before_the_second_start_was_not_helped_by_it() -> None:
     assert "a busy host" not in decision.hint
 
 
+def test_a_second_start_after_which_nothing_could_be_asked_changes_nothing() -> None:
+    """The host failed in between: what was found before stands."""
+    cut = slow_and_red(checks_again=(), second_start=SecondStart(first=131, second=24))
+    assert decide(cut).verdict is Verdict.FAIL
+
+
 def test_a_start_that_has_not_ended_is_as_slow_as_it_is_so_far() -> None:
     before, endless = observation(), SLOW.model_copy(update={"boot_seconds": 0.0, "uptime": 140.0})
     assert "the start took 140 s" in slower_start(before, endless)

@@ -22,10 +22,12 @@ from sandbox.records import (
     Past,
     Phase,
     Reboot,
+    SecondStart,
     Trouble,
     UpgradeLog,
     UpgradeStatus,
     Verdict,
+    Watch,
 )
 from sandbox.verdict import decide
 
@@ -75,6 +77,7 @@ controls = st.builds(
     reboot=st.none() | reboots,
     after=st.none() | observations,
     checks_after=rounds,
+    restarted=st.booleans(),
 )
 troubles = st.builds(
     Trouble, blame=st.sampled_from(Verdict), phase=st.sampled_from(Phase), message=words
@@ -96,7 +99,9 @@ any_facts = st.builds(
     reboot=st.none() | reboots,
     after=st.none() | observations,
     checks_after=st.none() | sessions,
+    watched=st.none() | st.builds(Watch, seconds=st.just(40.0), restarted=st.booleans()),
     checks_again=rounds,
+    second_start=st.none() | st.just(SecondStart(first=131.0, second=24.0)),
     control=st.none() | controls,
     trouble=st.none() | st.none() | troubles,
     past=st.just({}) | st.dictionaries(names, pasts, max_size=2),
