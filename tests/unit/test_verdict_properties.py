@@ -145,6 +145,7 @@ def test_a_pass_is_always_proved(facts: Facts) -> None:
     assert facts.trouble is None
     assert facts.upgrade.status in (UpgradeStatus.APPLIED, UpgradeStatus.NOTHING)
     assert facts.reboot is None or facts.reboot.happened
+    assert not (facts.watched and facts.watched.restarted)
     assert facts.checks_before
     assert is_complete(facts.checks_before)
     assert passed_names(facts.checks_before)
