@@ -7,11 +7,10 @@ from sandbox.checks.compare import slower_start
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable
 from sandbox.guest import Guest
-from sandbox.inside import checked, require_the_same_start
+from sandbox.inside import checked, require_the_same_start, units_to_explain
 from sandbox.observe import observe
 from sandbox.plan import Plan
-from sandbox.reasons import suspects
-from sandbox.records import Autopsy, CheckEnd, CheckSession, Facts, Observation, SecondStart
+from sandbox.records import CheckEnd, CheckSession, Facts, Observation, SecondStart
 from sandbox.run import Run
 from sandbox.trust import broken, excuse, not_held
 
@@ -23,23 +22,28 @@ def confirm(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> tuple[Che
 
     Not where one hung: it would hang again, for as long as it may.
     """
-    names, after = broken(run.facts), run.facts.checks_after
+    names, after, seen = broken(run.facts), run.facts.checks_after, run.facts.after
     sessions: list[CheckSession] = []
-    if after is None or after.end is CheckEnd.TIMEOUT:
+    if after is None or seen is None or after.end is CheckEnd.TIMEOUT:
         return ()
     while names and len(sessions) < AGAIN:
         run.progress.detail("asking the checks that broke once more")
-        sessions.append(_asked_again(plan, run, guest, deadline, len(sessions) + 1, names))
+        log = f"checks-again-{len(sessions) + 1}"
+        sessions.append(_asked_again(plan, run, guest, seen, deadline, log, names))
         names = not_held(names, sessions[-1])
     return tuple(sessions)
 
 
 def _asked_again(
-    plan: Plan, run: Run, guest: Guest, deadline: Deadline, turn: int, names: tuple[str, ...]
+    plan: Plan,
+    run: Run,
+    guest: Guest,
+    seen: Observation,
+    deadline: Deadline,
+    log: str,
+    names: tuple[str, ...],
 ) -> CheckSession:
-    """One that could not be asked has no results, and says why."""
-    seen, log = run.facts.after, f"checks-again-{turn}"
-    assert seen is not None, "nothing is asked again that was not asked once"
+    """In the start that was ``seen``. One that could not be asked has no results, and says why."""
     for _attempt in range(2):
         try:
             session = checked(plan, run, guest, deadline, log, only=names)
@@ -96,15 +100,12 @@ def confirm_start(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Non
         second_start=SecondStart(first=slow.boot_seconds, second=now.boot_seconds or now.uptime)
     )
     names = broken(run.facts)
-    session = checked(plan, run, guest, deadline, f"checks-again-{len(so_far) + 1}", only=names)
+    log = f"checks-again-{len(so_far) + 1}"
+    session = _asked_again(plan, run, guest, now, deadline, log, names)
     still = not_held(names, session)
     run.note(f"{len(names) - len(still)} of {len(names)} checks that broke hold now")
-    run.learn(checks_again=(*so_far, session), autopsy=_still_down(run.facts, now))
-
-
-def _still_down(facts: Facts, now: Observation) -> Autopsy | None:
-    if facts.autopsy is None or facts.before is None:
-        return facts.autopsy
-    down = suspects(facts.before, now, None)
-    kept = [trace for trace in facts.autopsy.units if trace.unit in down]
-    return facts.autopsy.model_copy(update={"units": tuple(kept)})
+    run.learn(checks_again=(*so_far, session))
+    if autopsy := run.facts.autopsy:
+        down = units_to_explain(plan, run.facts, now)
+        kept = tuple(trace for trace in autopsy.units if trace.unit in down)
+        run.learn(autopsy=autopsy.model_copy(update={"units": kept}))

@@ -201,19 +201,25 @@ def checked(
 def find_out(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Autopsy | None:
     """Why units that ran before do not run any more, or not for long; None where all run, and
     where the guest does not answer: it explains a verdict, and is no part of it."""
-    facts, ignore = run.facts, plan.check_settings.ignore_units
-    if facts.before is None or facts.after is None:
-        return None
-    units = suspects(facts.before, facts.after, facts.control.after if facts.control else None)
-    again = started_again(facts.before, facts.after, ignore)
-    there = facts.control
-    if there and there.before and there.after:
-        alike = started_again(there.before, there.after, ignore)
-        again = {unit: times for unit, times in again.items() if unit not in alike}
-    wanted = [unit for unit in dict.fromkeys((*units, *again)) if not ignored(unit, ignore)]
+    now = run.facts.after
+    wanted = units_to_explain(plan, run.facts, now) if now else ()
     with contextlib.suppress(ConnectionLost, DeadlineExceeded):
         return examine(guest, wanted, deadline) if wanted else None
     return None
+
+
+def units_to_explain(plan: Plan, facts: Facts, now: Observation) -> tuple[str, ...]:
+    """Those that ran before and do not now, or do not stay up; not those of which it is so on the
+    twin, too, and none that the scenario ignores."""
+    before, there, ignore = facts.before, facts.control, plan.check_settings.ignore_units
+    if before is None:
+        return ()
+    stopped = suspects(before, now, there.after if there else None)
+    again = started_again(before, now, ignore)
+    if there and there.before and there.after:
+        alike = started_again(there.before, there.after, ignore)
+        again = {unit: times for unit, times in again.items() if unit not in alike}
+    return tuple(u for u in dict.fromkeys((*stopped, *again)) if not ignored(u, ignore))
 
 
 def worth_upgrading(facts: Facts) -> bool:

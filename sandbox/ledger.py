@@ -84,8 +84,8 @@ def read(folder: RunFolder, switch: int | None) -> Ledger | None:
     return Ledger(
         missing=_missing(folder, text),
         destinations=tuple(sorted(found, key=lambda one: not one.is_new)),
-        whole=b"\nfull\n" not in text,
-        twin_known=its is None or (b"listening\n" in its and b"\nfull\n" not in its),
+        whole=_is_whole(text),
+        twin_known=its is None or (b"listening\n" in its and _is_whole(its)),
     )
 
 
@@ -95,6 +95,10 @@ def _notes(path: Path) -> bytes | None:
             return file.read(_NOTES_LIMIT)
     except FileNotFoundError:
         return None
+
+
+def _is_whole(text: bytes) -> bool:
+    return b"\nfull\n" not in text
 
 
 def _count(text: bytes) -> Counter[_Key]:

@@ -159,6 +159,7 @@ def test_what_broke_is_asked_anew_and_what_was_found_first_stays(
     confirm_start(plan, run, cast(Guest, object()), Deadline(20, "verify"))
     assert asked == [("checks-again-3", (NAME,), True)]
     assert run.facts.checks_again == (RED, RED, GREEN)
+    assert "checks-again-3.log" in {artifact.name for artifact in run.record.artifacts}
     assert run.facts.second_start == SecondStart(first=131, second=24.4)
     assert run.facts.after == SLOW
     assert run.facts.autopsy == Autopsy(units=(UnitTrace(unit="shop.service"),)), "nginx is back"
