@@ -54,7 +54,7 @@ def _asked_again(
             return CheckSession(results=(), end=CheckEnd.TIMEOUT, message=late.message)
         if session.end is not CheckEnd.CONNECTION_LOST:
             break
-        require_the_same_start(guest, seen, deadline)
+        require_the_same_start(guest, seen, "after the upgrade", deadline)
     return session
 
 

@@ -10,6 +10,11 @@ from sandbox.records import CheckEnd, Facts, Outcome, UpgradeStatus
 from sandbox.trust import another_start_helps, excuse, flaky, how_flaky, restarts_alike, stuck_alike
 from sandbox.wording import because, short, some
 
+RESTARTS_ANYWAY = Point(
+    "the guest restarts by itself, upgraded or not",
+    "its twin, which was not upgraded, did so as well: repair that first",
+)
+
 
 def doubts_before(facts: Facts) -> Iterator[Point]:
     session = facts.checks_before
@@ -60,10 +65,7 @@ def on_the_whole(facts: Facts) -> Iterator[Point]:
             "its twin, which was not upgraded, did not come back either: repair that first",
         )
     if restarts_alike(facts):
-        yield Point(
-            "the guest restarts by itself, upgraded or not",
-            "its twin, which was not upgraded, did so as well: repair that first",
-        )
+        yield RESTARTS_ANYWAY
     yield from excused(facts)
     yield from _doubts_after(facts)
     held = checks(facts, Effect.HOLDS)

@@ -60,6 +60,14 @@ class DeadlineExceeded(HostError):
         self.seconds = seconds
 
 
+class NotFetched(DeadlineExceeded):
+    """What the upgrade needs was not fetched in time, so nothing was upgraded: ``error``."""
+
+
+class GuestBusy(DeadlineExceeded):
+    """Another package manager in the guest held its lock all the time: ``inconclusive``."""
+
+
 class GuestUnreachable(SandboxError):
     """The clone runs but cannot be entered (no boot, no sshd, key refused).
 
@@ -70,3 +78,12 @@ class GuestUnreachable(SandboxError):
     def __init__(self, message: str, hint: str = "", *, refused: bool = False) -> None:
         super().__init__(message, hint)
         self.refused = refused
+
+
+class GuestRestarted(GuestUnreachable):
+    """The clone restarted by itself. ``when`` says what we did meanwhile, ``doing`` what it did."""
+
+    def __init__(self, when: str = "", *, doing: str = "") -> None:
+        what = " ".join(("the guest restarted by itself", when)).rstrip()
+        super().__init__(f"{what}; {doing}" if doing else what, "see its console for the reason")
+        self.doing = doing

@@ -17,6 +17,7 @@ from sandbox.errors import (
     CommandFailed,
     ConnectionLost,
     DeadlineExceeded,
+    GuestRestarted,
     GuestUnreachable,
     HostError,
 )
@@ -238,21 +239,17 @@ class Guest:
         lines.feed(body.encode())
         lines.finish()
         if not status.strip().isdigit():
-            raise GuestUnreachable(
-                "the guest restarted while the upgrade ran", "see its console for the reason"
-            )
+            raise GuestRestarted
         # Only now: an answer that was lost with the connection can be asked for again.
         with contextlib.suppress(ConnectionLost):
             self.run('rm -rf "$1"', deadline, args=(job,))
         return int(status)
 
     def _reconnect(self, deadline: Deadline) -> None:
-        """Back in after a broken connection, or :class:`GuestUnreachable`."""
+        """Back in after a broken connection; :class:`GuestRestarted` when it was not only that."""
         before = self._boot_id
         if self.enter(deadline.within(180)) != before:
-            raise GuestUnreachable(
-                "the guest restarted while the upgrade ran", "see its console for the reason"
-            )
+            raise GuestRestarted
 
     def put(self, local: Path, remote: str, deadline: Deadline) -> None:
         argv = [*self._sudo(), "sh", "-c", RECEIVE, "sh", remote]

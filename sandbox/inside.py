@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from sandbox.autopsy import examine
 from sandbox.checks.compare import ignored, lost_units, started_again
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable
+from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestRestarted
 from sandbox.guest import Guest
 from sandbox.observe import is_reboot_due, observe, observe_units
 from sandbox.plan import Plan
@@ -29,11 +30,12 @@ from sandbox.records import (
 )
 from sandbox.run import Run
 from sandbox.ssh import HOST
-from sandbox.trust import broken
+from sandbox.trust import broken, known_start
 from sandbox.upgraders import choose
 from sandbox.verify import ignore_result, run_checks, share_of_checks
 from sandbox.wide import Aside
 
+T = TypeVar("T")
 UPGRADE_LOG = "upgrade.log"
 STOPPING = "stopping"  # systemd's word for a system that shuts down
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
@@ -60,9 +62,9 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
     if phase == "after":
         deadline = deadline.within(share_of_checks(deadline.remaining()))
     session = checked(plan, run, guest, deadline, log)
-    seen = run.facts.after
+    seen = run.facts.after or run.facts.before
     if session.end is CheckEnd.CONNECTION_LOST and seen is not None:
-        require_the_same_start(guest, seen, deadline)
+        require_the_same_start(guest, seen, when, deadline)
     run.add_artifact(f"{log}.log", f"output of the checks {when}")
     passed = sum(result.outcome is Outcome.PASSED for result in session.results)
     note = f"{passed} of {len(session.results)} checks hold"
@@ -70,14 +72,25 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
     return session
 
 
-def require_the_same_start(guest: Guest, seen: Observation, deadline: Deadline) -> None:
-    """The connection broke during checks: raises :class:`GuestUnreachable` where that was since
+def require_the_same_start(guest: Guest, seen: Observation, when: str, deadline: Deadline) -> None:
+    """The connection broke during checks: raises :class:`GuestRestarted` where that was since
     the guest restarted."""
     if not is_back(guest, seen.boot_id, deadline):
-        raise GuestUnreachable(
-            "the guest restarted by itself while it was checked after the upgrade",
-            "see its console for the reason",
-        )
+        raise GuestRestarted(f"while it was checked {when}")
+
+
+@contextlib.contextmanager
+def restarts_told(guest: Guest, boot_id: str, when: str, deadline: Deadline) -> Iterator[None]:
+    """Where the guest restarts by itself meanwhile, that is :class:`GuestRestarted`, and not the
+    connection that broke."""
+    try:
+        yield
+    except GuestRestarted as problem:
+        raise GuestRestarted(when, doing=problem.doing) from problem
+    except ConnectionLost:
+        if is_back(guest, boot_id, deadline):
+            raise
+        raise GuestRestarted(when) from None
 
 
 def worth_watching(plan: Plan, facts: Facts) -> bool:
@@ -257,7 +270,9 @@ def upgrade(
         count = len(simulation.changes)
         run.note(f"{count} package{'' if count == 1 else 's'}")
         learn_wide(run, aside)
-        log = upgrader.apply(guest, plan.upgrade, simulation, deadline, progress, keep_line)
+        run.changing = True
+        with restarts_told(guest, known_start(run.facts), "while it was upgraded", deadline):
+            log = upgrader.apply(guest, plan.upgrade, simulation, deadline, progress, keep_line)
         refusals = proxy.statistics.refusals
         for refusal in refusals:
             transcript.write(f"package proxy refused: {refusal}\n")
@@ -271,9 +286,35 @@ def must_reboot(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> bool:
     log = run.facts.upgrade
     if log is None or log.status is not UpgradeStatus.APPLIED or plan.reboot == "never":
         return False
-    if plan.reboot == "always":
-        return True
-    return is_reboot_due(guest, deadline)
+
+    def ask() -> bool:
+        if plan.reboot == "always":
+            guest.run(":", deadline)  # a reboot of its own would pass for ours
+            return True
+        return is_reboot_due(guest, deadline)
+
+    return asked(guest, known_start(run.facts), "once it was upgraded", deadline, ask)
+
+
+def first_look(run: Run, guest: Guest, deadline: Deadline) -> Observation:
+    """At the clone after its upgrade, once it is up."""
+
+    def look() -> Observation:
+        guest.wait_until_up(deadline)
+        return observe(guest, deadline)
+
+    return asked(guest, known_start(run.facts), "soon after its upgrade", deadline, look)
+
+
+def asked(guest: Guest, boot_id: str, when: str, deadline: Deadline, ask: Callable[[], T]) -> T:
+    """Asked once more where the connection broke. Raises :class:`GuestRestarted` where that was
+    since the guest restarted by itself, and :class:`ConnectionLost` where it breaks again."""
+    try:
+        return ask()
+    except ConnectionLost:
+        if not is_back(guest, boot_id, deadline):
+            raise GuestRestarted(when) from None
+        return ask()
 
 
 def upgraded(facts: Facts) -> bool:

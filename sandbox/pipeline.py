@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import MappingProxyType
 
@@ -11,12 +11,13 @@ from sandbox import evidence
 from sandbox.clone import CloneLease, create_clone
 from sandbox.confirming import confirm, confirm_start, start_again, worth_another_start
 from sandbox.deadline import Deadline
-from sandbox.errors import HostError
+from sandbox.errors import GuestRestarted, HostError
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
 from sandbox.inside import (
     check,
     find_out,
+    first_look,
     learn_wide,
     look_again,
     may_verify,
@@ -38,7 +39,8 @@ from sandbox.scenario import Scenario
 from sandbox.settings import Settings
 from sandbox.space_guard import space_guard
 from sandbox.store import RunFolder
-from sandbox.twin import make_twin
+from sandbox.trust import restarted
+from sandbox.twin import Twin, make_twin
 from sandbox.wide import Aside
 
 NO_PAST: Mapping[str, Past] = MappingProxyType({})
@@ -153,7 +155,7 @@ def _recipe(
         run.learn(checks_before=check(plan, run, guest, deadline))
     if not worth_upgrading(run.facts):
         return
-    with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline:
+    with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline, _its_twin_too(run, twin):
         run.upgrade_begins()
         run.learn(upgrade=upgrade(plan, run, guest, proxy, aside, deadline))
         reboot = must_reboot(plan, run, guest, deadline)
@@ -166,9 +168,8 @@ def _recipe(
                 late = deadline.remaining() + seconds[Phase.REBOOT]  # it may have begun later
                 run.learn(control=twin.found(Deadline(late, Phase.REBOOT)))
     if may_verify(run.facts):
-        with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
-            guest.wait_until_up(deadline)
-            run.learn(after=observe(guest, deadline))
+        with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline, _its_twin_too(run, twin):
+            run.learn(after=first_look(run, guest, deadline))
             aside = Aside(guest, deadline)
             run.learn(checks_after=check(plan, run, guest, deadline))
             while worth_watching(plan, run.facts):
@@ -177,11 +178,24 @@ def _recipe(
                 run.learn(checks_after=check(plan, run, guest, deadline))
             run.learn(checks_again=confirm(plan, run, guest, deadline))
             grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
-            run.learn(control=twin.found(grace, watched=run.facts.watched))
+            again = restarted(run.facts)
+            run.learn(control=twin.found(grace, watched=run.facts.watched, restarted=again))
             run.learn(autopsy=find_out(plan, run, guest, deadline))
             learn_wide(run, aside)
     if worth_another_start(run.facts):
         _start_once_more(plan, run, guest)
+
+
+@contextmanager
+def _its_twin_too(run: Run, twin: Twin) -> Iterator[None]:
+    """Where the clone restarts by itself once it is upgraded: does its twin do so as well?"""
+    try:
+        yield
+    except GuestRestarted:
+        if run.changing:
+            run.progress.detail("it restarted by itself: does its twin do so, too?")
+            run.learn(control=twin.restarts_too())
+        raise
 
 
 def _start_once_more(plan: Plan, run: Run, guest: Guest) -> None:

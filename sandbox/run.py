@@ -14,9 +14,12 @@ from sandbox.deadline import Deadline
 from sandbox.errors import (
     ConnectionLost,
     DeadlineExceeded,
+    GuestBusy,
+    GuestRestarted,
     GuestUnreachable,
     HostError,
     NoRoom,
+    NotFetched,
     RequestError,
     SandboxError,
 )
@@ -51,6 +54,7 @@ class Run:
         self.given_up = ""  # why, where the clone had to go before the end
         self._untouched: tuple[str, ...] = ()
         self._heard_before: int | None = None  # of what the clone tried to reach
+        self.changing = False  # the clone is not what the source is any more
         self.progress = progress
         self.record = RunRecord(
             id=folder.id,
@@ -145,7 +149,7 @@ class Run:
         """Write down why the recipe ended early. The first trouble counts."""
         if self.facts.trouble is not None:
             return
-        blame = blame_for(problem, self.record.phase)
+        blame = blame_for(problem, self.record.phase, self.changing)
         if self.given_up:
             blame, message, hint = Verdict.ERROR, self.given_up, MORE_SPACE
         elif isinstance(problem, SandboxError):
@@ -166,6 +170,7 @@ class Run:
             message=message,
             hint=hint,
             no_room=isinstance(problem, NoRoom),
+            restarted=isinstance(problem, GuestRestarted),
         )
         self.learn(trouble=trouble)
 
@@ -195,16 +200,21 @@ def _name_of(scenario: Scenario) -> str:
     return source.guest or (str(source.image.path) if source.image else "")
 
 
-def blame_for(problem: BaseException, phase: Phase) -> Verdict:
-    """Whose fault an early end is: the verdict that it alone would give."""
+def blame_for(problem: BaseException, phase: Phase, changing: bool) -> Verdict:
+    """Whose fault an early end is: the verdict that it alone would give. ``changing``: packages
+    are being changed, or have been; before that it cannot be the upgrade's."""
     if isinstance(problem, RequestError):
         return Verdict.REJECTED
     if isinstance(problem, GuestUnreachable):
-        if phase in _AFTER_UPGRADE:
+        if changing and phase in _AFTER_UPGRADE:
             return Verdict.FAIL
         return Verdict.REJECTED if problem.refused else Verdict.INCONCLUSIVE
     if isinstance(problem, ConnectionLost):
         return Verdict.ERROR
-    if isinstance(problem, DeadlineExceeded) and phase is Phase.UPGRADE:
+    if isinstance(problem, GuestBusy):
+        return Verdict.INCONCLUSIVE
+    if isinstance(problem, NotFetched):
+        return Verdict.ERROR
+    if isinstance(problem, DeadlineExceeded) and changing and phase is Phase.UPGRADE:
         return Verdict.FAIL  # e.g. a maintainer script that waits for ever
     return Verdict.ERROR

@@ -171,10 +171,30 @@ def hangs_alike(facts: Facts) -> bool:
     return any(session.end is CheckEnd.TIMEOUT for session in sessions)
 
 
+def known_start(facts: Facts) -> str:
+    """The boot id of the clone's newest start that we asked for; "" when it is not known."""
+    if facts.reboot is not None and facts.reboot.happened:
+        return facts.reboot.boot_id_after
+    return facts.before.boot_id if facts.before is not None else ""
+
+
+def restarted(facts: Facts) -> bool:
+    """Whether the clone restarted by itself, since its upgrade as far as that had begun."""
+    if (facts.watched and facts.watched.restarted) or (facts.trouble and facts.trouble.restarted):
+        return True
+    known, first, seen = known_start(facts), facts.before, facts.after
+    return (
+        bool(known)
+        and first is not None
+        and seen is not None
+        and seen.boot_id not in (known, first.boot_id)
+    )
+
+
 def restarts_alike(facts: Facts) -> bool:
     """Whether both the clone and its twin restarted by themselves."""
-    here, there = facts.watched, facts.control
-    return here is not None and here.restarted and there is not None and there.restarted
+    there = facts.control
+    return restarted(facts) and there is not None and there.restarted
 
 
 def stuck_alike(facts: Facts) -> bool:

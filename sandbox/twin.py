@@ -73,6 +73,7 @@ class Twin:
         self._goes_on = self._reboot = False
         self._restarts_at_first: dict[str, int] | None = None  # as of the clone that is watched
         self._found = Control(missing=missing)
+        self._start = ""  # boot id of its newest start that is known of
         self._thread = threading.Thread(target=self._work, name="control", daemon=True)
 
     def __enter__(self) -> Twin:
@@ -103,14 +104,24 @@ class Twin:
         """Why there is none; None where there is one, and where nobody wanted one."""
         return self._found if self._enter is None and self._found.missing else None
 
-    def found(self, deadline: Deadline, *, watched: Watch | None = None) -> Control | None:
+    def restarts_too(self) -> Control | None:
+        """What it found, once it had the time to restart by itself as the clone did."""
+        if not self._goes_on:
+            self.go_on(reboot=False)
+        late = LATER + 2 * self._plan.seconds[Phase.VERIFY]
+        return self.found(Deadline(late, "waiting for the control"), restarted=True)
+
+    def found(
+        self, deadline: Deadline, *, watched: Watch | None = None, restarted: bool = False
+    ) -> Control | None:
         """What it found, waited for until the deadline; None where nobody wanted a control.
         Without :meth:`go_on` that ends with the checks before the upgrade. ``watched``:
-        where the clone was, what the control was like at first does not matter."""
+        where the clone was, what the control was like at first does not matter. ``restarted``:
+        the clone did so by itself."""
         if self._enter is None:
             return self.absent
         self._watched = watched.seconds if watched else 0.0
-        if watched and watched.restarted:  # would it have done so a little later?
+        if restarted:  # would it have done so a little later?
             self._watched += LATER
         self._known.set()
         self._wanted.set()
@@ -159,6 +170,7 @@ class Twin:
         reboot = guest.reboot(self._cut(self._plan.seconds[Phase.REBOOT], "reboot of the control"))
         self._learn(reboot=reboot)
         if reboot.happened:
+            self._start = reboot.boot_id_after
             guest.wait_until_up(self._cut(self._plan.seconds[Phase.VERIFY], "start of the control"))
         return reboot.happened
 
@@ -172,9 +184,9 @@ class Twin:
             deadline = self._cut(seconds, f"checks of the control {when} the upgrade")
             try:
                 now = observe(guest, deadline)
-                seen = self._found.after
-                if seen is not None and seen.boot_id != now.boot_id:
+                if self._start and self._start != now.boot_id:
                     self._learn(restarted=True)
+                self._start = now.boot_id
                 if not sessions:
                     self._learn(**{when: now})
                     aside = Aside(guest, deadline)

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from sandbox.changes import split_package
 from sandbox.differences import Effect
-from sandbox.doubts import doubts_before, excused, on_the_whole
+from sandbox.doubts import RESTARTS_ANYWAY, doubts_before, excused, on_the_whole
 from sandbox.judged import (
     ENDED,
     Point,
@@ -39,6 +39,7 @@ from sandbox.trust import (
     flaky,
     hangs_alike,
     how_flaky,
+    restarted,
     restarts_alike,
     stuck_alike,
     twin_came_back,
@@ -54,8 +55,10 @@ def decide(facts: Facts) -> Decision:
     trouble = facts.trouble
     # A clean-up that went wrong comes after the evidence and does not unprove a failure.
     if trouble and not (trouble.phase is Phase.CLEANUP and failures):
+        if trouble.blame is Verdict.FAIL and trouble.restarted and restarts_alike(facts):
+            return _answer(Verdict.INCONCLUSIVE, [RESTARTS_ANYWAY], facts)
         blame = Verdict.ERROR if trouble.blame is Verdict.PASS else trouble.blame
-        return _answer(blame, [_trouble_point(trouble), *failures], facts)
+        return _answer(blame, [_trouble_point(trouble, facts), *failures], facts)
 
     upgrade = facts.upgrade
     if upgrade and upgrade.status is UpgradeStatus.IMPOSSIBLE:
@@ -118,13 +121,18 @@ def _failures(facts: Facts) -> Iterator[Point]:
 
 
 def _restart(facts: Facts) -> Iterator[Point]:
-    if facts.watched and facts.watched.restarted and not restarts_alike(facts):
-        twin = "; its twin, which was not upgraded, did not" if facts.control else ""
-        twin = "" if facts.control and facts.control.missing else twin
+    told = facts.trouble is not None and facts.trouble.restarted
+    if restarted(facts) and not told and not restarts_alike(facts):
+        watched = "while it was watched " if facts.watched and facts.watched.restarted else ""
         yield Point(
-            f"the guest restarted by itself while it was watched {_after(facts)}{twin}",
+            f"the guest restarted by itself {watched}{_after(facts)}{_not_its_twin(facts)}",
             "see its console for the reason",
         )
+
+
+def _not_its_twin(facts: Facts) -> str:
+    there = facts.control
+    return "; its twin, which was not upgraded, did not" if there and not there.missing else ""
 
 
 def _after(facts: Facts) -> str:
@@ -241,8 +249,10 @@ def _hang(facts: Facts) -> Iterator[Point]:
 # --- the request or the sandbox, not the upgrade ------------------------------------------------
 
 
-def _trouble_point(trouble: Trouble) -> Point:
+def _trouble_point(trouble: Trouble, facts: Facts) -> Point:
     message = trouble.message or "the rehearsal ended early"
+    if trouble.restarted and trouble.blame is Verdict.FAIL:
+        message += _not_its_twin(facts)
     where = f" (in phase {trouble.phase.value})" if trouble.blame is Verdict.ERROR else ""
     return Point(message + where, trouble.hint)
 
@@ -341,8 +351,6 @@ def _notes(facts: Facts) -> Iterator[str]:
         yield f"half-configured before the upgrade already: {names}"
     if after and after.reboot_required:
         yield "the guest still asks for a reboot"
-    if before and after and not facts.reboot and before.boot_id != after.boot_id:
-        yield "the guest rebooted although no reboot was asked for"
     if facts.trouble and facts.trouble.phase is Phase.CLEANUP:
         yield f"clean-up: {facts.trouble.message}"
 

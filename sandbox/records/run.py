@@ -165,6 +165,7 @@ class Trouble(Record):
     message: str
     hint: str = ""
     no_room: bool = False  # the host is full: waiting helps
+    restarted: bool = False  # the clone, by itself
 
 
 class Past(Record):

@@ -88,7 +88,8 @@ def ignore_line(line: str) -> None:
 
 
 class Upgrader(Protocol):
-    """One package manager. Every verb raises only ConnectionLost, DeadlineExceeded, RequestError.
+    """One package manager. Every verb raises only ConnectionLost, DeadlineExceeded,
+    GuestUnreachable, RequestError.
 
     What goes wrong with the upgrade itself is a fact in the Simulation or the UpgradeLog.
     """

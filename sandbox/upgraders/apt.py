@@ -16,7 +16,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, RequestError
+from sandbox.errors import (
+    DeadlineExceeded,
+    GuestBusy,
+    GuestRestarted,
+    NotFetched,
+    RequestError,
+)
 from sandbox.observe_parse import starts_of
 from sandbox.records import ConffileDecision, Start, UpgradeLog, UpgradeStatus
 from sandbox.shell import Shell, new_mark
@@ -301,21 +307,34 @@ def _follow(
     on_status: OnStatus,
     on_line: OnLine,
 ) -> tuple[int, Transcript]:
-    """Follow a stage; again while the guest's own apt holds the lock, within the deadline."""
+    """Follow a stage; again while the guest's own apt holds the lock, within the deadline.
+
+    Time that runs out is :class:`GuestBusy` for a lock that nobody gave back, and
+    :class:`NotFetched` where apt still fetched: it changes nothing before it has everything.
+    """
+    locked = ""
     while True:
         told = Transcript(new_mark(), on_status, on_line)
         try:
             exit_status = shell.follow(script, deadline, told.feed, args=(told.mark, *args))
-            if exit_status == 0 or not parse.is_locked(told.lines):
+            locked = parse.locked_out(told.lines) if exit_status else ""
+            if not locked:
                 return exit_status, told
             deadline.sleep(LOCK_PAUSE)
+        except GuestRestarted as problem:
+            raise GuestRestarted(doing=_last_words(told)) from problem
         except DeadlineExceeded as late:
-            raise DeadlineExceeded(
-                late.phase,
-                late.seconds,
-                LONGER,
-                doing=f"apt's last words: {told.last or 'none'}",
-            ) from late
+            kind, hint, doing = DeadlineExceeded, LONGER, _last_words(told)
+            if locked or parse.waits_for_lock(told.last):
+                kind, hint = GuestBusy, "rehearse again when the guest's own upgrade has ended"
+                doing = f"another package manager is at work in the guest: {locked or told.last}"
+            elif parse.still_fetches(told.statuses):
+                kind, doing = NotFetched, f"the packages were not fetched yet; {doing}"
+            raise kind(late.phase, late.seconds, hint, doing=doing) from late
+
+
+def _last_words(told: Transcript) -> str:
+    return f"apt's last words: {told.last or 'none'}"
 
 
 @dataclass(frozen=True)

@@ -275,11 +275,27 @@ _TROUBLE = re.compile(
     re.IGNORECASE,
 )
 _LOCKED = re.compile(r"E: (?:Could not get lock|Unable to (?:acquire|lock))")
+_WAITS = re.compile(r"Waiting for .{0,40}lock\b")
 
 
-def is_locked(lines: Iterable[str]) -> bool:
-    """Whether apt gave up because another package manager runs (the guest's own apt-daily)."""
-    return any(_LOCKED.match(line) for line in lines)
+def locked_out(lines: Sequence[str]) -> str:
+    """apt's words where it gave up because another package manager runs (the guest's own
+    apt-daily), or ""; a maintainer script that wanted the lock, which apt has, failed by itself."""
+    failed = any(_DPKG_ERROR.search(line) for line in lines)
+    return "" if failed else _without_letter(_first(_LOCKED, lines))
+
+
+def waits_for_lock(line: str) -> bool:
+    """Whether these last words are of an apt that waits for another package manager."""
+    return bool(_WAITS.match(line))
+
+
+def still_fetches(statuses: Iterable[str]) -> bool:
+    """Whether apt has fetched a part of what it needs, and installed nothing yet. Its output does
+    not say so: it writes that to a pipe, and late."""
+    told = [status for line in statuses if (status := status_of(line))]
+    fetching = bool(told) and told[-1].percent < 100
+    return fetching and {status.kind for status in told} == {"dlstatus"}
 
 
 def fetch_trouble(lines: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, RequestError
+from sandbox.errors import DeadlineExceeded, GuestRestarted, RequestError
 from sandbox.records import UpgradeLog, UpgradeStatus
 from sandbox.shell import Shell, new_mark
 from sandbox.upgraders import (
@@ -109,13 +109,11 @@ class ScriptUpgrader:
         args = (told.mark, shell.proxy_url(), *simulation.arguments, self.work)
         try:
             status = shell.follow(_RUN, deadline, told.feed, args=args)
+        except GuestRestarted as problem:
+            raise GuestRestarted(doing=_last_words(told)) from problem
         except DeadlineExceeded as late:
-            raise DeadlineExceeded(
-                late.phase,
-                late.seconds,
-                LONGER,
-                doing=f"the script's last words: {told.last or 'none'}",
-            ) from late
+            words = _last_words(told)
+            raise DeadlineExceeded(late.phase, late.seconds, LONGER, doing=words) from late
         lines = told.of("script")
         return UpgradeLog(
             manager=self.name,
@@ -130,6 +128,10 @@ class ScriptUpgrader:
     @property
     def _remote(self) -> str:
         return f"{self.work}/script"
+
+
+def _last_words(told: Transcript) -> str:
+    return f"the script's last words: {told.last or 'none'}"
 
 
 def explain(lines: list[str], status: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import threading
@@ -54,8 +55,9 @@ class LocalShell:
         late = threading.Timer(deadline.remaining(), kill_group, args=(child.pid,))
         late.start()
         try:
-            child.stdin.write(script.encode())
-            child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it was killed before it had read that
+                child.stdin.write(script.encode())
+                child.stdin.close()
             for line in child.stdout:
                 on_line(line.decode(errors="replace").removesuffix("\n"))
             status = child.wait()

@@ -326,8 +326,8 @@ def test_an_update_that_only_warned() -> None:
 
 def test_locks() -> None:
     held = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"
-    assert parse.is_locked(["x", held])
-    assert not parse.is_locked(["Waiting for cache lock: Could not get lock /var/lib/dpkg/lock"])
+    assert parse.locked_out(["x", held]) == held.removeprefix("E: ")
+    assert not parse.locked_out(["Waiting for cache lock: Could not get lock /var/lib/dpkg/lock"])
 
 
 # --- junk -----------------------------------------------------------------------------------

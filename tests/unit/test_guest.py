@@ -23,7 +23,13 @@ from sshd import Sshd
 from sandbox import guest as guest_module
 from sandbox import guest_jobs
 from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, ConnectionLost, DeadlineExceeded, GuestUnreachable
+from sandbox.errors import (
+    CommandFailed,
+    ConnectionLost,
+    DeadlineExceeded,
+    GuestRestarted,
+    GuestUnreachable,
+)
 from sandbox.guest import Guest
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.process import Completed, run
@@ -218,7 +224,7 @@ def test_a_job_that_is_gone_means_that_the_guest_restarted(guest: Guest, tmp_pat
     def wipe(_line: str) -> None:
         shutil.rmtree(tmp_path / "jobs")
 
-    with pytest.raises(GuestUnreachable, match="restarted while"):
+    with pytest.raises(GuestRestarted, match="restarted by itself"):
         guest.follow("echo here; sleep 5", soon(), wipe)
 
 

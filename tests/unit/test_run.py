@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import pytest
 from stage import GUEST, Stage
@@ -13,11 +14,15 @@ from sandbox.errors import (
     CommandFailed,
     ConnectionLost,
     DeadlineExceeded,
+    GuestBusy,
+    GuestRestarted,
     GuestUnreachable,
     HostError,
+    NotFetched,
     RequestError,
     ToolMissing,
 )
+from sandbox.guest import Guest
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.inside import may_verify, must_reboot, worth_upgrading
 from sandbox.plan import make_plan
@@ -133,6 +138,9 @@ LATE = (Phase.UPGRADE, Phase.REBOOT, Phase.VERIFY)
         (CommandFailed(("x",), 1, ""), Verdict.ERROR, Verdict.ERROR),
         (ConnectionLost("x"), Verdict.ERROR, Verdict.ERROR),
         (GuestUnreachable("x"), Verdict.INCONCLUSIVE, Verdict.FAIL),
+        (GuestRestarted("soon"), Verdict.INCONCLUSIVE, Verdict.FAIL),
+        (GuestBusy("x", 1), Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE),
+        (NotFetched("x", 1), Verdict.ERROR, Verdict.ERROR),
         (GuestUnreachable("x", refused=True), Verdict.REJECTED, Verdict.FAIL),
         (OSError("x"), Verdict.ERROR, Verdict.ERROR),
         (ValueError("x"), Verdict.ERROR, Verdict.ERROR),
@@ -140,16 +148,18 @@ LATE = (Phase.UPGRADE, Phase.REBOOT, Phase.VERIFY)
     ],
 )
 def test_whose_fault_it_is(problem: BaseException, early: Verdict, late: Verdict) -> None:
-    assert {blame_for(problem, phase) for phase in EARLY} == {early}
-    assert {blame_for(problem, phase) for phase in LATE} == {late}
-    assert blame_for(problem, Phase.CLEANUP) is early
+    assert {blame_for(problem, phase, False) for phase in EARLY} == {early}
+    assert {blame_for(problem, phase, True) for phase in LATE} == {late}
+    assert blame_for(problem, Phase.CLEANUP, True) is early
+    assert blame_for(problem, Phase.UPGRADE, False) is early, "nothing was upgraded yet"
 
 
 def test_an_upgrade_that_never_ends_has_failed_but_nothing_else_has() -> None:
     late = DeadlineExceeded("x", 1)
-    verdicts = {phase: blame_for(late, phase) for phase in Phase}
+    verdicts = {phase: blame_for(late, phase, True) for phase in Phase}
     assert verdicts.pop(Phase.UPGRADE) is Verdict.FAIL
     assert set(verdicts.values()) == {Verdict.ERROR}
+    assert {blame_for(late, phase, False) for phase in Phase} == {Verdict.ERROR}
 
 
 # -- decisions inside the recipe --------------------------------------------------------------
@@ -193,13 +203,20 @@ def test_a_guest_is_looked_at_again_when_it_changed_and_is_back(
     assert not may_verify(Facts())
 
 
+class Mute:
+    """A guest that is there, and says nothing."""
+
+    def run(self, script: str, _deadline: Deadline) -> None:
+        assert script == ":"
+
+
 @pytest.mark.parametrize("status", [None, *UpgradeStatus])
 @pytest.mark.parametrize("policy", ["always", "never"])
-def test_the_stated_reboot_policy_needs_no_guest(
+def test_the_stated_reboot_policy_asks_no_guest(
     stage: Stage, run: Run, status: UpgradeStatus | None, policy: str
 ) -> None:
     scenario = stage.scenario(f"source: {{guest: {GUEST}}}\nreboot: {policy}")
     plan = make_plan(scenario, stage.hypervisor, run.folder, False, Deadline(20, "plan"))
     run.learn(upgrade=None if status is None else upgraded(status))
-    wanted = must_reboot(plan, run, None, Deadline(1, "x"))  # type: ignore[arg-type]
+    wanted = must_reboot(plan, run, cast(Guest, Mute()), Deadline(1, "x"))
     assert wanted is (policy == "always" and status is UpgradeStatus.APPLIED)

@@ -14,6 +14,7 @@ from sandbox.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
+    Control,
     Destination,
     Expectations,
     Facts,
@@ -99,10 +100,26 @@ UNVERIFIED = sets(after=None, checks_after=None, reboot=None)
 NOTHING = status(UpgradeStatus.NOTHING, changes=())
 SAME = sets(after=observed(after=False), reboot=None)
 NO_CHECKS = CheckSession(results=())
+TWIN_DOES = sets(control=Control(restarted=True))
+RESTARTED = sets(
+    trouble=Trouble(
+        blame=Verdict.FAIL,
+        phase=Phase.UPGRADE,
+        restarted=True,
+        message="the guest restarted by itself while it was upgraded",
+        hint="see its console",
+    )
+)
+
+
+def STAYED(facts: Facts) -> Facts:
+    """Nobody rebooted it, and it did not by itself."""
+    return sets(reboot=None)(after_has(boot_id="27d4a0c2-before")(facts))
+
 
 TABLE: list[tuple[str, list[Change], str, str]] = [
     ("all in order", [], "pass", "7 packages applied, 12 of 12 checks hold after, kernel"),
-    ("no reboot wanted", [sets(reboot=None)], "pass", "12 of 12 checks hold"),
+    ("no reboot wanted", [STAYED], "pass", "12 of 12 checks hold"),
     ("only one check", [sets(checks_before=session(names=(FIRST,)), checks_after=session(
         names=(FIRST,)))], "pass", "1 of 1 checks hold"),
     ("a check skipped on both sides", [outcomes("before", first=Outcome.SKIPPED), outcomes(
@@ -156,7 +173,7 @@ TABLE: list[tuple[str, list[Change], str, str]] = [
         "fail", "it broke"),
     ("old kernel runs", [after_has(kernel=OLD_KERNEL)], "fail",
         f"runs kernel {OLD_KERNEL}, expected the newest installed {NEW_KERNEL}"),
-    ("old kernel, and nobody rebooted", [after_has(kernel=OLD_KERNEL), sets(reboot=None)], "fail",
+    ("old kernel, and nobody rebooted", [after_has(kernel=OLD_KERNEL), STAYED], "fail",
         "(no reboot was made)"),
     ("the kernel had to stay", [expects(kernel="unchanged")], "fail", OLD_KERNEL),
     ("an exact kernel", [expects(kernel="6.1.0-99")], "fail", "expected 6.1.0-99"),
@@ -179,13 +196,30 @@ TABLE: list[tuple[str, list[Change], str, str]] = [
         "2 checks that held before fail after 7 packages changed; first test_http: refused"),
     ("a check errors", [outcomes("after", first=Outcome.ERROR)], "fail", "test_http"),
     ("a check breaks without a reboot", [outcomes("after", first=Outcome.FAILED),
-        sets(reboot=None)], "fail", "test_http"),
+        STAYED], "fail", "test_http"),
+    ("a reboot that nobody asked for", [sets(reboot=None)], "fail",
+        "the guest restarted by itself after the upgrade"),
+    ("one more reboot than we asked for", [after_has(boot_id="another")], "fail",
+        "the guest restarted by itself after the upgrade"),
+    ("it restarts by itself meanwhile", [UNVERIFIED, RESTARTED], "fail",
+        "the guest restarted by itself while it was upgraded"),
+    ("and its twin does not", [UNVERIFIED, RESTARTED, sets(control=Control())], "fail",
+        "while it was upgraded; its twin, which was not upgraded, did not"),
+    ("and its twin is not known", [UNVERIFIED, RESTARTED, sets(control=Control(missing="late"))],
+        "fail", "the guest restarted by itself while it was upgraded"),
     ("a proof beside a check broken before", [outcomes("before", second=Outcome.FAILED), outcomes(
         "after", first=Outcome.FAILED)], "fail", "test_http"),
     ("a proof, then clean-up fails", [outcomes("after", first=Outcome.FAILED), trouble(
         Verdict.ERROR, Phase.CLEANUP)], "fail", "test_http"),
     ("a check hangs after", [ended(CheckEnd.TIMEOUT, "after")], "fail", "hangs after the upgrade"),
     # Nobody may conclude anything.
+    ("it restarts by itself meanwhile, as its twin does", [UNVERIFIED, RESTARTED, TWIN_DOES],
+        "inconclusive", "the guest restarts by itself, upgraded or not"),
+    ("a reboot that nobody asked for, on both", [sets(reboot=None), TWIN_DOES], "inconclusive",
+        "the guest restarts by itself, upgraded or not"),
+    ("its twin alone restarts by itself", [TWIN_DOES], "pass", "applied"),
+    ("the host fails, and its twin restarts", [trouble(Verdict.ERROR), TWIN_DOES], "error",
+        "it broke"),
     ("does not boot before", [trouble(Verdict.INCONCLUSIVE, Phase.BOOT), sets(booted=False)],
         "inconclusive", "it broke"),
     ("broken before", [outcomes("before", first=Outcome.FAILED)], "inconclusive",
@@ -281,11 +315,6 @@ def test_new_destinations_are_told_and_are_no_failure() -> None:
     )
     calm = passing_facts().model_copy(update={"ledger": Ledger(destinations=(known, drift))})
     assert not any("reach" in finding for finding in decide(calm).findings)
-
-
-def test_a_reboot_that_nobody_asked_for_is_told() -> None:
-    decision = decide(passing_facts().model_copy(update={"reboot": None}))
-    assert "the guest rebooted although no reboot was asked for" in decision.findings
 
 
 def test_trouble_keeps_the_failures_as_findings() -> None:

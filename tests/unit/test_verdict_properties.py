@@ -67,7 +67,12 @@ logs = st.builds(
     failed_package=words,
     not_configured=st.sampled_from([(), (), ("b",)]),
 )
-reboots = st.builds(Reboot, happened=st.booleans(), message=words)
+reboots = st.builds(
+    Reboot,
+    happened=st.booleans(),
+    message=words,
+    boot_id_after=st.sampled_from(["", "x", "y"]),
+)
 rounds = st.lists(sessions, max_size=3).map(tuple)
 controls = st.builds(
     Control,
@@ -80,7 +85,11 @@ controls = st.builds(
     restarted=st.booleans(),
 )
 troubles = st.builds(
-    Trouble, blame=st.sampled_from(Verdict), phase=st.sampled_from(Phase), message=words
+    Trouble,
+    blame=st.sampled_from(Verdict),
+    phase=st.sampled_from(Phase),
+    message=words,
+    restarted=st.booleans(),
 )
 pasts = st.builds(lambda held, red: Past(held=held, asked=held + red), *[st.integers(0, 60)] * 2)
 any_facts = st.builds(
@@ -146,6 +155,9 @@ def test_a_pass_is_always_proved(facts: Facts) -> None:
     assert facts.upgrade.status in (UpgradeStatus.APPLIED, UpgradeStatus.NOTHING)
     assert facts.reboot is None or facts.reboot.happened
     assert not (facts.watched and facts.watched.restarted)
+    if facts.after:
+        start = facts.reboot.boot_id_after if facts.reboot else facts.before.boot_id
+        assert not start or facts.after.boot_id in (start, facts.before.boot_id)
     assert facts.checks_before
     assert is_complete(facts.checks_before)
     assert passed_names(facts.checks_before)
