@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from sandbox.deadline import Deadline
 from sandbox.observe_parse import Sections, split
-from sandbox.records import Autopsy, UnitTrace
+from sandbox.records import STARTING, Autopsy, UnitTrace
 from sandbox.shell import Shell, new_mark
 
 MOST_UNITS = 6
@@ -59,6 +59,8 @@ def _state(values: dict[str, str]) -> str:
     loaded = values.get("LoadState", "")
     if loaded in ("masked", "not-found"):
         return loaded
+    if values.get("SubState") == "start":
+        return STARTING
     return "disabled" if values.get("UnitFileState") == "disabled" else ""
 
 

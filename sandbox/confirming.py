@@ -97,7 +97,9 @@ def confirm_start(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Non
     assert slow is not None, "only a start that was looked at is known to be slow"
     now = observe(guest, deadline)
     run.learn(
-        second_start=SecondStart(first=slow.boot_seconds, second=now.boot_seconds or now.uptime)
+        second_start=SecondStart(
+            first=slow.boot_seconds or slow.uptime, second=now.boot_seconds or now.uptime
+        )
     )
     names = broken(run.facts)
     log = f"checks-again-{len(so_far) + 1}"

@@ -10,7 +10,7 @@ from typing import TypeVar
 from sandbox.autopsy import examine
 from sandbox.checks.compare import ignored, lost_units, started_again
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestRestarted
+from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestRestarted, GuestUnreachable
 from sandbox.guest import Guest
 from sandbox.observe import is_reboot_due, observe, observe_units
 from sandbox.plan import Plan
@@ -24,6 +24,7 @@ from sandbox.records import (
     Facts,
     Observation,
     Outcome,
+    Phase,
     UpgradeLog,
     UpgradeStatus,
     Watch,
@@ -41,6 +42,7 @@ STOPPING = "stopping"  # systemd's word for a system that shuts down
 _SETTLE = 5.0  # seconds that one waits then: what comes up late was waited for already
 _BACK = 180.0  # seconds for the way to a guest to be there again
 _PAUSE = 1.0  # seconds between two tries to get into one that shuts down
+_LOOK = 60.0  # seconds for a look and all checks, at least
 _GLANCE = 10.0  # seconds from one glance at a watched guest to the next
 
 
@@ -297,13 +299,23 @@ def must_reboot(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> bool:
 
 
 def first_look(run: Run, guest: Guest, deadline: Deadline) -> Observation:
-    """At the clone after its upgrade, once it is up."""
+    """At the clone after its upgrade, once it is up; a start that never ends leaves the time to
+    look and to check. Raises :class:`GuestUnreachable` when the guest answers no more."""
+    before = sum(done.seconds for done in run.record.phases if done.phase is Phase.BASELINE)
+    left = deadline.remaining()
+    patience = left - min(left / 2, max(_LOOK, 3 * before))
 
     def look() -> Observation:
-        guest.wait_until_up(deadline)
+        guest.wait_until_up(deadline.within(patience))
         return observe(guest, deadline)
 
-    return asked(guest, known_start(run.facts), "soon after its upgrade", deadline, look)
+    try:
+        return asked(guest, known_start(run.facts), "soon after its upgrade", deadline, look)
+    except DeadlineExceeded as late:
+        raise GuestUnreachable(
+            f"the guest lets us in after its upgrade, and does not answer: {late.message}",
+            "see its console and screen",
+        ) from late
 
 
 def asked(guest: Guest, boot_id: str, when: str, deadline: Deadline, ask: Callable[[], T]) -> T:

@@ -44,7 +44,7 @@ from sandbox.twin import Twin, make_twin
 from sandbox.wide import Aside
 
 NO_PAST: Mapping[str, Past] = MappingProxyType({})
-GRACE_SECONDS = 60.0  # that a control may need longer than its clone
+GRACE_SECONDS = 60.0  # that a control may need longer than its clone, and the reason for a red
 
 
 def rehearse(
@@ -180,7 +180,8 @@ def _recipe(
             grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
             again = restarted(run.facts)
             run.learn(control=twin.found(grace, watched=run.facts.watched, restarted=again))
-            run.learn(autopsy=find_out(plan, run, guest, deadline))
+            grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
+            run.learn(autopsy=find_out(plan, run, guest, grace))
             learn_wide(run, aside)
     if worth_another_start(run.facts):
         _start_once_more(plan, run, guest)

@@ -63,12 +63,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         """A client that goes away in the middle is no news."""
 
     def end(self) -> None:
-        """Stop listening, break every open connection and let their threads finish."""
+        """Stop listening, break every open connection, both ends, and let their threads finish."""
         self.server_close()
         with self._lock:
             left = list(self._open)
         for connection in left:
             break_off(connection)
+        self.proxy.upstream.break_off()
         until = time.monotonic() + GOODBYE_SECONDS
         for _ in range(MAX_CONNECTIONS):
             if not self._free.acquire(timeout=max(0.0, until - time.monotonic())):

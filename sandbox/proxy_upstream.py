@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
@@ -16,6 +18,7 @@ from urllib3.util import Retry, Timeout, make_headers
 
 from sandbox.errors import RequestError
 from sandbox.proxy_rules import Addresses, Refused, Rule, Target, forbidden_address
+from sandbox.proxy_server import break_off
 
 CONNECT_SECONDS = 10.0
 POOLS = 32  # hosts with connections kept open
@@ -55,7 +58,8 @@ def parse_upstream(url: str) -> UpstreamProxy | None:
 
 
 class Upstream:
-    """Fetches and tunnels. Safe to use from many threads; ``close`` ends the kept connections."""
+    """Fetches and tunnels. Safe to use from many threads; ``break_off`` wakes those that wait for
+    a source, ``close`` ends the kept connections."""
 
     def __init__(self, addresses: Addresses, proxy: UpstreamProxy | None, timeout: float) -> None:
         self._addresses = addresses
@@ -63,6 +67,8 @@ class Upstream:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._pools: dict[tuple[str, int], urllib3.HTTPConnectionPool] = {}
+        self._responses: weakref.WeakSet[BaseHTTPResponse] = weakref.WeakSet()
+        self._tunnels: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         limits = Timeout(connect=CONNECT_SECONDS, read=timeout)
         self._manager = (
             urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, timeout=limits)
@@ -77,6 +83,14 @@ class Upstream:
 
         Raises :class:`Refused`: 403 for a forbidden address, 502 when no address answers.
         """
+        response = self._fetch(method, target, rule, headers)
+        with self._lock:
+            self._responses.add(response)
+        return response
+
+    def _fetch(
+        self, method: str, target: Target, rule: Rule, headers: Mapping[str, str]
+    ) -> BaseHTTPResponse:
         sent = {**headers, "Accept-Encoding": "identity"}
         if self._manager:
             self._check_behind_proxy(target.host, target.port, rule)
@@ -93,6 +107,12 @@ class Upstream:
 
     def tunnel(self, host: str, port: int, rule: Rule) -> socket.socket:
         """A connected socket for CONNECT; raises :class:`Refused`."""
+        connected = self._connect(host, port, rule)
+        with self._lock:
+            self._tunnels.add(connected)
+        return connected
+
+    def _connect(self, host: str, port: int, rule: Rule) -> socket.socket:
         if self._proxy:
             self._check_behind_proxy(host, port, rule)
             return self._tunnel_through(self._proxy, host, port)
@@ -102,6 +122,16 @@ class Upstream:
             except OSError:
                 continue
         raise Refused(f"{host} does not answer", 502)
+
+    def break_off(self) -> None:
+        """A source may drip for hours: nobody reads on what nobody waits for any more."""
+        with self._lock:
+            responses, tunnels = list(self._responses), list(self._tunnels)
+        for response in responses:
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # it has ended
+                response.shutdown()
+        for tunnel in tunnels:
+            break_off(tunnel)
 
     def close(self) -> None:
         with self._lock:

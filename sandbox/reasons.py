@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from sandbox.differences import compare
 from sandbox.noise import comes_and_goes
-from sandbox.records import Autopsy, Cause, Facts, Observation, PackageChange, UnitTrace
+from sandbox.records import STARTING, Autopsy, Cause, Facts, Observation, PackageChange, UnitTrace
 from sandbox.wording import line, mentions, say
 
 MOST = 3
@@ -31,7 +31,8 @@ _BOOTS = (
     ("systemd", "it starts everything else"),
 )
 # One that is started again and again ("activating/auto-restart") does not run.
-_UP = ("active/running", "active/exited", "activating/start", "reloading/reload")
+_COMING = "activating/start"
+_UP = ("active/running", "active/exited", _COMING, "reloading/reload")
 _PATH = re.compile(r"/[A-Za-z0-9_.+@-][A-Za-z0-9_./+@-]*")
 # What systemd itself says of every unit that fails explains nothing.
 _SYSTEMD = re.compile(
@@ -59,6 +60,7 @@ _STATES = {
     "masked": "it is masked",
     "not-found": "its unit is gone",
     "disabled": "it is disabled, so that no start of the guest starts it",
+    STARTING: "it is still starting",
 }
 
 
@@ -85,13 +87,15 @@ def _files(before: Observation, after: Observation) -> _Files:
 
 
 def suspects(before: Observation, after: Observation, twin: Observation | None) -> tuple[str, ...]:
-    """Units that ran before and do not now: those that failed first. Not those that stopped on
-    the twin, too."""
+    """Units that ran before and do not now: those that failed first, those that are still coming
+    up last. Not those of which it is so on the twin, too."""
     failed = [unit for unit in after.failed_units if unit not in before.failed_units]
     ran = [unit for unit, state in before.units.items() if state == "active/running"]
     stopped = [u for u in ran if after.units.get(u, "") not in _UP and not comes_and_goes(u)]
-    wanted = dict.fromkeys([*failed, *stopped])
+    coming = [unit for unit in ran if after.units.get(unit, "") == _COMING]
+    wanted = dict.fromkeys([*failed, *stopped, *coming])
     there = {unit for unit in wanted if twin and not _is_up_on(twin, unit, unit in stopped)}
+    there |= {unit for unit in coming if twin and twin.units.get(unit) == _COMING}
     return tuple(unit for unit in wanted if unit not in there)
 
 
@@ -116,7 +120,12 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
     files = _files(facts.before, facts.after)
     found: list[tuple[int, Cause]] = []
     for trace in autopsy.units:
-        up = facts.after.units.get(trace.unit, "") in _UP
+        state = facts.after.units.get(trace.unit, "")
+        up = state in _UP
+        if state == _COMING and not facts.after.restarts.get(trace.unit):
+            if trace.state != STARTING:
+                continue  # it has come up meanwhile
+            up = False
         error = first_error(_without_last_start(trace.log) if up else trace.log)
         links = [
             (link, change)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sandbox.records.base import Record
 from sandbox.records.guest import (
+    STARTING,
     Autopsy,
     Certificate,
     CheckEnd,
@@ -50,6 +51,7 @@ from sandbox.records.run import (
 )
 
 __all__ = [
+    "STARTING",
     "Artifact",
     "Autopsy",
     "Cause",

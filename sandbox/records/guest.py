@@ -214,13 +214,16 @@ class SecondStart(Record):
     second: float
 
 
+STARTING = "starting"  # a unit that has neither come up nor failed yet
+
+
 class UnitTrace(Record):
     """A unit that stopped running: what it is made of, and what it said."""
 
     unit: str
     result: str = ""  # systemd's word: "exit-code", "signal", "timeout"
     status: int = 0  # of its main process
-    state: str = ""  # "masked", "not-found", "disabled"; "" for what may run
+    state: str = ""  # "masked", "not-found", "disabled", "starting"; "" for what may run
     files: tuple[str, ...] = ()  # its unit file and drop-ins
     programs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()  # that they load

@@ -129,6 +129,22 @@ CASES = (
         ),
     ),
     Case(
+        "start-never-ends",
+        "fail",
+        "the new shop never says that it is ready, and may take for ever",
+        "web01-shop",
+        packages=(
+            shop(
+                "2.0",
+                at_start="time.sleep(100000)",
+                unit="TimeoutStartSec=infinity\n",
+                restart="systemctl daemon-reload",
+            ),
+            *OTHERS,
+        ),
+        scenario=ALL + REBOOT + "watch: 0\ndeadlines: {verify: 2m}\n",
+    ),
+    Case(
         "check-hangs",
         "fail",
         "the new shop takes requests and never answers; a check waits for its answer for ever",

@@ -89,6 +89,14 @@ CASES = (
         packages=(text("web01-tools", "2.0", live("sync", "reboot -ff")),),
     ),
     Case(
+        "reboots-the-guest",
+        "fail",
+        "a maintainer script reboots the machine, and nobody asked for that",
+        "restarted by itself",
+        packages=(text("web01-tools", "2.0", live("systemctl reboot")),),
+        scenario=ALL + "reboot: never\n",
+    ),
+    Case(
         "restarts-itself-later",
         "fail",
         "a maintainer script has the machine restarted a minute after the upgrade",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cases_services import BROKEN_SITE
-from corpus_case import ALL, REBOOT, Case, install
-from corpus_image import HALF, LATE, ONCE, RESTARTS, SLOW
-from corpus_machine import OTHERS, site
+from corpus_case import ALL, REBOOT, Case, install, live
+from corpus_image import BUSY, EARLY, HALF, LATE, ONCE, RESTARTS, SLOW
+from corpus_machine import OTHERS, site, text
 
 STEADY_NOT = """
 def test_steady(host):
@@ -96,6 +96,24 @@ CASES = (
         control=True,
     ),
     Case(
+        "restarts-in-mid-upgrade-anyway",
+        "inconclusive",
+        "this machine restarts itself a while after its start, which a slow upgrade runs into",
+        "restarts by itself",
+        packages=(text("web01-tools", "2.0", live("sleep 240")),),
+        image=EARLY,
+        control=True,
+    ),
+    Case(
+        "own-apt-busy",
+        "inconclusive",
+        "the machine's own package manager has the lock, and keeps it",
+        "another package manager",
+        packages=(site("1.1"),),
+        scenario=ALL + "deadlines: {upgrade: 60}\n",
+        image=BUSY,
+    ),
+    Case(
         "no-checks",
         "inconclusive",
         "nobody looks",
@@ -158,6 +176,15 @@ CASES = (
         "deb 503",
         packages=(site("1.1"),),
         mirror="flickers",
+    ),
+    Case(
+        "mirror-is-slow",
+        "error",
+        "the mirror gives a byte of the package each second",
+        "not fetched",
+        packages=(site("1.1"),),
+        scenario=ALL + "deadlines: {upgrade: 60}\n",
+        mirror="slow",
     ),
     Case(
         "mirror-half-synchronised",

@@ -11,7 +11,7 @@ from sandbox.demo.broken import build_deb
 ALL = "upgrade: {what: all}\n"
 REBOOT = "reboot: always\n"
 TRUTHS = ("pass", "fail", "inconclusive", "error", "rejected")
-MIRRORS = ("ours", "down", "flickers", "half synchronised", "debian")
+MIRRORS = ("ours", "down", "flickers", "slow", "half synchronised", "debian")
 DEMO = "demo"  # the image of web01 as the demo has it, with the machine's own mirror
 
 

@@ -31,7 +31,7 @@ WantedBy=multi-user.target
 
 # Variants: files of the machine before the upgrade; "prepare" is a script that runs at its start.
 EDITED, HELD, HALF, FULL, ONCE = "edited", "held", "half-configured", "full", "once"
-OLD, SLOW, LATE, RESTARTS = "old", "slow", "late", "restarts"
+OLD, SLOW, LATE, RESTARTS, EARLY, BUSY = "old", "slow", "late", "restarts", "early", "busy"
 OLD_SITE = """# nginx warns of "ssl" up to 1.25.0, and knows it no more from 1.25.1 on.
 server {
     listen 127.0.0.1:8081;
@@ -62,11 +62,21 @@ ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) != 2 
 WantedBy=multi-user.target
 """
 RESTARTS_ITSELF = """[Unit]
-Description=restarts this machine a minute after its second start
+Description=restarts this machine {seconds} seconds after its start number {start}
 
 [Service]
-ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) = 2 ] || exit 0; \
- sleep 60; systemctl reboot'
+ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) = {start} ] || exit 0; \
+ sleep {seconds}; systemctl reboot'
+
+[Install]
+WantedBy=multi-user.target
+"""
+OWN_APT = """[Unit]
+Description=has the lock of the package manager, and does not give it back
+
+[Service]
+ExecStart=/usr/bin/python3 -c 'import fcntl, signal; \
+ lock = open("/var/lib/dpkg/lock-frontend", "w"); fcntl.lockf(lock, fcntl.LOCK_EX); signal.pause()'
 
 [Install]
 WantedBy=multi-user.target
@@ -83,7 +93,9 @@ VARIANTS: dict[str, dict[str, str]] = {
     },
     ONCE: {"unit": ONCE_UNIT},
     SLOW: {"unit": SECOND_START.format(limit=300)},
-    RESTARTS: {"unit": RESTARTS_ITSELF},
+    RESTARTS: {"unit": RESTARTS_ITSELF.format(start=2, seconds=60)},
+    EARLY: {"unit": RESTARTS_ITSELF.format(start=1, seconds=150)},
+    BUSY: {"unit": OWN_APT},
     LATE: {"unit": SECOND_START.format(limit=130)},
 }
 

@@ -202,6 +202,7 @@ def _offer(case: Case, archive: Archive, out: Path) -> None:
     archive.offer(packages)
     archive.down = case.mirror == "down"
     archive.failing = ".deb" if case.mirror == "flickers" else ""
+    archive.slow = ".deb" if case.mirror == "slow" else ""
     if case.mirror == "half synchronised":  # other packages than its index speaks of
         archive.objects = {
             url: content + b"." if url.endswith(".deb") else content

@@ -29,6 +29,7 @@ class Source:
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     delay: float = 0.0
     truncate: bool = False
+    drip: threading.Event | None = None  # when to go on after the first half of a body
     chunked: bool = False
     redirect: str = ""
 
@@ -76,7 +77,11 @@ def package_source() -> Iterator[Source]:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body[: len(body) // 2] if source.truncate else body)
+                half = len(body) // 2
+                self.wfile.write(body[:half])
+                if source.drip is not None:
+                    source.drip.wait(60)
+                self.wfile.write(b"" if source.truncate else body[half:])
             self.close_connection = source.truncate
 
         def log_message(self, format: str, *args: object) -> None:

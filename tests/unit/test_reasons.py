@@ -321,7 +321,7 @@ def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
     assert suspects(before, after, None) == (UNIT,)
     assert suspects(before, after, before) == (UNIT,)
     assert suspects(before, after, after) == (), "it failed on the twin, too"
-    for state, stopped in (("activating/auto-restart", True), ("activating/start", False)):
+    for state, stopped in (("activating/auto-restart", True), ("reloading/reload", False)):
         units = {**after.units, UNIT: state}
         again = after.model_copy(update={"units": units, "failed_units": ()})
         assert bool(suspects(before, again, None)) is stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
 import threading
@@ -18,14 +19,15 @@ SOURCES_LIST = f"deb [trusted=yes] {SOURCE} ./\n"
 class Archive:
     """An upstream HTTP proxy that knows one host; ``down`` makes it answer like a dead mirror.
 
-    ``failing`` does so for what ends like that only.
+    ``failing`` does so for what ends like that only; what ends like ``slow`` takes a second for
+    each byte.
     """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.down = False
-        self.failing = ""
+        self.failing = self.slow = ""
         self.url = ""
         self.offer([])
 
@@ -58,7 +60,7 @@ def _sha256(content: bytes) -> str:
 @contextmanager
 def serving() -> Iterator[Archive]:
     """The archive on loopback."""
-    archive = Archive()
+    archive, ended = Archive(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -75,10 +77,19 @@ def serving() -> Iterator[Archive]:
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            if self.command == "GET":
+            if self.command == "GET" and archive.slow and path.path.endswith(archive.slow):
+                self._trickle(content)
+            elif self.command == "GET":
                 self.wfile.write(content)
 
         do_HEAD = do_GET
+
+        def _trickle(self, content: bytes) -> None:
+            with contextlib.suppress(OSError):  # nobody waits any more
+                for number in range(len(content)):
+                    self.wfile.write(content[number : number + 1])
+                    if ended.wait(1):
+                        return
 
         def log_message(self, format: str, *args: object) -> None:
             """Nobody reads it."""
@@ -90,6 +101,7 @@ def serving() -> Iterator[Archive]:
     try:
         yield archive
     finally:
+        ended.set()
         server.shutdown()
         thread.join()
         server.server_close()
