@@ -273,7 +273,10 @@ class Guest:
         started = time.monotonic()
         before = self._boot_id
         self._console_start = self._console_size()
-        script = "( sleep 1; systemctl reboot || reboot ) >/dev/null 2>&1 &"
+        # A clone is rebooted soon after its start: unlike on a machine that has run for days, a
+        # busy udev may still load drivers, which a kernel that shuts down may wait for for ever.
+        settle = "udevadm settle --timeout=30"
+        script = f"( {settle}; sleep 1; systemctl reboot || reboot ) >/dev/null 2>&1 &"
         with contextlib.suppress(ConnectionLost):
             self.run(script, deadline)
         self._wait_for_shutdown(deadline)
@@ -286,7 +289,7 @@ class Guest:
                 happened=False,
                 boot_id_before=before,
                 seconds=time.monotonic() - started,
-                message=problem.message,
+                message=self._stuck() + problem.message,
             )
         return Reboot(
             happened=True,
@@ -304,6 +307,13 @@ class Guest:
             if self._console_rebooted():
                 break
         self.connection.close()
+
+    def _stuck(self) -> str:
+        """Where a console that told of its start says nothing of a restart since."""
+        said = self._console_text()
+        restarts = any(words in said for words in ("reboot: ", "Linux version "))
+        told = self._console_start > 0 and not restarts and not self._dead_end()
+        return "it did not finish shutting down; " if told else ""
 
     def _console_rebooted(self) -> bool:
         return "reboot: Restarting system" in self._console_text()

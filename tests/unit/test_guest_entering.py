@@ -262,6 +262,36 @@ def test_a_guest_that_only_drops_the_connection_has_not_rebooted(
     assert reboot.message
 
 
+@pytest.mark.parametrize(
+    ("before", "since", "stuck"),
+    [
+        ("web01 login: \n", "INFO: task kworker blocked for more than 120 seconds\n", True),
+        ("web01 login: \n", "", True),
+        ("web01 login: \n", "reboot: Restarting system\n", False),
+        ("web01 login: \n", "Linux version 6.1.0\n", False),
+        ("", "", False),  # it has no console
+    ],
+)
+def test_a_guest_that_does_not_even_shut_down(
+    closed_guest: tuple[Guest, Sshd], commands: Commands, before: str, since: str, stuck: bool
+) -> None:
+    guest, sshd = closed_guest
+    if before:
+        console(guest, before)
+    commands.add("systemctl", "exit 0")
+
+    def tell() -> None:
+        if since:
+            with guest._entrance.console_log.open("a") as log:
+                log.write(since)
+
+    timer = later(0.3, tell, sshd.drop_sessions)
+    reboot = guest.reboot(Deadline(3, "reboot"))
+    timer.join()
+    assert not reboot.happened
+    assert reboot.message.startswith("it did not finish shutting down; ") is stuck
+
+
 def test_a_guest_that_panics_after_the_upgrade_has_not_come_back(
     closed_guest: tuple[Guest, Sshd],
     commands: Commands,
