@@ -15,7 +15,8 @@ main() {
     for unit; do
         section "show $unit"
         shown=$(systemctl show -p LoadState -p SubState -p UnitFileState -p FragmentPath \
-            -p DropInPaths -p Result -p ExecMainStatus -p ExecStartPre -p ExecStart -- "$unit" | head -c 20000)
+            -p DropInPaths -p Result -p ExecMainStatus -p ExecStartPre -p ExecStart -- "$unit" |
+            head -c 20000)
         printf '%s\n' "$shown"
         section "log $unit"
         said=$(journalctl -b -o cat --no-pager -q -n 60 -u "$unit" 2>/dev/null | head -c 20000)
