@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sandbox.differences import CheckChange, Effect
-from sandbox.judged import ENDED, Point, checks, compared, last_observation
+from sandbox.judged import ENDED, Point, checks, compared, failed_before, last_observation
 from sandbox.records import CheckEnd, Facts, Outcome, UpgradeStatus
 from sandbox.trust import another_start_helps, excuse, flaky, how_flaky, restarts_alike, stuck_alike
 from sandbox.wording import because, short, some
@@ -63,6 +63,12 @@ def on_the_whole(facts: Facts) -> Iterator[Point]:
             "the guest does not come back from a reboot, upgraded or not: "
             + (facts.reboot.message or "no new boot was seen"),
             "its twin, which was not upgraded, did not come back either: repair that first",
+        )
+    if (broken := failed_before(facts)) and facts.upgrade:
+        yield Point(
+            f"{broken} was half-configured before the upgrade, and still cannot be configured: "
+            f"{facts.upgrade.error}",
+            "repair the guest (`dpkg --configure -a` names the reason), then rehearse again",
         )
     if restarts_alike(facts):
         yield RESTARTS_ANYWAY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sandbox.changes import split_package
 from sandbox.differences import CheckChange, Effect, compare, compare_checks
 from sandbox.records import CheckEnd, Facts, Observation, PackageChange, UpgradeStatus
 
@@ -31,6 +32,18 @@ def stopped_with_nothing(facts: Facts) -> bool:
 
 def last_observation(facts: Facts) -> Observation | None:
     return facts.after or (facts.before if stopped_with_nothing(facts) else None)
+
+
+def failed_before(facts: Facts) -> str:
+    """The package that the upgrade failed at, where that one was half-configured before already
+    and is none that was to change; else ""."""
+    upgrade, before = facts.upgrade, facts.before
+    if upgrade is None or before is None or upgrade.status is not UpgradeStatus.FAILED:
+        return ""
+    name = upgrade.failed_package
+    known = {split_package(key)[0] for key in before.not_configured}
+    changes = {change.name for change in upgrade.changes}
+    return name if name in known - changes else ""
 
 
 def compared(facts: Facts) -> tuple[CheckChange, ...]:

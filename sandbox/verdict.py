@@ -17,6 +17,7 @@ from sandbox.judged import (
     Point,
     checks,
     compared,
+    failed_before,
     last_observation,
     package_changes,
     stopped_with_nothing,
@@ -65,6 +66,8 @@ def decide(facts: Facts) -> Decision:
         return _answer(Verdict.REJECTED, [_impossible(upgrade)], facts)
     if upgrade and upgrade.status is UpgradeStatus.UNAVAILABLE:
         return _answer(Verdict.ERROR, [_unavailable(upgrade)], facts)
+    if upgrade and upgrade.status is UpgradeStatus.UNFIT:
+        return _answer(Verdict.INCONCLUSIVE, [_unfit(upgrade)], facts)
     if failures:
         return _answer(Verdict.FAIL, [*failures, *doubts_before(facts), *excused(facts)], facts)
     if lost := [*_lost_connections(facts)]:
@@ -99,7 +102,7 @@ def _answer(verdict: Verdict, points: Sequence[Point], facts: Facts) -> Decision
 
 def _failures(facts: Facts) -> Iterator[Point]:
     upgrade = facts.upgrade
-    if upgrade and upgrade.status is UpgradeStatus.FAILED:
+    if upgrade and upgrade.status is UpgradeStatus.FAILED and not failed_before(facts):
         yield _failed_upgrade(upgrade, facts.autopsy)
     yield from _left_half_way(facts)
     if facts.reboot and not facts.reboot.happened and not stuck_alike(facts):
@@ -268,6 +271,13 @@ def _unavailable(upgrade: UpgradeLog) -> Point:
     return Point(
         f"the package sources did not answer: {upgrade.error or 'no more is known'}",
         "nothing is known of the upgrade: try again when the mirror answers",
+    )
+
+
+def _unfit(upgrade: UpgradeLog) -> Point:
+    return Point(
+        f"the guest's package manager was broken before the upgrade: {upgrade.error}",
+        "repair it in the guest, or wait until its own upgrade has ended, then rehearse again",
     )
 
 

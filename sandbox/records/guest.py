@@ -52,6 +52,7 @@ class UpgradeStatus(StrEnum):
     FAILED = "failed"  # the package manager, a maintainer script or the script failed
     UNAVAILABLE = "unavailable"  # mirror or proxy failed: not the upgrade's fault
     IMPOSSIBLE = "impossible"  # e.g. a named package or version that does not exist
+    UNFIT = "unfit"  # the guest's package manager was broken before: nothing was changed
 
 
 class UpgradeLog(Record):

@@ -157,7 +157,7 @@ class View:
     def shows_console(self) -> bool:
         """Whether the console tells why the guest could not be looked at to the end."""
         upgrade = self.record.facts.upgrade
-        blameless = (UpgradeStatus.UNAVAILABLE, UpgradeStatus.IMPOSSIBLE)
+        blameless = (UpgradeStatus.UNAVAILABLE, UpgradeStatus.IMPOSSIBLE, UpgradeStatus.UNFIT)
         return (
             bool(self.console)
             and self.verdict not in (Verdict.PASS, Verdict.REJECTED, "running")

@@ -268,6 +268,7 @@ _DPKG_ERROR = re.compile(
     r"dpkg: error processing (?:package (?P<name>[^\s:]+)(?::\S+)?"
     r"|archive (?P<file>\S+)) \(--(?P<action>\w+)\)"
 )
+_INTERRUPTED = re.compile(r"E: dpkg was interrupted, you must manually run")
 _DPKG_FAILED = re.compile(r"E: Sub-process .*dpkg.* (?:returned|exited|received)")
 _TROUBLE = re.compile(
     r"error|fail|cannot|can't|could not|not found|no such|invalid|denied|unable|emerg|fatal"
@@ -317,6 +318,8 @@ def explain(lines: Sequence[str], exit_status: int, *, updating: bool = False) -
         return Failure(UpgradeStatus.FAILED, words, package)
     if failure := _dpkg_failure(lines):
         return failure
+    if interrupted := _first(_INTERRUPTED, lines):
+        return Failure(UpgradeStatus.UNFIT, _without_letter(interrupted))
     if fetch := fetch_trouble(lines):
         return Failure(UpgradeStatus.UNAVAILABLE, _without_letter(fetch))
     if impossible := _first(_IMPOSSIBLE, lines):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cases_services import BROKEN_SITE
 from corpus_case import ALL, REBOOT, Case, install, live
-from corpus_image import BUSY, EARLY, HALF, LATE, ONCE, RESTARTS, SLOW
+from corpus_image import BROKEN, BUSY, CUT, EARLY, HALF, LATE, ONCE, RESTARTS, SLOW
 from corpus_machine import OTHERS, site, text
 
 STEADY_NOT = """
@@ -145,6 +145,22 @@ CASES = (
         "(?=.*web01-tools)(?=.*half-configured)",
         packages=(site("1.1"),),
         image=HALF,
+    ),
+    Case(
+        "dpkg-interrupted-before",
+        "inconclusive",
+        "the machine's own dpkg was interrupted, so that no upgrade at all begins",
+        "package manager was broken before",
+        packages=(site("1.1"),),
+        image=CUT,
+    ),
+    Case(
+        "broken-package-before",
+        "inconclusive",
+        "a package that has nothing to do with the upgrade cannot be configured, as before it",
+        "(?=.*web01-tools)(?=.*no licence)",
+        packages=(site("1.1"),),
+        image=BROKEN,
     ),
     Case(
         "nothing-though-wanted",

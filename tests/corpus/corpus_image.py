@@ -32,6 +32,7 @@ WantedBy=multi-user.target
 # Variants: files of the machine before the upgrade; "prepare" is a script that runs at its start.
 EDITED, HELD, HALF, FULL, ONCE = "edited", "held", "half-configured", "full", "once"
 OLD, SLOW, LATE, RESTARTS, EARLY, BUSY = "old", "slow", "late", "restarts", "early", "busy"
+CUT, BROKEN = "cut", "broken"
 OLD_SITE = """# nginx warns of "ssl" up to 1.25.0, and knows it no more from 1.25.1 on.
 server {
     listen 127.0.0.1:8081;
@@ -87,6 +88,16 @@ VARIANTS: dict[str, dict[str, str]] = {
     HALF: {
         "prepare": "sed -i '/^Package: web01-tools$/,/^$/"
         "s/^Status: .*/Status: install ok half-configured/' /var/lib/dpkg/status\n"
+    },
+    CUT: {  # as on a guest that is cloned while its own dpkg is at work
+        "prepare": "sed -n '/^Package: web01-tools$/,/^$/p' /var/lib/dpkg/status"
+        " >/var/lib/dpkg/updates/0001\n"
+    },
+    BROKEN: {
+        "prepare": "sed -i '/^Package: web01-tools$/,/^$/"
+        "s/^Status: .*/Status: install ok half-configured/' /var/lib/dpkg/status\n"
+        "script=/var/lib/dpkg/info/web01-tools.postinst\n"
+        "printf '#!/bin/sh\\necho error: no licence\\nexit 1\\n' >$script\nchmod 755 $script\n"
     },
     FULL: {  # 30 MB are left
         "prepare": "fallocate -l $(( ($(stat -f -c %a /) - 7680) * $(stat -f -c %S /) )) /fill\n"

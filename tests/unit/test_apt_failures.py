@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -72,6 +73,37 @@ def test_a_maintainer_script_fails(rehearsal: Rehearsal) -> None:
     assert log.not_configured == ("app:all", "web:all")
     assert log.exit_status == 100
     assert "web" in log.log.splitlines()[-1] or "The following packages" in log.log
+
+
+@pytest.mark.usefixtures("updates")
+def test_a_dpkg_that_was_interrupted_before(rehearsal: Rehearsal) -> None:
+    """As on a guest that is cloned while its own dpkg is at work."""
+    world = rehearsal.world
+    entry = "Package: web\nStatus: install ok unpacked\nVersion: 1.0\nArchitecture: all\n"
+    (world.root / "var/lib/dpkg/updates/0001").write_text(
+        f"{entry}Maintainer: T <t@example.org>\nDescription: test\n"
+    )
+    log = rehearsal.run(UpgradeRequest("all"))
+    assert log.status == UpgradeStatus.UNFIT
+    assert log.error.startswith("dpkg was interrupted, you must manually run 'dpkg --configure")
+    assert world.version("web") == "1.0"
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_a_package_that_was_broken_before(rehearsal: Rehearsal, also: bool) -> None:
+    """apt fails over it whatever is upgraded; what is upgraded may fail as well."""
+    world = rehearsal.world
+    old = world.build("old", "1.0", postinst="echo 'error: no licence' >&2\nexit 1\n")
+    subprocess.run(["dpkg", "-i", old], env=world.env, check=False, capture_output=True)
+    world.install(world.build("web", "1.0"))
+    world.offer(world.main, world.build("web", "2.0", postinst="exit 1\n" if also else ""))
+    log = rehearsal.run(UpgradeRequest("all"))
+    assert log.status == UpgradeStatus.FAILED
+    if not also:  # dpkg takes two in whatever order
+        assert log.failed_package == "old"
+        assert log.error.endswith("error: no licence")
+    assert log.not_configured == (("old:all", "web:all") if also else ("old:all",))
+    assert [change.name for change in log.changes] == ["web"]
 
 
 def test_a_mirror_that_is_down(rehearsal: Rehearsal) -> None:

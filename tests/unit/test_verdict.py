@@ -112,6 +112,11 @@ RESTARTED = sets(
 )
 
 
+def BROKEN_BEFORE(facts: Facts) -> Facts:
+    """A package that nobody upgrades was half-configured, and is."""
+    return half_configured("after", "old:amd64")(half_configured("before", "old:amd64")(facts))
+
+
 def STAYED(facts: Facts) -> Facts:
     """Nobody rebooted it, and it did not by itself."""
     return sets(reboot=None)(after_has(boot_id="27d4a0c2-before")(facts))
@@ -212,7 +217,19 @@ TABLE: list[tuple[str, list[Change], str, str]] = [
     ("a proof, then clean-up fails", [outcomes("after", first=Outcome.FAILED), trouble(
         Verdict.ERROR, Phase.CLEANUP)], "fail", "test_http"),
     ("a check hangs after", [ended(CheckEnd.TIMEOUT, "after")], "fail", "hangs after the upgrade"),
+    ("a broken package of before, and one more", [sets(upgrade=upgraded(
+        status=UpgradeStatus.FAILED, failed_package="old", error="old: no", not_configured=("old",
+        "nginx"))), BROKEN_BEFORE], "fail", "left nginx half-configured"),
+    ("a package that was broken, and was to be upgraded", [sets(upgrade=upgraded(
+        status=UpgradeStatus.FAILED, failed_package="nginx", error="nginx: no")), half_configured(
+        "before", "nginx:amd64")], "fail", "the upgrade failed at nginx"),
     # Nobody may conclude anything.
+    ("dpkg was interrupted before", [UNVERIFIED, status(UpgradeStatus.UNFIT,
+        error="dpkg was interrupted, you must run it")], "inconclusive",
+        "package manager was broken before the upgrade: dpkg was interrupted"),
+    ("a package of before stays broken", [sets(upgrade=upgraded(status=UpgradeStatus.FAILED,
+        failed_package="old", error="old: no licence", not_configured=("old",))), BROKEN_BEFORE],
+        "inconclusive", "old was half-configured before the upgrade, and still cannot be"),
     ("it restarts by itself meanwhile, as its twin does", [UNVERIFIED, RESTARTED, TWIN_DOES],
         "inconclusive", "the guest restarts by itself, upgraded or not"),
     ("a reboot that nobody asked for, on both", [sets(reboot=None), TWIN_DOES], "inconclusive",
