@@ -158,7 +158,7 @@ CASES = (
         "broken-package-before",
         "inconclusive",
         "a package that has nothing to do with the upgrade cannot be configured, as before it",
-        "(?=.*web01-tools)(?=.*no licence)",
+        "(?=.*web01-tools)(?=.*half-configured)",
         packages=(site("1.1"),),
         image=BROKEN,
     ),
