@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 from run_world import World
 from sample_records import passed
@@ -35,8 +36,19 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     try:
         yield World(Settings(state=state / "state", cache=state / "cache"), hypervisor)
     finally:
+        empty_the_books()
         hypervisor.close()
         shutil.rmtree(state)
+
+
+def empty_the_books() -> None:
+    """The test driver keeps them as long as any connection is open, and a busy machine may close
+    one late: the next test's clones may have the same names."""
+    books = libvirt.open("test:///default")
+    for one in (*books.listAllDomains(), *books.listAllNetworks()):
+        if one.name().startswith("sandbox-"):
+            one.destroy()
+    books.close()
 
 
 @pytest.fixture

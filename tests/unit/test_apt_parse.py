@@ -291,7 +291,7 @@ E: Sub-process /usr/bin/dpkg returned an error code (1)
         "E: You don't have enough free space in /var/cache/apt/archives/.\n",
     ),
     "interrupted before": (
-        UpgradeStatus.FAILED,
+        UpgradeStatus.UNFIT,
         "dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem.",
         "",
         "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the "
