@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -154,7 +155,7 @@ class Daemon:
             start_new_session=True,
         )
         try:
-            assert wait_for((place / "run" / "libvirt-sock").exists, 30)
+            assert wait_for(lambda: listens(place / "run" / "libvirt-sock"), 30)
         except BaseException:
             self.end()
             raise
@@ -169,6 +170,12 @@ class Daemon:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
+
+
+def listens(path: Path) -> bool:
+    """The file alone is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
