@@ -1,224 +1,160 @@
-"""A guest that restarts by itself: noticed wherever it happens, and asked about at its twin."""
+"""Which services the scripts of packages restart: scripts as Debian has them, in real shells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import cast
+from pathlib import Path
 
 import pytest
-from sample_records import observation, passing_facts, upgrade
-from stage import Stage
+from preflight_world import SHELLS, called
 
-from sandbox import inside, pipeline, twin
-from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, GuestRestarted
-from sandbox.guest import Guest
-from sandbox.plan import Plan, make_plan
-from sandbox.records import CheckResult as Result
-from sandbox.records import CheckSession, Observation, Outcome, Phase, Verdict
-from sandbox.run import Run
-from sandbox.twin import Twin
-from sandbox.upgraders import Simulation
-from sandbox.verdict import decide
+from sandbox.upgraders.apt_parse import restarts_of, stops_of
 
-pytest_plugins = ["stage_fixtures"]
-
-GREEN = CheckSession(results=(Result(name="test_a", outcome=Outcome.PASSED),))
-BEFORE = observation(after=False)
-RESTARTED = "another start"
-
-
-class Shaky:
-    """A guest whose connection breaks, once for each of ``breaks``; found again as ``boot_id``."""
-
-    def __init__(self, breaks: int = 0, boot_id: str = BEFORE.boot_id) -> None:
-        self._breaks, self._boot_id = breaks, boot_id
-        self.asked = 0
-
-    def enter(self, _deadline: Deadline) -> str:
-        return self._boot_id
-
-    def wait_until_up(self, _deadline: Deadline) -> None:
-        self.run("", _deadline)
-
-    def run(self, _script: str, _deadline: Deadline) -> None:
-        self.asked += 1
-        if self.asked <= self._breaks:
-            raise ConnectionLost("the cable")
-
-
-@pytest.fixture
-def run(stage: Stage) -> Run:
-    made = Run(stage.new_folder(), stage.progress, stage.scenario())
-    made.learn(before=BEFORE, upgrade=upgrade(), booted=True, checks_before=GREEN)
-    return made
-
-
-@pytest.fixture
-def plan(stage: Stage) -> Plan:
-    scenario = stage.scenario("source: {guest: web01}\nreboot: always")
-    return make_plan(scenario, stage.hypervisor, stage.new_folder(), False, soon())
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inside, "observe_units", lambda *_args: BEFORE)
-    monkeypatch.setattr(inside, "observe", lambda *_args: BEFORE)
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
-
-
-Ask = Callable[[Plan, Run, Guest], object]
-ASKED: list[tuple[Ask, str]] = [
-    (lambda plan, run, guest: inside.must_reboot(plan, run, guest, soon()), "once it was upgraded"),
-    (lambda plan, run, guest: inside.first_look(run, guest, soon()), "soon after its upgrade"),
-]
-
-
-@pytest.mark.parametrize(("ask", "when"), ASKED)
-def test_a_way_that_breaks_once_is_no_restart(plan: Plan, run: Run, ask: Ask, when: str) -> None:
-    shaky = Shaky(breaks=1)
-    assert ask(plan, run, cast(Guest, shaky))
-    assert shaky.asked == 2
-
-
-@pytest.mark.parametrize(("ask", "when"), ASKED)
-def test_a_way_that_breaks_again_and_again_is_a_lost_connection(
-    plan: Plan, run: Run, ask: Ask, when: str
-) -> None:
-    with pytest.raises(ConnectionLost):
-        ask(plan, run, cast(Guest, Shaky(breaks=2)))
+BY_DEBHELPER = {
+    "prerm": """#!/bin/sh
+if [ -z "${DPKG_ROOT:-}" ] && [ "$1" = remove ] && [ -d /run/systemd/system ] ; then
+\tdeb-systemd-invoke stop 'web.service' >/dev/null || true
+fi
+""",
+    "postinst": """#!/bin/sh
+# systemctl restart other.service is for the administrator
+\tdeb-systemd-invoke $_dh_action 'web.service' >/dev/null || true
+echo "run systemctl restart third"
+""",
+}
+WITHOUT_RESTART = {
+    "preinst": """#!/bin/sh
+if [ -z "${DPKG_ROOT:-}" ] && [ "$1" = upgrade ] && [ -d /run/systemd/system ] ; then
+\tdeb-systemd-invoke stop 'mail.service' >/dev/null || true
+fi
+""",
+    "postinst": "#!/bin/sh\n\t\tdeb-systemd-invoke start 'mail.service' >/dev/null || true\n",
+}
+OF_OLD = {
+    "prerm": """#!/bin/sh
+if [ -n "$DEBUG" ]; then
+  set -x
+fi
+case "$1" in
+\tremove|upgrade)
+\tif [ -x /etc/init.d/exim4 ]; then
+\t\tinvoke-rc.d exim4 stop
+\tfi
+\t;;
+esac
+""",
+    "postinst": "#!/bin/sh\n\t\t\tinvoke-rc.d exim4 start\n",
+}
+NOT_ON_UPGRADE = {
+    "prerm": """#!/bin/sh
+pathfind() { command -v "$1"; }
+stop_vpn () {
+    invoke-rc.d openvpn stop
+}
+case "$1" in
+  upgrade)
+    true
+  ;;
+  failed-upgrade|*)
+    invoke-rc.d openvpn stop
+  ;;
+esac
+if [ "$1" = remove ]; then
+  systemctl stop openvpn
+else
+  systemctl stop openvpn
+fi
+if [ "$1" = upgrade ] && dpkg --compare-versions "$2" lt 2; then
+  systemctl stop openvpn
+fi
+if [ "$1" = remove ]; then systemctl stop openvpn; fi
+""",
+    "postinst": "#!/bin/sh\n\t\tdeb-systemd-invoke start 'openvpn.service' >/dev/null || true\n",
+}
+AFTER_ALL = {
+    "prerm": NOT_ON_UPGRADE["prerm"] + "systemctl stop last\n",
+    "postinst": "#!/bin/sh\nsystemctl start last\n",
+}
+POSTGRESQL = {
+    "prerm": "#!/bin/sh\nVERSION=15\nstop_version $VERSION\n",
+    "postinst": """#!/bin/sh
+if [ "$1" = configure ]; then
+    configure_version $VERSION "$2"
+fi
+""",
+}
+RUNNING = (
+    *("web.service", "other.service", "third.service", "mail.service", "exim4.service"),
+    *("openvpn@site.service", "last.service"),
+    *("postgresql@15-main.service", "postgresql@13-old.service"),
+)
 
 
-@pytest.mark.parametrize(("ask", "when"), ASKED)
-def test_another_start_is_a_restart(plan: Plan, run: Run, ask: Ask, when: str) -> None:
-    with pytest.raises(GuestRestarted, match=f"by itself {when}"):
-        ask(plan, run, cast(Guest, Shaky(breaks=1, boot_id=RESTARTED)))
-
-
-def test_after_a_reboot_of_ours_it_is_the_new_start_that_counts(plan: Plan, run: Run) -> None:
-    reboot = passing_facts().reboot
-    assert reboot is not None
-    run.learn(reboot=reboot)
-    assert inside.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_after)), soon()) == BEFORE
-    with pytest.raises(GuestRestarted):
-        inside.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_before)), soon())
-
-
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda argv: argv[0])
 @pytest.mark.parametrize(
-    ("problem", "boot_id", "told"),
+    ("name", "scripts", "restarted"),
     [
-        (GuestRestarted(doing="apt's last words: Setting up web"), RESTARTED,
-            "restarted by itself while it was upgraded; apt's last words: Setting up web"),
-        (ConnectionLost("the cable"), RESTARTED, "restarted by itself while it was upgraded"),
-        (ConnectionLost("the cable"), BEFORE.boot_id, "the cable"),
-    ],
-)  # fmt: skip
-def test_a_restart_in_mid_upgrade(
-    plan: Plan,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    problem: Exception,
-    boot_id: str,
-    told: str,
-) -> None:
-    changing = []
-
-    class Upgrader:
-        def sources(self, *_args: object) -> tuple[str, ...]:
-            changing.append(run.changing)
-            return ()
-
-        def simulate(self, *_args: object) -> Simulation:
-            changing.append(run.changing)
-            return Simulation()
-
-        def apply(self, *_args: object) -> object:
-            changing.append(run.changing)
-            raise problem
-
-    class Anything:
-        statistics = connection = property(lambda self: self)
-        socket = ""
-
-        def forward(self, *_args: object) -> None: ...
-        def allow(self, *_args: object) -> None: ...
-        def added_to(self, seen: object) -> object:
-            return seen
-
-        def enter(self, _deadline: Deadline) -> str:
-            return boot_id
-
-    monkeypatch.setattr(inside, "choose", lambda *_args: Upgrader())
-    there = Anything()
-    with pytest.raises(type(problem) if told == "the cable" else GuestRestarted) as caught:
-        inside.upgrade(plan, run, there, there, there, soon())  # type: ignore[arg-type]
-    assert told in caught.value.message
-    assert changing == [False, False, True]
-
-
-def test_before_anything_is_changed_its_twin_is_not_asked(run: Run) -> None:
-    with pytest.raises(GuestRestarted), pipeline._its_twin_too(run, cast(Twin, None)):
-        raise GuestRestarted
-
-
-class Twinned(Shaky):
-    """A guest in a thread of its own, reached all the time."""
-
-    connection = property(lambda self: self)
-    config = None
-
-    def __enter__(self) -> Twinned:
-        return self
-
-    def __exit__(self, *_exc: object) -> None: ...
-
-
-class Nothing:
-    def __init__(self, *_args: object) -> None: ...
-
-    def added_to(self, seen: Observation) -> Observation:
-        return seen
-
-
-@pytest.mark.parametrize(
-    ("starts", "verdict"),
-    [
-        ("aaaa", Verdict.FAIL),
-        ("aabb", Verdict.INCONCLUSIVE),  # a little later
-        ("abbb", Verdict.INCONCLUSIVE),  # a little earlier
+        ("web", BY_DEBHELPER, ["web.service"]),
+        ("postfix", WITHOUT_RESTART, ["mail.service"]),
+        ("exim4-daemon-light", OF_OLD, ["exim4.service"]),
+        ("openvpn", NOT_ON_UPGRADE, []),
+        ("later:amd64", AFTER_ALL, ["last.service"]),
+        ("postgresql-15", POSTGRESQL, ["postgresql@15-main.service"]),
     ],
 )
-def test_its_twin_decides(
-    stage: Stage,
-    run: Run,
-    plan: Plan,
-    monkeypatch: pytest.MonkeyPatch,
-    starts: str,
-    verdict: Verdict,
+def test_scripts_of_debian(
+    shell: tuple[str, ...],
+    name: str,
+    scripts: dict[str, str],
+    restarted: list[str],
+    tmp_path: Path,
 ) -> None:
-    """The clone restarted while packages were installed: would it have done so without them?"""
-    shown: Iterator[Observation] = (Observation(boot_id=one, kernel="6.1") for one in starts)
-    monkeypatch.setattr(twin, "observe", lambda *_args: next(shown))
-    monkeypatch.setattr(twin, "run_checks", lambda **_given: GREEN)
-    monkeypatch.setattr(twin, "Aside", Nothing)
-    monkeypatch.setattr(twin, "ROUNDS", 1)
-    monkeypatch.setattr(twin, "LATER", 0.1)
-    its = Twin(plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, Twinned()))
-    run.changing = True
-    with (
-        its,
-        pytest.raises(GuestRestarted),
-        run.phase(Phase.UPGRADE, 20),
-        pipeline._its_twin_too(run, its),
+    info = tmp_path / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    for kind, text in scripts.items():
+        (info / f"{name}.{kind}").write_text(text)
+    package = name.partition(":")[0]
+    lines = called(shell, 'service_lines "$@"', package, "no-scripts", DPKG_ROOT=tmp_path)
+    assert restarts_of(lines, RUNNING) == dict.fromkeys(restarted, package)
+    at_once = {"web.service"}
+    assert stops_of(lines, RUNNING) == {name for name in restarted if name not in at_once}
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda argv: argv[0])
+@pytest.mark.parametrize("version", ["", "systemd/"])
+def test_services_of_slices_of_their_own_are_asked_for(
+    shell: tuple[str, ...], version: str, tmp_path: Path
+) -> None:
+    """PostgreSQL's clusters run in system-postgresql.slice."""
+    slice_ = tmp_path / f"sys/fs/cgroup/{version}system.slice"
+    for group in (
+        *("web.service", "system-postgresql.slice/postgresql@15-main.service"),
+        *("silent.service", "system-getty.slice/getty@tty1.service"),
     ):
-        raise GuestRestarted("while it was upgraded")
-    run.blame(GuestRestarted("while it was upgraded"))
-    found = run.facts.control
-    assert found is not None
-    assert (found.missing, found.restarted) == ("", verdict is Verdict.INCONCLUSIVE)
-    decision = decide(run.facts)
-    assert decision.verdict is verdict
-    assert ("its twin, which was not upgraded, did not" in decision.reason) is not found.restarted
+        (slice_ / group).mkdir(parents=True)
+    (tmp_path / "systemctl").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    text = "/web.postinst: systemctl restart web\n/postgresql-15.prerm:stop_version 15 *"
+    path = f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin"
+    said = called(shell, 'last_starts "$@"', text, DPKG_ROOT=tmp_path, PATH=path)
+    assert said[said.index("--") + 1 :] == ["web.service", "postgresql@15-main.service"]
+
+
+def test_instances_go_with_their_template_or_what_they_are_parts_of() -> None:
+    running = ["tor@default.service", "ssh@0-10.0.0.1:22-10.0.0.2:4242.service", "ssh.service"]
+    running += ["mariadb.service", "mariadb@two.service", "vpn@a.service", "vpn@b.service"]
+    lines = [
+        "/i/tor.postinst: invoke-rc.d tor $_dh_action",
+        "/i/openssh-server.postinst: deb-systemd-invoke $_dh_action 'ssh.service'",
+        "/i/mariadb-server.postinst: deb-systemd-invoke $_dh_action 'mariadb.service'",
+        "/i/vpn.postinst: systemctl try-restart 'vpn@*.service'",
+    ]
+    assert restarts_of(lines, running) == {
+        "tor@default.service": "tor",
+        "ssh.service": "openssh-server",
+        "mariadb.service": "mariadb-server",
+        "vpn@a.service": "vpn",
+        "vpn@b.service": "vpn",
+    }
+    assert restarts_of(["/i/vpn.postinst: systemctl restart vpn@b"], running) == {
+        "vpn@b.service": "vpn"
+    }

@@ -1,0 +1,224 @@
+"""A guest that restarts by itself: noticed wherever it happens, and asked about at its twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+from sample_records import observation, passing_facts, upgrade
+from stage import Stage
+
+from sandbox import inside, pipeline, twin
+from sandbox.deadline import Deadline
+from sandbox.errors import ConnectionLost, GuestRestarted
+from sandbox.guest import Guest
+from sandbox.plan import Plan, make_plan
+from sandbox.records import CheckResult as Result
+from sandbox.records import CheckSession, Observation, Outcome, Phase, Verdict
+from sandbox.run import Run
+from sandbox.twin import Twin
+from sandbox.upgraders import Simulation
+from sandbox.verdict import decide
+
+pytest_plugins = ["stage_fixtures"]
+
+GREEN = CheckSession(results=(Result(name="test_a", outcome=Outcome.PASSED),))
+BEFORE = observation(after=False)
+RESTARTED = "another start"
+
+
+class Shaky:
+    """A guest whose connection breaks, once for each of ``breaks``; found again as ``boot_id``."""
+
+    def __init__(self, breaks: int = 0, boot_id: str = BEFORE.boot_id) -> None:
+        self._breaks, self._boot_id = breaks, boot_id
+        self.asked = 0
+
+    def enter(self, _deadline: Deadline) -> str:
+        return self._boot_id
+
+    def wait_until_up(self, _deadline: Deadline) -> None:
+        self.run("", _deadline)
+
+    def run(self, _script: str, _deadline: Deadline) -> None:
+        self.asked += 1
+        if self.asked <= self._breaks:
+            raise ConnectionLost("the cable")
+
+
+@pytest.fixture
+def run(stage: Stage) -> Run:
+    made = Run(stage.new_folder(), stage.progress, stage.scenario())
+    made.learn(before=BEFORE, upgrade=upgrade(), booted=True, checks_before=GREEN)
+    return made
+
+
+@pytest.fixture
+def plan(stage: Stage) -> Plan:
+    scenario = stage.scenario("source: {guest: web01}\nreboot: always")
+    return make_plan(scenario, stage.hypervisor, stage.new_folder(), False, soon())
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inside, "observe_units", lambda *_args: BEFORE)
+    monkeypatch.setattr(inside, "observe", lambda *_args: BEFORE)
+
+
+def soon() -> Deadline:
+    return Deadline(20, "test")
+
+
+Ask = Callable[[Plan, Run, Guest], object]
+ASKED: list[tuple[Ask, str]] = [
+    (lambda plan, run, guest: inside.must_reboot(plan, run, guest, soon()), "once it was upgraded"),
+    (lambda plan, run, guest: inside.first_look(run, guest, soon()), "soon after its upgrade"),
+]
+
+
+@pytest.mark.parametrize(("ask", "when"), ASKED)
+def test_a_way_that_breaks_once_is_no_restart(plan: Plan, run: Run, ask: Ask, when: str) -> None:
+    shaky = Shaky(breaks=1)
+    assert ask(plan, run, cast(Guest, shaky))
+    assert shaky.asked == 2
+
+
+@pytest.mark.parametrize(("ask", "when"), ASKED)
+def test_a_way_that_breaks_again_and_again_is_a_lost_connection(
+    plan: Plan, run: Run, ask: Ask, when: str
+) -> None:
+    with pytest.raises(ConnectionLost):
+        ask(plan, run, cast(Guest, Shaky(breaks=2)))
+
+
+@pytest.mark.parametrize(("ask", "when"), ASKED)
+def test_another_start_is_a_restart(plan: Plan, run: Run, ask: Ask, when: str) -> None:
+    with pytest.raises(GuestRestarted, match=f"by itself {when}"):
+        ask(plan, run, cast(Guest, Shaky(breaks=1, boot_id=RESTARTED)))
+
+
+def test_after_a_reboot_of_ours_it_is_the_new_start_that_counts(plan: Plan, run: Run) -> None:
+    reboot = passing_facts().reboot
+    assert reboot is not None
+    run.learn(reboot=reboot)
+    assert inside.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_after)), soon()) == BEFORE
+    with pytest.raises(GuestRestarted):
+        inside.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_before)), soon())
+
+
+@pytest.mark.parametrize(
+    ("problem", "boot_id", "told"),
+    [
+        (GuestRestarted(doing="apt's last words: Setting up web"), RESTARTED,
+            "restarted by itself while it was upgraded; apt's last words: Setting up web"),
+        (ConnectionLost("the cable"), RESTARTED, "restarted by itself while it was upgraded"),
+        (ConnectionLost("the cable"), BEFORE.boot_id, "the cable"),
+    ],
+)  # fmt: skip
+def test_a_restart_in_mid_upgrade(
+    plan: Plan,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Exception,
+    boot_id: str,
+    told: str,
+) -> None:
+    changing = []
+
+    class Upgrader:
+        def sources(self, *_args: object) -> tuple[str, ...]:
+            changing.append(run.changing)
+            return ()
+
+        def simulate(self, *_args: object) -> Simulation:
+            changing.append(run.changing)
+            return Simulation()
+
+        def apply(self, *_args: object) -> object:
+            changing.append(run.changing)
+            raise problem
+
+    class Anything:
+        statistics = connection = property(lambda self: self)
+        socket = ""
+
+        def forward(self, *_args: object) -> None: ...
+        def allow(self, *_args: object) -> None: ...
+        def added_to(self, seen: object) -> object:
+            return seen
+
+        def enter(self, _deadline: Deadline) -> str:
+            return boot_id
+
+    monkeypatch.setattr(inside, "choose", lambda *_args: Upgrader())
+    there = Anything()
+    with pytest.raises(type(problem) if told == "the cable" else GuestRestarted) as caught:
+        inside.upgrade(plan, run, there, there, there, soon())  # type: ignore[arg-type]
+    assert told in caught.value.message
+    assert changing == [False, False, True]
+
+
+def test_before_anything_is_changed_its_twin_is_not_asked(run: Run) -> None:
+    with pytest.raises(GuestRestarted), pipeline._its_twin_too(run, cast(Twin, None)):
+        raise GuestRestarted
+
+
+class Twinned(Shaky):
+    """A guest in a thread of its own, reached all the time."""
+
+    connection = property(lambda self: self)
+    config = None
+
+    def __enter__(self) -> Twinned:
+        return self
+
+    def __exit__(self, *_exc: object) -> None: ...
+
+
+class Nothing:
+    def __init__(self, *_args: object) -> None: ...
+
+    def added_to(self, seen: Observation) -> Observation:
+        return seen
+
+
+@pytest.mark.parametrize(
+    ("starts", "verdict"),
+    [
+        ("aaaa", Verdict.FAIL),
+        ("aabb", Verdict.INCONCLUSIVE),  # a little later
+        ("abbb", Verdict.INCONCLUSIVE),  # a little earlier
+    ],
+)
+def test_its_twin_decides(
+    stage: Stage,
+    run: Run,
+    plan: Plan,
+    monkeypatch: pytest.MonkeyPatch,
+    starts: str,
+    verdict: Verdict,
+) -> None:
+    """The clone restarted while packages were installed: would it have done so without them?"""
+    shown: Iterator[Observation] = (Observation(boot_id=one, kernel="6.1") for one in starts)
+    monkeypatch.setattr(twin, "observe", lambda *_args: next(shown))
+    monkeypatch.setattr(twin, "run_checks", lambda **_given: GREEN)
+    monkeypatch.setattr(twin, "Aside", Nothing)
+    monkeypatch.setattr(twin, "ROUNDS", 1)
+    monkeypatch.setattr(twin, "LATER", 0.1)
+    its = Twin(plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, Twinned()))
+    run.changing = True
+    with (
+        its,
+        pytest.raises(GuestRestarted),
+        run.phase(Phase.UPGRADE, 20),
+        pipeline._its_twin_too(run, its),
+    ):
+        raise GuestRestarted("while it was upgraded")
+    run.blame(GuestRestarted("while it was upgraded"))
+    found = run.facts.control
+    assert found is not None
+    assert (found.missing, found.restarted) == ("", verdict is Verdict.INCONCLUSIVE)
+    decision = decide(run.facts)
+    assert decision.verdict is verdict
+    assert ("its twin, which was not upgraded, did not" in decision.reason) is not found.restarted
