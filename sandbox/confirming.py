@@ -54,7 +54,8 @@ def _asked_again(
             return CheckSession(results=(), end=CheckEnd.TIMEOUT, message=late.message)
         if session.end is not CheckEnd.CONNECTION_LOST:
             break
-        require_the_same_start(guest, seen, "after the upgrade", deadline)
+        when = "while it was checked after the upgrade"
+        require_the_same_start(guest, seen.boot_id, when, deadline)
     return session
 
 

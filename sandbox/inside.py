@@ -66,7 +66,7 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
     session = checked(plan, run, guest, deadline, log)
     seen = run.facts.after or run.facts.before
     if session.end is CheckEnd.CONNECTION_LOST and seen is not None:
-        require_the_same_start(guest, seen, when, deadline)
+        require_the_same_start(guest, seen.boot_id, f"while it was checked {when}", deadline)
     run.add_artifact(f"{log}.log", f"output of the checks {when}")
     passed = sum(result.outcome is Outcome.PASSED for result in session.results)
     note = f"{passed} of {len(session.results)} checks hold"
@@ -74,11 +74,11 @@ def check(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> CheckSessio
     return session
 
 
-def require_the_same_start(guest: Guest, seen: Observation, when: str, deadline: Deadline) -> None:
-    """The connection broke during checks: raises :class:`GuestRestarted` where that was since
-    the guest restarted."""
-    if not is_back(guest, seen.boot_id, deadline):
-        raise GuestRestarted(f"while it was checked {when}")
+def require_the_same_start(guest: Guest, boot_id: str, when: str, deadline: Deadline) -> None:
+    """The connection broke: raises :class:`GuestRestarted` where that was since the guest
+    restarted."""
+    if not is_back(guest, boot_id, deadline):
+        raise GuestRestarted(when)
 
 
 @contextlib.contextmanager
@@ -90,9 +90,8 @@ def restarts_told(guest: Guest, boot_id: str, when: str, deadline: Deadline) -> 
     except GuestRestarted as problem:
         raise GuestRestarted(when, doing=problem.doing) from problem
     except ConnectionLost:
-        if is_back(guest, boot_id, deadline):
-            raise
-        raise GuestRestarted(when) from None
+        require_the_same_start(guest, boot_id, when, deadline)
+        raise
 
 
 def worth_watching(plan: Plan, facts: Facts) -> bool:
@@ -324,8 +323,7 @@ def asked(guest: Guest, boot_id: str, when: str, deadline: Deadline, ask: Callab
     try:
         return ask()
     except ConnectionLost:
-        if not is_back(guest, boot_id, deadline):
-            raise GuestRestarted(when) from None
+        require_the_same_start(guest, boot_id, when, deadline)
         return ask()
 
 
