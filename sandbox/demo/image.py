@@ -62,7 +62,8 @@ EARLY_FILES = {
     "etc/ssh/sshd_config.d/web01.conf": "sshd.conf",
     "etc/systemd/network/wired.network": "wired.network",
 }
-# While building only: usrmerge would bring all of Perl, and usr-is-merged does for a new system.
+# While building only: usrmerge would bring all of Perl; usr-is-merged does for a new system, which
+# has /bin and its like as links from the start.
 MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"
 BUILD_PREFERENCES = "etc/apt/preferences.d/build"
 NO_USRMERGE = "Package: usrmerge\nPin: release *\nPin-Priority: -1\n"
@@ -214,8 +215,6 @@ def _build_tree(
             *(f'--aptopt={key} "{value}"' for key, value in options.items()),
             *(f"--dpkgopt={option}" for option in NOT_UNPACKED),
             f"--hook-dir={MERGED_USR}",
-            # /bin and its like as links from the start, which is what usr-is-merged asks for.
-            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
             *(f"--setup-hook=sync-in {first} /", f"--essential-hook=sync-in {early} /"),
             f"--include={','.join(packages)}",
             *("--components=main", mirror.codename, str(tree), mirror.release_uri),

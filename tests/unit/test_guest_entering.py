@@ -138,7 +138,7 @@ def test_a_clone_that_does_not_run_is_not_waited_for(
     started = time.monotonic()
     with pytest.raises(GuestUnreachable, match=state):
         make_guest(sshd, hypervisor, tmp_path).enter(soon())
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_dead_end_on_the_console_costs_only_some_patience(
     started = time.monotonic()
     with pytest.raises(GuestUnreachable, match=meaning):
         guest.enter(soon())
-    assert 1 <= time.monotonic() - started < 6
+    assert 1 <= time.monotonic() - started < 15
 
 
 def test_the_consoles_tail_is_clean(guest: Guest) -> None:

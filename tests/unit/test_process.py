@@ -82,7 +82,7 @@ def test_the_deadline_kills_the_whole_group(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded) as caught:
         run(["sh", "-c", f"sleep 60 & echo $! >{pid}; wait"], Deadline(0.5, "boot"))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert caught.value.phase == "boot: sh"
     assert wait_for(lambda: not is_running(int(pid.read_text())))
 
@@ -94,7 +94,7 @@ def test_the_deadline_holds_although_somebody_else_has_the_output_open(tmp_path:
     with pytest.raises(DeadlineExceeded):
         run(["sh", "-c", f"setsid sleep 60 & echo $! >{pid}; wait"], Deadline(0.5, "test"))
     try:
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
 

@@ -152,12 +152,12 @@ def test_a_dead_source_is_a_502(tmp_path: Path) -> None:
 
 
 def test_a_silent_source_times_out(source: Source, tmp_path: Path) -> None:
-    source.delay = 3
+    source.delay = 30
     allowed = [f"{source.url}/debian/"]
     with proxy_for(tmp_path, operator_allowed=allowed, timeout=0.3) as proxy:
         started = time.monotonic()
         assert get(proxy.socket, source.url + DEB).status == 502
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 20
 
 
 def test_the_operators_proxy_is_used(source: Source, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_an_idle_tunnel_ends(tmp_path: Path) -> None:
             client.sendall(f"CONNECT {target} HTTP/1.1\r\n\r\n".encode())
             started = time.monotonic()
             assert b"".join(iter(lambda: client.recv(65536), b"")).endswith(b"\r\n\r\n")
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 30
 
 
 def test_a_tunnel_home_is_refused(tmp_path: Path) -> None:

@@ -103,12 +103,12 @@ def test_a_request_that_drips_is_cut_off(source: Source, tmp_path: Path) -> None
     ):
         started = time.monotonic()
         try:
-            for byte in b"GET http://mirror.example/ HTTP/1.1\r\n" * 10:
+            for byte in b"GET http://mirror.example/ HTTP/1.1\r\n" * 40:
                 connection.sendall(bytes([byte]))
                 time.sleep(0.05)
         except OSError:
             pass
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 30
 
 
 def test_too_many_connections(proxy: PackageProxy, source: Source) -> None:

