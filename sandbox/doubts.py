@@ -16,6 +16,14 @@ RESTARTS_ANYWAY = Point(
 )
 
 
+def goes_anyway(message: str) -> Point:
+    """``message``: what became of the clone."""
+    return Point(
+        f"{message}; its twin, which was not upgraded, cannot be entered any more either",
+        "find out what ends the guest, upgraded or not, and repair that first",
+    )
+
+
 def doubts_before(facts: Facts) -> Iterator[Point]:
     session = facts.checks_before
     if session is None:

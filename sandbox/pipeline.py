@@ -11,7 +11,7 @@ from sandbox import evidence
 from sandbox.clone import CloneLease, create_clone
 from sandbox.confirming import confirm, confirm_start, start_again, worth_another_start
 from sandbox.deadline import Deadline
-from sandbox.errors import GuestRestarted, HostError
+from sandbox.errors import GuestRestarted, GuestUnreachable, HostError
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
 from sandbox.inside import (
@@ -179,7 +179,7 @@ def _recipe(
             run.learn(checks_again=confirm(plan, run, guest, deadline))
             grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
             again = restarted(run.facts)
-            run.learn(control=twin.found(grace, watched=run.facts.watched, restarted=again))
+            run.learn(control=twin.found(grace, watched=run.facts.watched, by_itself=again))
             grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
             run.learn(autopsy=find_out(plan, run, guest, grace))
             learn_wide(run, aside)
@@ -189,13 +189,16 @@ def _recipe(
 
 @contextmanager
 def _its_twin_too(run: Run, twin: Twin) -> Iterator[None]:
-    """Where the clone restarts by itself once it is upgraded: does its twin do so as well?"""
+    """Where the clone restarts by itself or goes away while it is upgraded, or once it is: does
+    its twin do so as well?"""
     try:
         yield
-    except GuestRestarted:
+    except GuestUnreachable as problem:
         if run.changing:
-            run.progress.detail("it restarted by itself: does its twin do so, too?")
-            run.learn(control=twin.restarts_too())
+            restarted = isinstance(problem, GuestRestarted)
+            what = "restarted by itself" if restarted else "cannot be entered any more"
+            run.progress.detail(f"it {what}: what does its twin do?")
+            run.learn(control=twin.does_so_too())
         raise
 
 

@@ -171,6 +171,7 @@ class Run:
             hint=hint,
             no_room=isinstance(problem, NoRoom),
             restarted=isinstance(problem, GuestRestarted),
+            gone=_is_gone(problem) and self.facts.booted,
         )
         self.learn(trouble=trouble)
 
@@ -198,6 +199,10 @@ def _name_of(scenario: Scenario) -> str:
     if source is None:
         return ""
     return source.guest or (str(source.image.path) if source.image else "")
+
+
+def _is_gone(problem: BaseException) -> bool:
+    return isinstance(problem, GuestUnreachable) and not isinstance(problem, GuestRestarted)
 
 
 def blame_for(problem: BaseException, phase: Phase, changing: bool) -> Verdict:

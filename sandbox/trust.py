@@ -197,6 +197,12 @@ def restarts_alike(facts: Facts) -> bool:
     return restarted(facts) and there is not None and there.restarted
 
 
+def gone_alike(facts: Facts) -> bool:
+    """Whether neither the clone nor its twin lets us in any more."""
+    here, there = facts.trouble, facts.control
+    return here is not None and here.gone and there is not None and there.gone
+
+
 def stuck_alike(facts: Facts) -> bool:
     """Whether neither the clone nor its twin came back from the reboot."""
     stuck = facts.reboot is not None and not facts.reboot.happened

@@ -15,7 +15,14 @@ from types import TracebackType
 
 from sandbox.clone import Clone, control_place, create_control, remove_control
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded, HostError, NoRoom, SandboxError
+from sandbox.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    GuestUnreachable,
+    HostError,
+    NoRoom,
+    SandboxError,
+)
 from sandbox.guest import Guest
 from sandbox.hypervisors import Hypervisor
 from sandbox.observe import observe
@@ -104,24 +111,25 @@ class Twin:
         """Why there is none; None where there is one, and where nobody wanted one."""
         return self._found if self._enter is None and self._found.missing else None
 
-    def restarts_too(self) -> Control | None:
-        """What it found, once it had the time to restart by itself as the clone did."""
+    def does_so_too(self) -> Control | None:
+        """What it found, once it had the time to restart by itself, or to go away, as the clone
+        did."""
         if not self._goes_on:
             self.go_on(reboot=False)
         late = LATER + 2 * self._plan.seconds[Phase.VERIFY]
-        return self.found(Deadline(late, "waiting for the control"), restarted=True)
+        return self.found(Deadline(late, "waiting for the control"), by_itself=True)
 
     def found(
-        self, deadline: Deadline, *, watched: Watch | None = None, restarted: bool = False
+        self, deadline: Deadline, *, watched: Watch | None = None, by_itself: bool = False
     ) -> Control | None:
         """What it found, waited for until the deadline; None where nobody wanted a control.
         Without :meth:`go_on` that ends with the checks before the upgrade. ``watched``:
-        where the clone was, what the control was like at first does not matter. ``restarted``:
-        the clone did so by itself."""
+        where the clone was, what the control was like at first does not matter. ``by_itself``:
+        the clone restarted, or went away."""
         if self._enter is None:
             return self.absent
         self._watched = watched.seconds if watched else 0.0
-        if restarted:  # would it have done so a little later?
+        if by_itself:  # would it have done so a little later?
             self._watched += LATER
         self._known.set()
         self._wanted.set()
@@ -138,7 +146,8 @@ class Twin:
         try:
             self._rehearse()
         except SandboxError as problem:
-            self._learn(missing=problem.message)
+            left = isinstance(problem, GuestUnreachable) and self._found.before is not None
+            self._learn(missing=problem.message, gone=left)
         except Exception as problem:
             self._learn(missing=f"a fault of ours: {type(problem).__name__}: {problem}")
 

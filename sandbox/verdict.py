@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from sandbox.changes import split_package
 from sandbox.differences import Effect
-from sandbox.doubts import RESTARTS_ANYWAY, doubts_before, excused, on_the_whole
+from sandbox.doubts import RESTARTS_ANYWAY, doubts_before, excused, goes_anyway, on_the_whole
 from sandbox.judged import (
     ENDED,
     Point,
@@ -38,6 +38,7 @@ from sandbox.records import (
 from sandbox.trust import (
     excuse,
     flaky,
+    gone_alike,
     hangs_alike,
     how_flaky,
     restarted,
@@ -58,6 +59,8 @@ def decide(facts: Facts) -> Decision:
     if trouble and not (trouble.phase is Phase.CLEANUP and failures):
         if trouble.blame is Verdict.FAIL and trouble.restarted and restarts_alike(facts):
             return _answer(Verdict.INCONCLUSIVE, [RESTARTS_ANYWAY], facts)
+        if trouble.blame is Verdict.FAIL and gone_alike(facts):
+            return _answer(Verdict.INCONCLUSIVE, [goes_anyway(trouble.message)], facts)
         blame = Verdict.ERROR if trouble.blame is Verdict.PASS else trouble.blame
         return _answer(blame, [_trouble_point(trouble, facts), *failures], facts)
 
@@ -256,6 +259,9 @@ def _trouble_point(trouble: Trouble, facts: Facts) -> Point:
     message = trouble.message or "the rehearsal ended early"
     if trouble.restarted and trouble.blame is Verdict.FAIL:
         message += _not_its_twin(facts)
+    there = facts.control
+    if trouble.gone and there and there.checks_after and not there.missing:
+        message += "; its twin, which was not upgraded, still lets us in"
     where = f" (in phase {trouble.phase.value})" if trouble.blame is Verdict.ERROR else ""
     return Point(message + where, trouble.hint)
 

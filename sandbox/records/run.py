@@ -93,6 +93,7 @@ class Control(Record):
     after: Observation | None = None
     checks_after: tuple[CheckSession, ...] = ()
     restarted: bool = False  # by itself, while its twin was watched
+    gone: bool = False  # let us in before, and does not any more
 
 
 class Watch(Record):
@@ -166,6 +167,7 @@ class Trouble(Record):
     hint: str = ""
     no_room: bool = False  # the host is full: waiting helps
     restarted: bool = False  # the clone, by itself
+    gone: bool = False  # the clone let us in before, and does not any more
 
 
 class Past(Record):

@@ -1,4 +1,5 @@
-"""A guest that restarts by itself: noticed wherever it happens, and asked about at its twin."""
+"""A guest that restarts by itself, or goes away: noticed wherever it happens, and asked about at
+its twin."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from stage import Stage
 
 from sandbox import inside, pipeline, twin
 from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, GuestRestarted
+from sandbox.errors import ConnectionLost, GuestRestarted, GuestUnreachable
 from sandbox.guest import Guest
 from sandbox.plan import Plan, make_plan
 from sandbox.records import CheckResult as Result
-from sandbox.records import CheckSession, Observation, Outcome, Phase, Verdict
+from sandbox.records import CheckSession, Observation, Outcome, Phase, RunRecord, Verdict
 from sandbox.run import Run
 from sandbox.twin import Twin
 from sandbox.upgraders import Simulation
@@ -183,6 +184,39 @@ class Nothing:
         return seen
 
 
+Trial = Callable[[Iterator[Observation | None], Exception], RunRecord]
+"""Of a clone that ended so while it was upgraded, and what was seen of its twin; None: nothing."""
+
+
+@pytest.fixture
+def trial(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    def tried(shown: Iterator[Observation | None], problem: Exception) -> RunRecord:
+        def look(*_args: object) -> Observation:
+            seen = next(shown)
+            if seen is None:
+                raise GuestUnreachable("the clone is not running any more: it is off")
+            return seen
+
+        monkeypatch.setattr(twin, "observe", look)
+        monkeypatch.setattr(twin, "run_checks", lambda **_given: GREEN)
+        monkeypatch.setattr(twin, "Aside", Nothing)
+        monkeypatch.setattr(twin, "ROUNDS", 1)
+        monkeypatch.setattr(twin, "LATER", 0.1)
+        its = Twin(plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, Twinned()))
+        run.changing = True
+        with (
+            its,
+            pytest.raises(type(problem)),
+            run.phase(Phase.UPGRADE, 20),
+            pipeline._its_twin_too(run, its),
+        ):
+            raise problem
+        run.blame(problem)
+        return run.record.model_copy(update={"decision": decide(run.facts)})
+
+    return tried
+
+
 @pytest.mark.parametrize(
     ("starts", "verdict"),
     [
@@ -191,34 +225,33 @@ class Nothing:
         ("abbb", Verdict.INCONCLUSIVE),  # a little earlier
     ],
 )
-def test_its_twin_decides(
-    stage: Stage,
-    run: Run,
-    plan: Plan,
-    monkeypatch: pytest.MonkeyPatch,
-    starts: str,
-    verdict: Verdict,
-) -> None:
+def test_its_twin_decides(trial: Trial, starts: str, verdict: Verdict) -> None:
     """The clone restarted while packages were installed: would it have done so without them?"""
-    shown: Iterator[Observation] = (Observation(boot_id=one, kernel="6.1") for one in starts)
-    monkeypatch.setattr(twin, "observe", lambda *_args: next(shown))
-    monkeypatch.setattr(twin, "run_checks", lambda **_given: GREEN)
-    monkeypatch.setattr(twin, "Aside", Nothing)
-    monkeypatch.setattr(twin, "ROUNDS", 1)
-    monkeypatch.setattr(twin, "LATER", 0.1)
-    its = Twin(plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, Twinned()))
-    run.changing = True
-    with (
-        its,
-        pytest.raises(GuestRestarted),
-        run.phase(Phase.UPGRADE, 20),
-        pipeline._its_twin_too(run, its),
-    ):
-        raise GuestRestarted("while it was upgraded")
-    run.blame(GuestRestarted("while it was upgraded"))
-    found = run.facts.control
+    shown = (Observation(boot_id=one, kernel="6.1") for one in starts)
+    record = trial(shown, GuestRestarted("while it was upgraded"))
+    found, decision = record.facts.control, record.decision
     assert found is not None
+    assert decision is not None
     assert (found.missing, found.restarted) == ("", verdict is Verdict.INCONCLUSIVE)
-    decision = decide(run.facts)
     assert decision.verdict is verdict
     assert ("its twin, which was not upgraded, did not" in decision.reason) is not found.restarted
+
+
+@pytest.mark.parametrize(
+    ("looks", "verdict", "told"),
+    [
+        ("aaaa", Verdict.FAIL, "no SSH; its twin, which was not upgraded, still lets us in"),
+        ("aa--", Verdict.INCONCLUSIVE, "no SSH; its twin, which was not upgraded, cannot be"),
+        ("a---", Verdict.INCONCLUSIVE, "no SSH; its twin, which was not upgraded, cannot be"),
+        ("----", Verdict.FAIL, "no SSH"),  # it never was there
+    ],
+)
+def test_its_twin_decides_as_well_where_the_clone_goes_away(
+    trial: Trial, looks: str, verdict: Verdict, told: str
+) -> None:
+    seen = Observation(boot_id="a", kernel="6.1")
+    record = trial((None if one == "-" else seen for one in looks), GuestUnreachable("no SSH"))
+    assert record.decision is not None
+    assert record.decision.verdict is verdict
+    assert record.decision.reason.startswith(told)
+    assert (record.decision.reason == "no SSH") is (looks == "----")

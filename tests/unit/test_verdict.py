@@ -110,6 +110,11 @@ RESTARTED = sets(
         hint="see its console",
     )
 )
+GONE = sets(
+    trouble=Trouble(
+        blame=Verdict.FAIL, phase=Phase.VERIFY, gone=True, message="the clone is off", hint="see"
+    )
+)
 
 
 def BROKEN_BEFORE(facts: Facts) -> Facts:
@@ -212,6 +217,11 @@ TABLE: list[tuple[str, list[Change], str, str]] = [
         "while it was upgraded; its twin, which was not upgraded, did not"),
     ("and its twin is not known", [UNVERIFIED, RESTARTED, sets(control=Control(missing="late"))],
         "fail", "the guest restarted by itself while it was upgraded"),
+    ("it goes away", [UNVERIFIED, GONE], "fail", "the clone is off"),
+    ("it goes away, and its twin does not", [UNVERIFIED, GONE, sets(control=Control(
+        checks_after=(NO_CHECKS,)))], "fail", "is off; its twin, which was not upgraded, still"),
+    ("it goes away, and of its twin nothing is known", [UNVERIFIED, GONE, sets(control=Control(
+        missing="it took too long", checks_after=(NO_CHECKS,)))], "fail", "the clone is off"),
     ("a proof beside a check broken before", [outcomes("before", second=Outcome.FAILED), outcomes(
         "after", first=Outcome.FAILED)], "fail", "test_http"),
     ("a proof, then clean-up fails", [outcomes("after", first=Outcome.FAILED), trouble(
@@ -224,6 +234,9 @@ TABLE: list[tuple[str, list[Change], str, str]] = [
         status=UpgradeStatus.FAILED, failed_package="nginx", error="nginx: no")), half_configured(
         "before", "nginx:amd64")], "fail", "the upgrade failed at nginx"),
     # Nobody may conclude anything.
+    ("it goes away, and its twin does so, too", [UNVERIFIED, GONE, sets(control=Control(
+        missing="the clone is off", checks_after=(NO_CHECKS,), gone=True))], "inconclusive",
+        "the clone is off; its twin, which was not upgraded, cannot be entered any more either"),
     ("dpkg was interrupted before", [UNVERIFIED, status(UpgradeStatus.UNFIT,
         error="dpkg was interrupted, you must run it")], "inconclusive",
         "package manager was broken before the upgrade: dpkg was interrupted"),

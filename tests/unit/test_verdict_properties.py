@@ -83,6 +83,7 @@ controls = st.builds(
     after=st.none() | observations,
     checks_after=rounds,
     restarted=st.booleans(),
+    gone=st.booleans(),
 )
 troubles = st.builds(
     Trouble,
@@ -90,6 +91,7 @@ troubles = st.builds(
     phase=st.sampled_from(Phase),
     message=words,
     restarted=st.booleans(),
+    gone=st.booleans(),
 )
 pasts = st.builds(lambda held, red: Past(held=held, asked=held + red), *[st.integers(0, 60)] * 2)
 any_facts = st.builds(
