@@ -79,6 +79,10 @@ class GuestUnreachable(SandboxError):
         super().__init__(message, hint)
         self.refused = refused
 
+    def amid(self, doing: str) -> GuestUnreachable:
+        """The same, with what the guest did meanwhile."""
+        return GuestUnreachable(f"{self.message}; {doing}", self.hint, refused=self.refused)
+
 
 class GuestRestarted(GuestUnreachable):
     """The clone restarted by itself. ``when`` says what we did meanwhile, ``doing`` what it did."""
@@ -87,3 +91,6 @@ class GuestRestarted(GuestUnreachable):
         what = " ".join(("the guest restarted by itself", when)).rstrip()
         super().__init__(f"{what}; {doing}" if doing else what, "see its console for the reason")
         self.doing = doing
+
+    def amid(self, doing: str) -> GuestRestarted:
+        return GuestRestarted(doing=doing)

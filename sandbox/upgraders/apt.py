@@ -19,7 +19,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import (
     DeadlineExceeded,
     GuestBusy,
-    GuestRestarted,
+    GuestUnreachable,
     NotFetched,
     RequestError,
 )
@@ -321,8 +321,8 @@ def _follow(
             if not locked:
                 return exit_status, told
             deadline.sleep(LOCK_PAUSE)
-        except GuestRestarted as problem:
-            raise GuestRestarted(doing=_last_words(told)) from problem
+        except GuestUnreachable as problem:
+            raise problem.amid(_last_words(told)) from problem
         except DeadlineExceeded as late:
             kind, hint, doing = DeadlineExceeded, LONGER, _last_words(told)
             if locked or parse.waits_for_lock(told.last):

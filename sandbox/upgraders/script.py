@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, GuestRestarted, RequestError
+from sandbox.errors import DeadlineExceeded, GuestUnreachable, RequestError
 from sandbox.records import UpgradeLog, UpgradeStatus
 from sandbox.shell import Shell, new_mark
 from sandbox.upgraders import (
@@ -109,8 +109,8 @@ class ScriptUpgrader:
         args = (told.mark, shell.proxy_url(), *simulation.arguments, self.work)
         try:
             status = shell.follow(_RUN, deadline, told.feed, args=args)
-        except GuestRestarted as problem:
-            raise GuestRestarted(doing=_last_words(told)) from problem
+        except GuestUnreachable as problem:
+            raise problem.amid(_last_words(told)) from problem
         except DeadlineExceeded as late:
             words = _last_words(told)
             raise DeadlineExceeded(late.phase, late.seconds, LONGER, doing=words) from late

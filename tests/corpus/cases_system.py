@@ -89,6 +89,14 @@ CASES = (
         packages=(text("web01-tools", "2.0", live("sync", "reboot -ff")),),
     ),
     Case(
+        "powers-the-guest-off",
+        "fail",
+        "a maintainer script powers the machine off in the middle of the upgrade",
+        "not running any more.*web01-tools",
+        packages=(text("web01-tools", "2.0", live("sync", "poweroff -ff")),),
+        control=True,
+    ),
+    Case(
         "reboots-the-guest",
         "fail",
         "a maintainer script reboots the machine, and nobody asked for that",

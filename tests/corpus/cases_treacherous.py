@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cases_services import BROKEN_SITE
 from corpus_case import ALL, REBOOT, Case, install, live
-from corpus_image import BROKEN, BUSY, CUT, EARLY, HALF, LATE, ONCE, RESTARTS, SLOW
+from corpus_image import BROKEN, BUSY, CUT, EARLY, ENDS, HALF, LATE, ONCE, RESTARTS, SLOW
 from corpus_machine import OTHERS, site, text
 
 STEADY_NOT = """
@@ -102,6 +102,15 @@ CASES = (
         "restarts by itself",
         packages=(text("web01-tools", "2.0", live("sleep 240")),),
         image=EARLY,
+        control=True,
+    ),
+    Case(
+        "powers-off-anyway",
+        "inconclusive",
+        "this machine powers itself off a while after its start, which a slow upgrade runs into",
+        "its twin.*cannot be entered any more either",
+        packages=(text("web01-tools", "2.0", live("sleep 240")),),
+        image=ENDS,
         control=True,
     ),
     Case(

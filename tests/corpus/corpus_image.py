@@ -32,7 +32,7 @@ WantedBy=multi-user.target
 # Variants: files of the machine before the upgrade; "prepare" is a script that runs at its start.
 EDITED, HELD, HALF, FULL, ONCE = "edited", "held", "half-configured", "full", "once"
 OLD, SLOW, LATE, RESTARTS, EARLY, BUSY = "old", "slow", "late", "restarts", "early", "busy"
-CUT, BROKEN = "cut", "broken"
+CUT, BROKEN, ENDS = "cut", "broken", "ends"
 OLD_SITE = """# nginx warns of "ssl" up to 1.25.0, and knows it no more from 1.25.1 on.
 server {
     listen 127.0.0.1:8081;
@@ -62,12 +62,12 @@ ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) != 2 
 [Install]
 WantedBy=multi-user.target
 """
-RESTARTS_ITSELF = """[Unit]
-Description=restarts this machine {seconds} seconds after its start number {start}
+ENDS_ITSELF = """[Unit]
+Description=brings about a {what} {seconds} seconds after this machine's start number {start}
 
 [Service]
 ExecStart=/bin/sh -c 'echo >>/var/lib/starts; [ $$(wc -l </var/lib/starts) = {start} ] || exit 0; \
- sleep {seconds}; systemctl reboot'
+ sleep {seconds}; systemctl {what}'
 
 [Install]
 WantedBy=multi-user.target
@@ -104,8 +104,9 @@ VARIANTS: dict[str, dict[str, str]] = {
     },
     ONCE: {"unit": ONCE_UNIT},
     SLOW: {"unit": SECOND_START.format(limit=300)},
-    RESTARTS: {"unit": RESTARTS_ITSELF.format(start=2, seconds=60)},
-    EARLY: {"unit": RESTARTS_ITSELF.format(start=1, seconds=150)},
+    RESTARTS: {"unit": ENDS_ITSELF.format(what="reboot", start=2, seconds=60)},
+    EARLY: {"unit": ENDS_ITSELF.format(what="reboot", start=1, seconds=150)},
+    ENDS: {"unit": ENDS_ITSELF.format(what="poweroff", start=1, seconds=150)},
     BUSY: {"unit": OWN_APT},
     LATE: {"unit": SECOND_START.format(limit=130)},
 }

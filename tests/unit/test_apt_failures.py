@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from apt_world import Rehearsal
 
-from sandbox.errors import DeadlineExceeded, RequestError
+from sandbox.errors import DeadlineExceeded, GuestRestarted, GuestUnreachable, RequestError
 from sandbox.records import UpgradeStatus
 from sandbox.upgraders import UpgradeRequest, apt
 
@@ -139,7 +141,35 @@ def test_a_hanging_maintainer_script_is_named(rehearsal: Rehearsal) -> None:
     request = UpgradeRequest("all")
     simulation = rehearsal.simulate(request)
     with pytest.raises(DeadlineExceeded, match=r"last words: Setting up web \(2\.0\)"):
-        rehearsal.upgrader.apply(rehearsal.shell, request, simulation, rehearsal.deadline(2))
+        rehearsal.upgrader.apply(rehearsal.shell, request, simulation, rehearsal.deadline(10))
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (GuestUnreachable("it is off", "see"), "it is off; apt's last words: Setting up web (2.0)"),
+        (GuestRestarted(), "restarted by itself; apt's last words: Setting up web (2.0)"),
+    ],
+)
+def test_a_guest_that_goes_away_says_how_far_it_came(
+    rehearsal: Rehearsal,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: GuestUnreachable,
+    told: str,
+) -> None:
+    world, request, follow = rehearsal.world, UpgradeRequest("all"), rehearsal.shell.follow
+    world.install(world.build("web", "1.0"))
+    world.offer(world.main, world.build("web", "2.0"))
+    simulation = rehearsal.simulate(request)
+
+    def ends(*words: Any, **more: Any) -> int:
+        follow(*words, **more)
+        raise problem
+
+    monkeypatch.setattr(rehearsal.shell, "follow", ends)
+    with pytest.raises(type(problem), match=re.escape(told)) as caught:
+        rehearsal.upgrader.apply(rehearsal.shell, request, simulation, rehearsal.deadline())
+    assert caught.value.hint == problem.hint
 
 
 def test_a_question_gets_no_answer_and_the_script_is_not_eaten(rehearsal: Rehearsal) -> None:
