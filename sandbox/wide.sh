@@ -58,7 +58,8 @@ settings() {
 certificates() {
     found=$(
         find "$1/ssl" "$1/letsencrypt/live" "$1/nginx" "$1/apache2" "$1/postfix" "$1/dovecot" \
-            "$1/haproxy" "$1/pki/tls" -path "$1/ssl/private" -prune -o \
+            "$1/haproxy" "$1/pki/tls" "$1/exim4" "$1/ldap" "$1/postgresql" "$1/mysql" \
+            "$1/lighttpd" "$1/redis" -path "$1/ssl/private" -prune -o \
             \( -name '*.pem' -o -name '*.crt' -o -name '*.cer' \) ! -name '*key*' \
             ! -name ca-certificates.crt ! -name ca-bundle.crt \
             \( ! -type l -o -path "$1/letsencrypt/*" \) -print 2>/dev/null
@@ -66,10 +67,20 @@ certificates() {
             -e 's/^[[:blank:]]*SSLCertificateFile[[:blank:]]\{1,\}\(\/[^ "]*\).*/\1/p' \
             -e 's/^[[:blank:]]*smtpd_tls_cert_file[[:blank:]]*=[[:blank:]]*\(\/[^ ]*\).*/\1/p' \
             -e 's/^[[:blank:]]*ssl_cert[[:blank:]]*=[[:blank:]]*<\(\/[^ ]*\).*/\1/p' \
+            -e 's/^[[:blank:]]*MAIN_TLS_CERTIFICATE[[:blank:]]*=[[:blank:]]*\(\/[^ ]*\).*/\1/p' \
+            -e 's/^\(olc\)\{0,1\}TLSCertificateFile:\{0,1\}[[:blank:]]\{1,\}"\{0,1\}\(\/[^ "]*\).*/\2/p' \
+            -e "s/^[[:blank:]]*ssl_cert_file[[:blank:]]*=[[:blank:]]*'\(\/[^']*\)'.*/\1/p" \
+            -e 's/^[[:blank:]]*ssl[-_]cert[[:blank:]]*=[[:blank:]]*"\{0,1\}\(\/[^ "]*\).*/\1/p' \
+            -e 's/^[[:blank:]]*ssl\.pemfile[[:blank:]]*=[[:blank:]]*"\(\/[^"]*\)".*/\1/p' \
+            -e 's/^[[:blank:]]*tls-cert-file[[:blank:]]\{1,\}\(\/[^ ]*\).*/\1/p' \
             "$1"/nginx/*.conf "$1"/nginx/conf.d/* "$1"/nginx/sites-enabled/* \
             "$1"/nginx/snippets/* "$1"/apache2/sites-enabled/* "$1"/apache2/conf-enabled/* \
             "$1"/httpd/conf.d/* "$1"/postfix/main.cf "$1"/dovecot/*.conf \
-            "$1"/dovecot/conf.d/*.conf 2>/dev/null
+            "$1"/dovecot/conf.d/*.conf "$1"/exim4/exim4.conf.localmacros \
+            "$1"/exim4/conf.d/main/* "$1"/ldap/slapd.conf "$1/ldap/slapd.d/cn=config.ldif" \
+            "$1"/postgresql/*/*/postgresql.conf "$1"/postgresql/*/*/conf.d/*.conf \
+            "$1"/mysql/*.cnf "$1"/mysql/*.conf.d/*.cnf "$1"/lighttpd/*.conf \
+            "$1"/lighttpd/conf-enabled/*.conf "$1"/redis/*.conf 2>/dev/null
     )
     set --
     set -f

@@ -62,6 +62,21 @@ def soon() -> Deadline:
     return Deadline(30, "test")
 
 
+CONFIGURED = {
+    "postfix/main.cf": ("postfix", "smtpd_tls_cert_file = /srv/postfix.crt\n"),
+    "dovecot/conf.d/10-ssl.conf": ("dovecot", "ssl_cert = </srv/dovecot.crt\n"),
+    "apache2/sites-enabled/a": ("apache", "  SSLCertificateFile /srv/apache.crt\n"),
+    "exim4/exim4.conf.localmacros": ("exim", "MAIN_TLS_CERTIFICATE = /srv/exim.crt\n"),
+    "ldap/slapd.conf": ("slapd", 'TLSCertificateFile "/srv/slapd.crt"\n'),
+    "ldap/slapd.d/cn=config.ldif": ("olc", "olcTLSCertificateFile: /srv/olc.crt\n"),
+    "postgresql/15/main/postgresql.conf": ("pg", "ssl_cert_file = '/srv/pg.crt'\t# on\n"),
+    "mysql/mariadb.conf.d/50-server.cnf": ("maria", "ssl-cert = /srv/maria.crt\n"),
+    "lighttpd/lighttpd.conf": ("lighttpd", 'ssl.pemfile = "/srv/lighttpd.crt"\n'),
+    "redis/redis.conf": ("redis", "tls-cert-file /srv/redis.crt\n# tls-cert-file /srv/web.pem\n"),
+}
+"""Configuration beneath /etc that names a certificate: of whom, and how."""
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A small guest's files."""
@@ -81,6 +96,7 @@ def root(tmp_path: Path) -> Path:
         "obsolete\nDescription: x\n",
         "var/lib/ucf/hashfile": "00112233445566778899aabbccddeeff  /etc/ssh/sshd_config\n",
     }
+    made |= {f"etc/{name}": line for name, (_kind, line) in CONFIGURED.items()}
     for name, content in made.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,10 +107,13 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "etc/letsencrypt/live/x/fullchain.pem").symlink_to(
         tmp_path / "etc/letsencrypt/archive/x/fullchain1.pem"
     )
-    web = tmp_path / "etc/nginx/sites-enabled/a"
-    web.write_text(web.read_text().replace("/srv", f"{tmp_path}/srv"))
     (tmp_path / "srv").mkdir()
     (tmp_path / "srv/web.pem").write_text(certificate("web"))
+    for name in (*CONFIGURED, "nginx/sites-enabled/a"):
+        path = tmp_path / "etc" / name
+        path.write_text(path.read_text().replace("/srv", f"{tmp_path}/srv"))
+    for kind, _line in CONFIGURED.values():
+        (tmp_path / f"srv/{kind}.crt").write_text(certificate(kind))
     return tmp_path
 
 
@@ -118,7 +137,7 @@ def test_the_script_in_real_shells(interpreter: tuple[str, ...], root: Path) -> 
         "/etc/ssl/one.pem": "CN=one",
         "/etc/letsencrypt/live/x/fullchain.pem": "CN=live",
         "/srv/web.pem": "CN=web",
-    }
+    } | {f"/srv/{kind}.crt": f"CN={kind}" for kind, _line in CONFIGURED.values()}
     one = seen.certificates[f"{root}/etc/ssl/one.pem"]
     assert one.expires == EXPIRES.timestamp()
     assert one.fingerprint == fingerprint(certificate("one"))
