@@ -1,7 +1,7 @@
 # Upgrade Sandbox: what a person runs. All of it as root on Debian 12 or 13.
 .PHONY: help setup demo clean-demo xen-lab up secrets image lint
 .PHONY: test test-unit test-xen test-vm test-faults bench picture
-.PHONY: test-restart test-service test-chaos test-contract test-promise test-bench corpus
+.PHONY: test-lint test-restart test-service test-chaos test-contract test-promise test-bench corpus
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
@@ -38,7 +38,6 @@ lint: setup ## style, format and types
 # that boots none. Each has a production of its own. A part that fails keeps none from its turn.
 test: ## everything: style, types, then all tests, with real guests on QEMU and on Xen
 	@.ci/setup --with-tests
-	@$(MAKE) --no-print-directory lint
 	@failed=$$(mktemp) || exit; \
 	  $(MAKE) --no-print-directory --jobs=2 FAILED="$$failed" lane-guests lane-others || \
 	    echo make >>"$$failed"; \
@@ -55,18 +54,20 @@ LANE = @env -u MAKEFLAGS make --no-print-directory FAILED="$(FAILED)"
 lane-guests:
 	$(LANE) --jobs=2 $(GUESTS:%=part-%)
 lane-others:
-	$(LANE) $(OTHERS:%=part-%)
+	$(LANE) part-lint $(OTHERS:%=part-%)
 
 # While libvirtd is restarted nobody else may ask it.
 part-restart part-contract: HOW = flock "$(FAILED)"
 
 # Their lines would mix: each is shown as a whole when it has ended.
-.PHONY: $(GUESTS:%=part-%) $(OTHERS:%=part-%)
-$(GUESTS:%=part-%) $(OTHERS:%=part-%): part-%:
+.PHONY: part-lint $(GUESTS:%=part-%) $(OTHERS:%=part-%)
+part-lint $(GUESTS:%=part-%) $(OTHERS:%=part-%): part-%:
 	@echo "make test-$*: begun"; log=$$(mktemp); began=$$(date +%s); \
 	  $(HOW) $(MAKE) --no-print-directory test-$* >"$$log" 2>&1 || echo "test-$*" >>"$(FAILED)"; \
 	  cat "$$log"; rm -f "$$log"; \
 	  echo "make test-$*: ended after $$((($$(date +%s) - began) / 60)) min"
+
+test-lint: lint
 
 test-unit: ## unit tests
 	$(BIN)/pytest tests/unit
