@@ -334,7 +334,8 @@ def _follow(
 
 
 def _last_words(told: Transcript) -> str:
-    return f"apt's last words: {told.last or 'none'}"
+    words, package = told.last or "none", parse.package_at_work(told.statuses)
+    return f"apt's last words: {words}" + ("" if package in words else f" (at {package})")
 
 
 @dataclass(frozen=True)

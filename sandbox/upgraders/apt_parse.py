@@ -299,6 +299,13 @@ def still_fetches(statuses: Iterable[str]) -> bool:
     return fetching and {status.kind for status in told} == {"dlstatus"}
 
 
+def package_at_work(statuses: Iterable[str]) -> str:
+    """The package that dpkg was at when it was last heard of; "" for none."""
+    told = [status for line in statuses if (status := status_of(line))]
+    packages = [one.item for one in told if one.kind == "pmstatus" and one.item != "dpkg-exec"]
+    return packages[-1].partition(":")[0] if packages else ""
+
+
 def fetch_trouble(lines: Sequence[str]) -> str:
     """The first line that says what could not be fetched or verified, or ""."""
     detailed = _first(_DETAILED_FETCH, lines)

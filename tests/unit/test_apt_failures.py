@@ -137,10 +137,10 @@ def test_a_package_that_is_not_what_was_promised(rehearsal: Rehearsal) -> None:
 def test_a_hanging_maintainer_script_is_named(rehearsal: Rehearsal) -> None:
     world = rehearsal.world
     world.install(world.build("web", "1.0"))
-    world.offer(world.main, world.build("web", "2.0", postinst="sleep 60\n"))
+    world.offer(world.main, world.build("web", "2.0", postinst="echo hello; sleep 60\n"))
     request = UpgradeRequest("all")
     simulation = rehearsal.simulate(request)
-    with pytest.raises(DeadlineExceeded, match=r"last words: Setting up web \(2\.0\)"):
+    with pytest.raises(DeadlineExceeded, match=r"last words: hello \(at web\)"):
         rehearsal.upgrader.apply(rehearsal.shell, request, simulation, rehearsal.deadline(10))
 
 

@@ -14,7 +14,7 @@ from apt_world import QuietHandler, Rehearsal
 from sandbox.errors import DeadlineExceeded, GuestBusy, NotFetched
 from sandbox.records import UpgradeStatus
 from sandbox.upgraders import UpgradeRequest, apt
-from sandbox.upgraders.apt_parse import still_fetches, waits_for_lock
+from sandbox.upgraders.apt_parse import package_at_work, still_fetches, waits_for_lock
 
 pytest_plugins = ["apt_fixtures"]
 
@@ -115,6 +115,12 @@ UNPACKS = "pmstatus:web:20:Unpacking web"
 )
 def test_whether_it_still_fetches(statuses: list[str], fetches: bool) -> None:
     assert still_fetches(statuses) is fetches
+
+
+def test_the_package_at_work() -> None:
+    first = "pmstatus:dpkg-exec:0:Running dpkg"
+    assert package_at_work([]) == package_at_work([GET, first, "nonsense"]) == ""
+    assert package_at_work([GET, first, UNPACKS, "pmstatus:libc6:amd64:30:Unpacking"]) == "libc6"
 
 
 @pytest.mark.parametrize(
