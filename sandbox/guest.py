@@ -177,7 +177,10 @@ class Guest:
     def _require_running(self) -> None:
         state = self._hypervisor.state(self._entrance.domain)
         if state not in ("running", "restarting"):
-            raise GuestUnreachable(f"the clone is not running any more: it is {state}")
+            raise GuestUnreachable(
+                f"the clone is not running any more: it is {state}",
+                "see its console for the reason",
+            )
         again = (self._restarting or time.monotonic()) if state == "restarting" else None
         self._restarting = again
         self._require_host(_RESTART_PATIENCE)

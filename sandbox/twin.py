@@ -146,8 +146,9 @@ class Twin:
         try:
             self._rehearse()
         except SandboxError as problem:
-            left = isinstance(problem, GuestUnreachable) and self._found.before is not None
-            self._learn(missing=problem.message, gone=left)
+            gone = isinstance(problem, GuestUnreachable) and self._found.before is not None
+            why = "it cannot be entered any more" if gone else problem.message
+            self._learn(missing=why, gone=gone)
         except Exception as problem:
             self._learn(missing=f"a fault of ours: {type(problem).__name__}: {problem}")
 

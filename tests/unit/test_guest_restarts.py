@@ -255,3 +255,7 @@ def test_its_twin_decides_as_well_where_the_clone_goes_away(
     assert record.decision.verdict is verdict
     assert record.decision.reason.startswith(told)
     assert (record.decision.reason == "no SSH") is (looks == "----")
+    assert record.facts.control is not None
+    assert record.facts.control.gone is (verdict is Verdict.INCONCLUSIVE)
+    if record.facts.control.gone:
+        assert record.facts.control.missing == "it cannot be entered any more"
