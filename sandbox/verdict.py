@@ -136,9 +136,9 @@ def _restart(facts: Facts) -> Iterator[Point]:
         )
 
 
-def _not_its_twin(facts: Facts) -> str:
+def _not_its_twin(facts: Facts, does: str = "did not") -> str:
     there = facts.control
-    return "; its twin, which was not upgraded, did not" if there and not there.missing else ""
+    return f"; its twin, which was not upgraded, {does}" if there and not there.missing else ""
 
 
 def _after(facts: Facts) -> str:
@@ -259,9 +259,8 @@ def _trouble_point(trouble: Trouble, facts: Facts) -> Point:
     message = trouble.message or "the rehearsal ended early"
     if trouble.restarted and trouble.blame is Verdict.FAIL:
         message += _not_its_twin(facts)
-    there = facts.control
-    if trouble.gone and there and there.checks_after and not there.missing:
-        message += "; its twin, which was not upgraded, still lets us in"
+    if trouble.gone and facts.control and facts.control.checks_after:
+        message += _not_its_twin(facts, "still lets us in")
     where = f" (in phase {trouble.phase.value})" if trouble.blame is Verdict.ERROR else ""
     return Point(message + where, trouble.hint)
 

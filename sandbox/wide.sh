@@ -66,11 +66,10 @@ certificates() {
         sed -n -e 's/^[[:blank:]]*ssl_certificate[[:blank:]]\{1,\}\(\/[^ ;"]*\).*/\1/p' \
             -e 's/^[[:blank:]]*SSLCertificateFile[[:blank:]]\{1,\}\(\/[^ "]*\).*/\1/p' \
             -e 's/^[[:blank:]]*smtpd_tls_cert_file[[:blank:]]*=[[:blank:]]*\(\/[^ ]*\).*/\1/p' \
-            -e 's/^[[:blank:]]*ssl_cert[[:blank:]]*=[[:blank:]]*<\(\/[^ ]*\).*/\1/p' \
             -e 's/^[[:blank:]]*MAIN_TLS_CERTIFICATE[[:blank:]]*=[[:blank:]]*\(\/[^ ]*\).*/\1/p' \
             -e 's/^\(olc\)\{0,1\}TLSCertificateFile:\{0,1\}[[:blank:]]\{1,\}"\{0,1\}\(\/[^ "]*\).*/\2/p' \
             -e "s/^[[:blank:]]*ssl_cert_file[[:blank:]]*=[[:blank:]]*'\(\/[^']*\)'.*/\1/p" \
-            -e 's/^[[:blank:]]*ssl[-_]cert[[:blank:]]*=[[:blank:]]*"\{0,1\}\(\/[^ "]*\).*/\1/p' \
+            -e 's/^[[:blank:]]*ssl[-_]cert[[:blank:]]*=[[:blank:]]*[<"]\{0,1\}\(\/[^ "]*\).*/\1/p' \
             -e 's/^[[:blank:]]*ssl\.pemfile[[:blank:]]*=[[:blank:]]*"\(\/[^"]*\)".*/\1/p' \
             -e 's/^[[:blank:]]*tls-cert-file[[:blank:]]\{1,\}\(\/[^ ]*\).*/\1/p' \
             "$1"/nginx/*.conf "$1"/nginx/conf.d/* "$1"/nginx/sites-enabled/* \
