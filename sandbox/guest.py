@@ -52,6 +52,7 @@ _WAITING, _WAITING_LINES = "/scripts/local-block", 8
 _RESTART_PATIENCE = 300.0  # seconds for a host to start a guest again that reboots
 _RESTART_LEAST = 30.0  # when time is up: any shorter, and the guest may restart again and again
 _PATIENCE = 15.0  # seconds between a dead end on the console and giving up
+_PAUSE, _REMOTE_PAUSE = 0.5, 2.0  # seconds between two rounds of looking; afar each costs more
 _HOST_PATIENCE = 30.0  # seconds for a round of looking for the guest; a host needs less
 _NO_ANSWER = "nothing answers on its SSH port"
 _SILENCE = 45.0  # seconds; one that works asks for a router or a lease when it starts
@@ -152,7 +153,7 @@ class Guest:
 
     def _wait_or_give_up(self, deadline: Deadline, refusal: str) -> None:
         try:
-            deadline.sleep(0.5)
+            deadline.sleep(_REMOTE_PAUSE if self._hypervisor.host.proxy_command else _PAUSE)
         except DeadlineExceeded as late:
             self._give_up(deadline, refusal or self._no_answer(), late)
 

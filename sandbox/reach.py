@@ -16,6 +16,7 @@ _NEIGHBOUR = re.compile(r"^(fe80::\S+) .*?lladdr ([0-9a-f:]{17})", re.MULTILINE)
 _LOCAL_PATIENCE, _REMOTE_PATIENCE = 3.0, 10.0  # seconds for one address
 _LISTEN = 0.3  # seconds for answers to a multicast ping
 # What a port of a bridge has received is what the guest's card has sent.
+_EVERY = 5.0  # seconds between looks at what it counts: each costs processes on the host
 _COUNTS = 'cat "/sys/class/net/$0"/lower_*/statistics/rx_packets 2>/dev/null'
 
 
@@ -77,7 +78,7 @@ def find(
 ) -> str | None:
     """One round of trying: the address that answers, or None. The costly ways (multicast,
     leases) are asked only every few rounds."""
-    fallback = round % 6 == 5
+    fallback = round % 4 == 3
     known = neighbours(host, bridge, macs, deadline) if fallback else ()
     leased = leases() if fallback else ()
     patience = _LOCAL_PATIENCE if isinstance(host, LocalHost) else _REMOTE_PATIENCE
@@ -95,11 +96,14 @@ class Sending:
         self._bridge = bridge
         self._counts = ""
         self._since: float | None = None
+        self._looked: float | None = None
 
     def look(self, deadline: Deadline) -> None:
         """To be asked again and again; what the host does not count, or a host that cannot be
         reached just now, stays unknown."""
-        counts = ""
+        if self._looked is not None and time.monotonic() - self._looked < _EVERY:
+            return
+        self._looked, counts = time.monotonic(), ""
         with contextlib.suppress(HostLost):
             argv = ["sh", "-c", _COUNTS, self._bridge]
             counts = self._host.run(argv, deadline, check=False).stdout

@@ -1,13 +1,13 @@
-"""A preflight of a guest with Debian's real package lists: against apt alone, and its allowance."""
+"""A preflight of a guest with Debian's real package lists, against apt alone."""
 
 from __future__ import annotations
 
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,52 +22,57 @@ from sandbox.settings import read_settings
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]
 
-ROUNDS = 2
-ALLOWED = 10.0  # seconds of CPU, the guest's and ours: what it takes on a machine of its own
-MOST = 3.0
+ROUNDS = 3
+# apt alone takes about 4.5 s of CPU where a preflight's allowance of 10 s was set, and sets the
+# scale where everything takes longer.
+MOST = 2.0
 PORT = 3142
 VIRSH = ("virsh", "-q", "-c", "qemu:///system")
 
 
-def test_a_preflight_against_apt_alone_and_its_allowance(
+def test_a_preflight_against_apt_alone(
     results: Results, production: Production, state: Path
 ) -> None:
     refresh_lists(production, state)
     key = inside(production, "cat /etc/ssh/ssh_host_ed25519_key.pub").split()
     known_hosts = state / "known_hosts"
     known_hosts.write_text(f"{production.address} {key[0]} {key[1]}\n")
-    hands, ours, cpu = [], [], []
+    hands: list[Cost] = []
+    ours: list[Cost] = []
     for _ in range(ROUNDS):
-        hands.append(seconds(lambda: inside(production, "apt-get -q -s dist-upgrade")))
-        before = cpu_seconds(production)
-        ours.append(seconds(lambda: preflight(production, known_hosts)))
-        cpu.append(cpu_seconds(production) - before)
-    hand, took, spent = map(statistics.mean, (hands, ours, cpu))
+        hands.append(cost(production, lambda: inside(production, "apt-get -q -s dist-upgrade")))
+        ours.append(cost(production, lambda: preflight(production, known_hosts)))
+    hand, took = min(hands), min(ours)
     results.add(
         Measurement(
             name="preflight-against-apt",
-            what="`sandbox preflight` of a guest against `ssh GUEST apt-get -s dist-upgrade`",
-            ratio=took / hand,
+            what="`sandbox preflight` of a guest against `ssh GUEST apt-get -s dist-upgrade`: CPU "
+            "time, the guest's too",
+            ratio=took.cpu / hand.cpu,
             most=MOST,
-            seconds={"sandbox preflight": took, "apt-get over ssh": hand},
-            note=f"means of {ROUNDS}, by turns",
-        )
-    )
-    results.add(
-        Measurement(
-            name="preflight-against-allowance",
-            what=f"CPU time of a preflight, the guest's too, against the {ALLOWED:g} s it may take",
-            ratio=spent / ALLOWED,
-            most=1.0,
-            seconds={"guest and command, CPU": spent, "on the clock": took},
+            seconds={
+                "sandbox preflight, CPU": took.cpu,
+                "apt-get over ssh, CPU": hand.cpu,
+                "sandbox preflight, on the clock": took.clock,
+                "apt-get over ssh, on the clock": hand.clock,
+            },
+            note=f"the cheapest of {ROUNDS} each, by turns",
         )
     )
 
 
-def seconds(step: Callable[[], object]) -> float:
-    started = time.monotonic()
+@dataclass(frozen=True, order=True)
+class Cost:
+    cpu: float
+    clock: float
+
+
+def cost(production: Production, step: Callable[[], object]) -> Cost:
+    """In seconds. What else the machine does counts on the clock only."""
+    cpu, clock = cpu_seconds(production), time.monotonic()
     step()
-    return time.monotonic() - started
+    clock = time.monotonic() - clock
+    return Cost(cpu_seconds(production) - cpu, clock)
 
 
 def cpu_seconds(production: Production) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,13 @@ class Rehearsal:
             deadline=Deadline(seconds, "checks"),
             on_result=on_result,
         )
+
+    def long_enough(self) -> float:
+        """Seconds in which checks are begun on this machine, whatever else it has to do: several
+        times what a session of next to nothing takes."""
+        quick = self({"test_quick.py": "def test_quick(): ..."}).seconds
+        shutil.rmtree(self.folder / "run")
+        return 2 + 4 * quick
 
 
 def by_name(session: CheckSession) -> dict[str, CheckResult]:

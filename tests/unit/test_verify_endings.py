@@ -132,7 +132,7 @@ def test_leaving_while_a_file_is_loaded_is_noticed(rehearse: Rehearsal) -> None:
 
 def test_a_hung_check_is_named_and_nothing_of_it_stays(rehearse: Rehearsal, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    started = time.monotonic()
+    started, seconds = time.monotonic(), rehearse.long_enough()
     session = rehearse(
         {
             "test_a.py": f"""
@@ -149,10 +149,10 @@ def test_a_hung_check_is_named_and_nothing_of_it_stays(rehearse: Rehearsal, tmp_
                     time.sleep(1000)
             """
         },
-        seconds=8,
+        seconds=seconds,
     )
     assert session.end is CheckEnd.TIMEOUT
-    assert "test test_a.py::test_hangs did not end within the 8 s" in session.message
+    assert f"test test_a.py::test_hangs did not end within the {seconds:.0f} s" in session.message
     assert [result.outcome.value for result in session.results] == ["passed", "error"]
     assert "in test_hangs" in session.results[-1].detail
     assert time.monotonic() - started < 100
@@ -172,7 +172,7 @@ def test_a_check_that_ignores_the_polite_request_is_killed(rehearse: Rehearsal) 
                     time.sleep(1000)
             """
         },
-        seconds=3,
+        seconds=rehearse.long_enough(),
     )
     assert session.end is CheckEnd.TIMEOUT
     assert time.monotonic() - started < 100
@@ -207,7 +207,8 @@ def test_checks_end_with_the_sandbox_that_is_killed(sshd: Sshd, tmp_path: Path) 
 
 
 def test_a_file_that_hangs_while_it_is_loaded_is_named(rehearse: Rehearsal) -> None:
-    session = rehearse({"test_a.py": "import time\ntime.sleep(1000)"}, seconds=3)
+    hangs = {"test_a.py": "import time\ntime.sleep(1000)"}
+    session = rehearse(hangs, seconds=rehearse.long_enough())
     assert session.end is CheckEnd.TIMEOUT
     assert "loading test_a.py did not end" in session.message
 
