@@ -23,8 +23,8 @@ from sandbox.settings import read_settings
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]
 
 ROUNDS = 3
-# apt alone takes about 4.5 s of CPU where a preflight's allowance of 10 s was set, and sets the
-# scale where everything takes longer.
+# A preflight may take 10 s of a guest under emulation. Of machines that differ by half, apt alone,
+# which took 4.5 s where that was set, is the measure.
 MOST = 2.0
 PORT = 3142
 VIRSH = ("virsh", "-q", "-c", "qemu:///system")
