@@ -44,9 +44,9 @@ test: ## everything: style, types, then all tests, with real guests on QEMU and 
 	  said=$$(cat "$$failed"); rm -f "$$failed"; \
 	  if [ -n "$$said" ]; then echo "failed:" $$said; exit 1; else echo "all tests passed"; fi
 
-GUESTS := xen restart faults service promise vm bench
+GUESTS := xen restart faults vm service promise bench
 OTHERS := unit contract chaos
-part-faults part-service part-promise part-vm part-bench: | part-restart
+part-faults part-vm part-service part-promise part-bench: | part-restart
 
 # With its own number of jobs; a make that knows of ours would not have that.
 LANE = @env -u MAKEFLAGS make --no-print-directory FAILED="$(FAILED)"
