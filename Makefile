@@ -124,9 +124,9 @@ bench: ## all benchmarks, with a whole rehearsal against the same by hand
 # Apart from `test`, too: an hour. CORPUS has options: make corpus CORPUS="--only 'mirror-*'"
 corpus: ## upgrades of known outcome on real guests: how often the verdict is right
 	@.ci/setup --with-tests
-	$(BIN)/python tests/corpus/run.py $(CORPUS)
+	$(BIN)/python -m tests.corpus.run $(CORPUS)
 
 picture: ## make the README's pictures again from a real run, and an example of the web
 	@.ci/setup --with-browser
 	@$(BIN)/python -m sandbox.demo.picture
-	@$(BIN)/python tests/contract/web_example.py
+	@$(BIN)/python -m tests.contract.web_example

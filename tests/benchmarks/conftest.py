@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
-
-from table import Measurement, Results, as_table, write
-
 from sandbox.deadline import Deadline
 from sandbox.demo.guest import Production, start_production, stop_production
 from sandbox.demo.image import DemoImage, build_image
 from sandbox.hypervisors import Hypervisor, driver_for
 from sandbox.settings import Settings
+from tests.support.benchmarks.table import Measurement, Results, as_table, write
+from tests.support.paths import ROOT
 
-RESULTS = Path(__file__).resolve().parents[2] / ".benchmarks"
+RESULTS = ROOT / ".benchmarks"
 PRODUCTION = "sbbench01"
 TIB = 1 << 40
 MEASURED = pytest.StashKey[list[Measurement]]()

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from api_world import HOST, Api, api
-from servers import postgres
-from table import Measurement, Results
 
+from tests.support.benchmarks.table import Measurement, Results
+from tests.support.service.api_world import HOST, Api, api
+from tests.support.service.servers import postgres
 from workers.ledger.events import say
 from workers.ledger.submitting import submit
 from workers.ledger.values import Order

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import chat_world as says
 import pytest
-from api_world import started
-from chat_world import Sent, write_chat
-from servers import postgres
-from services import service
-from table import Measurement, Results
-from vendors import vendors
 
 from sandbox.deadline import Deadline
+from tests.support.benchmarks.table import Measurement, Results
+from tests.support.service import chat_world as says
+from tests.support.service.api_world import started
+from tests.support.service.chat_world import Sent, write_chat
+from tests.support.service.servers import postgres
+from tests.support.service.services import service
+from tests.support.service.vendors import vendors
 from workers.ledger import reading
 from workers.states import State
 

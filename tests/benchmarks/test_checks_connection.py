@@ -9,7 +9,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from table import Measurement, Results
 
 from sandbox.checks import CheckSettings
 from sandbox.deadline import Deadline
@@ -18,6 +17,7 @@ from sandbox.process import run
 from sandbox.records import CheckEnd, Observation, Outcome
 from sandbox.ssh import HOST, Connection, Login
 from sandbox.verify import run_checks
+from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]
 

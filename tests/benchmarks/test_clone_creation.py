@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from table import Measurement, Results
 
 from sandbox.clone import CloneOrder, create_clone
 from sandbox.deadline import Deadline
@@ -35,6 +34,7 @@ from sandbox.store import RunFolder, Store, this_process
 from sandbox.volumes import BackupExporter, Exporter
 from sandbox.volumes.images import allocated, create_overlay
 from sandbox.volumes.readonly_export import ReadonlyExporter
+from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = pytest.mark.benchmark
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from table import Measurement, Results
 
 from sandbox.deadline import Deadline
 from sandbox.demo.guest import Production
@@ -19,6 +18,7 @@ from sandbox.demo.mirror import find_mirror
 from sandbox.process import run
 from sandbox.proxy import PackageProxy
 from sandbox.settings import read_settings
+from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]
 

@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 
 import pytest
-from by_hand import ByHand, essence, rehearse_by_hand
-from table import Measurement, Results
 
 from sandbox.deadline import Deadline
 from sandbox.demo.image import DemoImage
@@ -30,6 +28,8 @@ from sandbox.records import CheckEnd, RunRecord, Verdict
 from sandbox.settings import Settings, read_settings, shipped_scenarios
 from sandbox.source import ImageSpec
 from sandbox.store import Store
+from tests.support.benchmarks.by_hand import ByHand, essence, rehearse_by_hand
+from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]
 

@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from servers import postgres
 from sqlalchemy import text
-from table import Measurement, Results
 
+from tests.support.benchmarks.table import Measurement, Results
+from tests.support.service.servers import postgres
 from workers import metrics
 from workers.database import Database, migrate, open_database
 from workers.ledger import reading

@@ -6,9 +6,10 @@ A quarter of an hour on two cores; `make test` has the small edition, test_servi
 from __future__ import annotations
 
 import pytest
-from fleet import Measured, fleet
-from table import Measurement, Results
-from test_service_scale import wait_alone
+
+from tests.benchmarks.test_service_scale import wait_alone
+from tests.support.benchmarks.fleet import Measured, fleet
+from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = pytest.mark.benchmark
 

@@ -6,10 +6,10 @@ The full size is in test_service_fleet.py.
 from __future__ import annotations
 
 import pytest
-from fleet import Fleet, fleet
-from table import Measurement, Results
 
 from sandbox.deadline import Deadline
+from tests.support.benchmarks.fleet import Fleet, fleet
+from tests.support.benchmarks.table import Measurement, Results
 from workers.app import make_app
 from workers.ledger import reading
 from workers.ledger.values import Priority

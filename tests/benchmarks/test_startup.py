@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from table import Measurement, Results
+
+from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = pytest.mark.benchmark
 

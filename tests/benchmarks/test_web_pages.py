@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from api_world import MANY, Api, started
-from sample_records import broken_nginx, passed
-from services import service
 from sqlalchemy import select
-from table import Measurement, Results
-from test_service_database import databases_of, fill
-from web_world import Visitor, rehearsed, visitor
 
+from tests.benchmarks.test_service_database import databases_of, fill
+from tests.support.benchmarks.table import Measurement, Results
+from tests.support.fakes.sample_records import broken_nginx, passed
+from tests.support.service.api_world import MANY, Api, started
+from tests.support.service.services import service
+from tests.support.service.web_world import Visitor, rehearsed, visitor
 from workers.database import Database
 from workers.database.schema import runs
 from workers.tokens import Scope

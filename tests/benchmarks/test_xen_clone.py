@@ -6,21 +6,13 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from table import Measurement, Results
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "xen"))
-
-from xenlab import GUEST, Host, host
 
 from sandbox.clone import CloneOrder, create_clone
-from sandbox.deadline import Deadline
 from sandbox.guest import Guest
 from sandbox.hypervisors import Mark
 from sandbox.hypervisors.clone_xml import macs, memory_of
@@ -32,6 +24,9 @@ from sandbox.source import Source, guest_source
 from sandbox.ssh import Login
 from sandbox.store import RunFolder, Store, this_process
 from sandbox.volumes.host_disks import HostDisks, remove
+from tests.support.benchmarks.table import Measurement, Results
+from tests.support.waiting import soon
+from tests.support.xen.xenlab import GUEST, Host, host
 
 __all__ = ["host"]
 
@@ -42,10 +37,6 @@ SIZES = {"1 GiB": 1 << 30, "200 GiB": 200 << 30}
 HAND = "sbbyhand"
 OURS, BY_HAND = "ours", "by hand"
 TURNS = (BY_HAND, OURS, OURS, BY_HAND)  # what warms up is of use to both
-
-
-def soon() -> Deadline:
-    return Deadline(1800, "a benchmark on Xen")
 
 
 def a_mark() -> Mark:
@@ -75,10 +66,10 @@ def test_a_large_volume_is_cloned_like_a_small_one(
         for size in sorted(volumes, reverse=bool(number % 2)):
             mark, started = a_mark(), time.monotonic()
             try:
-                HostDisks(host.shell.host).make(GUEST, False, [volumes[size]], mark, soon())
+                HostDisks(host.shell.host).make(GUEST, False, [volumes[size]], mark, soon(1800))
                 times[size].append(time.monotonic() - started)
             finally:
-                remove(host.shell.host, mark.run, soon())
+                remove(host.shell.host, mark.run, soon(1800))
     seconds = {size: statistics.median(found) for size, found in times.items()}
     small, large = seconds.values()
     results.add(
@@ -96,7 +87,7 @@ def test_a_large_volume_is_cloned_like_a_small_one(
 def test_clones_disks_against_a_full_copy(results: Results, host: Host) -> None:
     """All disks of the running guest; the copy is the least that would do: dd, of a guest that
     ought not to write meanwhile."""
-    source = guest_source(host.shell, GUEST, soon())
+    source = guest_source(host.shell, GUEST, soon(1800))
     times: dict[str, list[float]] = {"snapshots": [], "full copy": []}
     for way in ("snapshots", "full copy", "snapshots"):
         started = time.monotonic()
@@ -107,10 +98,10 @@ def test_clones_disks_against_a_full_copy(results: Results, host: Host) -> None:
             continue
         mark = a_mark()
         try:
-            HostDisks(host.shell.host).make(GUEST, True, source.disks, mark, soon())
+            HostDisks(host.shell.host).make(GUEST, True, source.disks, mark, soon(1800))
             times[way].append(time.monotonic() - started)
         finally:
-            remove(host.shell.host, mark.run, soon())
+            remove(host.shell.host, mark.run, soon(1800))
     seconds = {way: statistics.median(found) for way, found in times.items()}
     size = sum(disk.size for disk in source.disks)
     results.add(
@@ -140,12 +131,12 @@ def copy_all(host: Host, disks: tuple[Disk, ...]) -> None:
             f"lvcreate -q -y -V {disk.size}b --thinpool {pool} -n {name} 2>/dev/null",
             f"dd if={disk.path} of={copy} bs=4M conv=fsync status=none",
         ]
-    host.shell.host.run(["sh", "-ec", "\n".join(script)], soon())
+    host.shell.host.run(["sh", "-ec", "\n".join(script)], soon(1800))
 
 
 def test_a_clone_against_the_same_by_hand(results: Results, host: Host) -> None:
     """From the running guest to a clone that answers by SSH; without what removes it again."""
-    source = guest_source(host.shell, GUEST, soon())
+    source = guest_source(host.shell, GUEST, soon(1800))
     assert source.running
     times: dict[str, list[float]] = {BY_HAND: [], OURS: []}
     for way in TURNS:
@@ -213,7 +204,7 @@ def ours(host: Host, source: Source) -> float:
 
 
 def enter(host: Host, order: CloneOrder, run: RunFolder, started: float) -> float:
-    clone = create_clone(host.shell, order, run, soon())
+    clone = create_clone(host.shell, order, run, soon(1800))
     wait_for_ssh(host, clone.entrance.macs, clone.entrance.bridge)
     seconds = time.monotonic() - started
     Guest(host.shell, clone.entrance, order.login, run.clone, run.register).connection.close()
@@ -221,6 +212,6 @@ def enter(host: Host, order: CloneOrder, run: RunFolder, started: float) -> floa
 
 
 def wait_for_ssh(host: Host, addresses: tuple[str, ...], bridge: str) -> None:
-    wait = soon()
+    wait = soon(1800)
     while not find(host.shell.host, addresses, bridge, 22, lambda: (), wait, 0):
         wait.sleep(0.5)

@@ -6,20 +6,20 @@ import io
 import json
 import shlex
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from table import Measurement, Results
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "xen"))
-
-from archive import SOURCE, Archive
-from xenlab import (
+from sandbox.demo.broken import build_deb
+from sandbox.progress import Silent
+from sandbox.records import Verdict
+from sandbox.settings import Settings
+from tests.support.benchmarks.table import Measurement, Results
+from tests.support.guests.archive import SOURCE, Archive
+from tests.support.xen.xenlab import (
     LOOK,
     Administrator,
     Host,
@@ -30,11 +30,6 @@ from xenlab import (
     reason,
     verdict,
 )
-
-from sandbox.demo.broken import build_deb
-from sandbox.progress import Silent
-from sandbox.records import Verdict
-from sandbox.settings import Settings
 
 __all__ = ["administrator", "archive", "host"]
 

@@ -3,13 +3,7 @@
 Sample records are those of tests/unit.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
-
-from databases import database, database_url, postgres_server
-from labs import (
+from tests.support.hosts.labs import (
     deadline,
     folder,
     lab,
@@ -18,6 +12,7 @@ from labs import (
     store,
     this_run,
 )
+from tests.support.service.databases import database, database_url, postgres_server
 
 __all__ = [
     "database",

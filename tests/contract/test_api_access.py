@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import product
 
 import pytest
-from api_world import MANY, Api, api
 from sqlalchemy import update
 
+from tests.support.service.api_world import MANY, Api, api
 from workers import tokens
 from workers.database.clock import now
 from workers.database.schema import tokens as table

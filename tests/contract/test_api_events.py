@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from api_world import HOST, Api, api
-from services import PATIENCE
 
 from sandbox.deadline import Deadline
 from sandbox.records import Verdict
+from tests.support.service.api_world import HOST, Api, api
+from tests.support.service.services import PATIENCE
 from workers import tokens
 from workers.ledger.events import say
 from workers.ledger.leases import claim, finish

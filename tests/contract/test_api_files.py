@@ -9,12 +9,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from api_world import HOST, Api, api
 from lxml import etree
 from sqlalchemy import update
 
 from sandbox.records import Decision, RunRecord, Verdict
 from sandbox.store import Store
+from tests.support.service.api_world import HOST, Api, api
 from workers.artifacts import NoSuchFile, Place, place_for
 from workers.database.schema import attempts
 from workers.keeping import keep_attempt
@@ -179,7 +179,7 @@ def test_what_was_copied_is_served_from_there() -> None:
 
 
 def _serves_copies(before: Api) -> None:
-    from api_world import started
+    from tests.support.service.api_world import started
 
     one = started(before.there)
     run_id, folder = ended(one)

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_world import HOST, MANY, Api, api, started
-from servers import Postgres
-from services import PATIENCE, service
 
 from sandbox.deadline import Deadline
+from tests.support.service.api_world import HOST, MANY, Api, api, started
+from tests.support.service.servers import Postgres
+from tests.support.service.services import PATIENCE, service
 from workers import tokens
 from workers.api.guards import MOST_BYTES
 from workers.database import migrate, open_database

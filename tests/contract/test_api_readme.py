@@ -6,14 +6,13 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-from api_world import MANY, Api, started
-from services import PATIENCE, service
-
+from tests.support.paths import ROOT
+from tests.support.service.api_world import MANY, Api, started
+from tests.support.service.services import PATIENCE, service
 from workers.settings import ServiceSettings
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 LISTENS = ServiceSettings.api_listen
 
 

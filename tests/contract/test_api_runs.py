@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from api_world import GUEST, HOST, Answer, Api, api
 from sqlalchemy import func, select, update
 
 from sandbox.records import Verdict
+from tests.support.service.api_world import GUEST, HOST, Answer, Api, api
 from workers.database.clock import now
 from workers.database.schema import idempotency_keys, runs
 from workers.ledger import once

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from api_world import HOST, Api, api
-
 from sandbox.records import Verdict
+from tests.support.service.api_world import HOST, Api, api
 from workers.ledger.leases import claim, finish
 from workers.ledger.submitting import submit
 from workers.ledger.values import Order, Outcome

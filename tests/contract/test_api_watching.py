@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from ledger_world import order
 from sqlalchemy import event as happening
 from sqlalchemy import insert
 
+from tests.support.service.ledger_world import order
 from workers.api import watching
 from workers.api.watching import Looks
 from workers.database import Database

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nights_world import DAY, DUE, FIRST_SEEN, Hook, World, rehearse, web_hook
 from sqlalchemy import func, select
 
 from sandbox.errors import RequestError
 from sandbox.scenario import load_scenario
+from tests.support.service.nights_world import DAY, DUE, FIRST_SEEN, Hook, World, rehearse, web_hook
 from workers import changes, housekeeping, mornings, nights, notify
 from workers.database import Database
 from workers.database.schema import news, night_guests

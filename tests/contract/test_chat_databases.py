@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import chat_world as says
 import pytest
-from chat_world import Sent, chat_of, service_settings
-from ledger_world import PASS, taken
 from sqlalchemy import func, select
-from vendors import Vendors, vendors
 
 from sandbox.host_checks import State
+from tests.support.service import chat_world as says
+from tests.support.service.chat_world import Sent, chat_of, service_settings
+from tests.support.service.ledger_world import PASS, taken
+from tests.support.service.vendors import Vendors, vendors
 from workers.chat import messages
 from workers.chat.checking import channels
 from workers.chat.hearing import Ear

@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import chat_world as says
 import pytest
 import uvicorn
-from chat_world import FORGE_STRANGER, OPERATOR, STRANGER, Sent, chat_of, service_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.service import chat_world as says
+from tests.support.service.chat_world import (
+    FORGE_STRANGER,
+    OPERATOR,
+    STRANGER,
+    Sent,
+    chat_of,
+    service_settings,
+)
 from workers.api.application import make
 from workers.chat.hearing import Ear
 from workers.database import Database, migrate, open_database

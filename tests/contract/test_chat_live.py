@@ -11,14 +11,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import chat_world as says
 import pytest
-from api_world import Answer, Api, started
-from chat_world import FORGE_STRANGER, LINK, OPERATOR, READER, STRANGER, Sent, write_chat
-from services import PATIENCE, service
-from vendors import HEAD, Said, Vendors, vendors
 
 from sandbox.deadline import Deadline
+from tests.support.service import chat_world as says
+from tests.support.service.api_world import Answer, Api, started
+from tests.support.service.chat_world import (
+    FORGE_STRANGER,
+    LINK,
+    OPERATOR,
+    READER,
+    STRANGER,
+    Sent,
+    write_chat,
+)
+from tests.support.service.services import PATIENCE, service
+from tests.support.service.vendors import HEAD, Said, Vendors, vendors
 from workers.ledger import reading
 from workers.ledger.values import RunRow
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_world import LINK, chat_of
-from ledger_world import FAIL, PASS, order, taken
 from sqlalchemy import select, update
-from vendors import HEAD, REPOSITORY, Said, Vendors, vendors
 
 from sandbox.host_checks import State
 from sandbox.records import Verdict
+from tests.support.service.chat_world import LINK, chat_of
+from tests.support.service.ledger_world import FAIL, PASS, order, taken
+from tests.support.service.vendors import HEAD, REPOSITORY, Said, Vendors, vendors
 from workers.chat import messages, telling
 from workers.chat.checking import channels
 from workers.chat.sending import Sender

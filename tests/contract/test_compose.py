@@ -13,8 +13,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from composed import COMPOSE, ROOT, SANDBOX_UID, Composed, composed, definitions
 
+from tests.support.service.composed import (
+    COMPOSE,
+    ROOT,
+    SANDBOX_UID,
+    Composed,
+    composed,
+    definitions,
+)
 from workers.embedded.programs import UNDO
 from workers.settings import SECRETS, VARIABLES, read_service_settings
 

@@ -9,9 +9,9 @@ import stat
 import urllib.request
 
 import redis
-from embedded import PATIENCE, Service, alive, eventually, service
 
 from sandbox.records import Verdict
+from tests.support.service.embedded import PATIENCE, Service, alive, eventually, service
 from workers.states import State
 
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_world import HOST
-from gate_world import GITHUB, Ci, answer, between, ci
 from lxml import etree
 from markdown_it import MarkdownIt
 
 from sandbox.records import Decision, RunRecord, Verdict
 from sandbox.store import Store
+from tests.support.service.api_world import HOST
+from tests.support.service.gate_world import GITHUB, Ci, answer, between, ci
 from workers.ledger.leases import claim, finish, note_folder
 from workers.ledger.values import Outcome
 from workers.tokens import Scope

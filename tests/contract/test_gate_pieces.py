@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from gate_world import GITHUB, Ci, ci
 from lxml import etree
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+from tests.support.service.gate_world import GITHUB, Ci, ci
+
 ACTION = ROOT / ".github/actions/upgrade-gate/action.yml"
 GITLAB = ROOT / ".ci/gitlab/upgrade-gate.yml"
 JENKINS = ROOT / ".ci/jenkins/Jenkinsfile"

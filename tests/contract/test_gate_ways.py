@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gate_world import OF_CI, Done, Gate
-from servers import short_folder
-from services import PATIENCE, Service, service
 
+from tests.support.service.gate_world import OF_CI, Done, Gate
+from tests.support.service.servers import short_folder
+from tests.support.service.services import PATIENCE, Service, service
 from workers.ledger import reading
 from workers.ledger.values import Priority
 from workers.states import ENDED, State

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from api_world import Api, api
-from ledger_world import PASS, order, take, taken
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
@@ -17,6 +15,8 @@ from sandbox.errors import HostError
 from sandbox.records import Past, Verdict
 from sandbox.settings import Settings
 from sandbox.trust import Rate
+from tests.support.service.api_world import Api, api
+from tests.support.service.ledger_world import PASS, order, take, taken
 from workers import retention
 from workers.attempt import work_off
 from workers.database import Database, migrate, open_database, require_schema

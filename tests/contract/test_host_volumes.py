@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
-from stores import (
+
+from sandbox.errors import RequestError
+from sandbox.host import LocalHost
+from sandbox.process import run
+from sandbox.volumes import host_disks
+from sandbox.volumes.host_disks import PLACE
+from tests.contract.test_volumes import NEW, SIZE, facts, qemu_io, same
+from tests.support.service.stores import (
     EXPORT,
     REFLINK,
     RUN,
@@ -20,15 +27,8 @@ from stores import (
     expect_faithful_clones,
     expect_to_leave_nothing,
     opened,
-    soon,
 )
-from test_volumes import NEW, SIZE, facts, qemu_io, same
-
-from sandbox.errors import RequestError
-from sandbox.host import LocalHost
-from sandbox.process import run
-from sandbox.volumes import host_disks
-from sandbox.volumes.host_disks import PLACE
+from tests.support.waiting import soon
 
 FORMATS = ("raw", "qcow2")
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from labs import DISK_SIZE, Lab, LibvirtLab, ThisRun, make_image, new_run
 from lxml import etree
 
 from sandbox.deadline import Deadline
@@ -19,8 +18,9 @@ from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, clone_xml
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 from sandbox.records import Disk
 from sandbox.source import ImageSpec, image_xml
+from tests.support.hosts.labs import DISK_SIZE, Lab, LibvirtLab, ThisRun, make_image, new_run
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).resolve().parents[1] / "unit" / "golden"
 NVRAM = Path("/var/lib/libvirt/qemu/nvram")
 
 

@@ -6,11 +6,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from ledger_world import ERROR, FAIL, LEASE, PASS, make_due, order, row, take, taken
 from sqlalchemy import func, select
 
 from sandbox.errors import RequestError
 from sandbox.records import Verdict
+from tests.support.service.ledger_world import (
+    ERROR,
+    FAIL,
+    LEASE,
+    PASS,
+    make_due,
+    order,
+    row,
+    take,
+    taken,
+)
 from workers.database import Database
 from workers.database.schema import attempts
 from workers.ledger.leases import (

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import libvirt
 import pytest
-from labs import TEST_URI
-from masked import CONNECTION_LACKS, DOMAIN_LACKS, Masked
+
+from tests.support.hosts.labs import TEST_URI
+from tests.support.hosts.masked import CONNECTION_LACKS, DOMAIN_LACKS, Masked
 
 
 @pytest.fixture

@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from nights_world import (
+from sqlalchemy import select, update
+
+from sandbox.errors import RequestError
+from tests.support.service.nights_world import (
     DAY,
     DUE,
     FIRST_SEEN,
@@ -21,9 +24,6 @@ from nights_world import (
     rehearse,
     web_hook,
 )
-from sqlalchemy import select, update
-
-from sandbox.errors import RequestError
 from workers import housekeeping, logs, mornings, nights
 from workers.database import Database, open_database
 from workers.database.schema import nights as nights_table

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nights_world import HOSTS, World, all_nights, all_runs, web_hook
-from servers import Postgres, redis_server, short_folder
-
 from sandbox.deadline import Deadline
+from tests.support.service.nights_world import HOSTS, World, all_nights, all_runs, web_hook
+from tests.support.service.servers import Postgres, redis_server, short_folder
 from workers import nights
 from workers.database import migrate, open_database
 from workers.settings import read_service_settings

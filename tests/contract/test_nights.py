@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nights_world import DAY, DUE, FIRST_SEEN, PATIENCE, World, all_nights, all_runs, guests_of
 from sqlalchemy import insert
 
 from sandbox.request import Request, prepare
+from tests.support.service.nights_world import (
+    DAY,
+    DUE,
+    FIRST_SEEN,
+    PATIENCE,
+    World,
+    all_nights,
+    all_runs,
+    guests_of,
+)
 from workers import nights
 from workers.database import Database, open_database
 from workers.database.schema import workers

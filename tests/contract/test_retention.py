@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import short_folder
 from sqlalchemy import Row, func, insert, select, update
 
 from sandbox.deadline import Deadline
 from sandbox.records import Verdict
 from sandbox.settings import Settings
 from sandbox.store import Store
+from tests.support.service.servers import short_folder
 from workers import housekeeping, retention
 from workers.artifacts import Folder
 from workers.attempt import work_off

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from services import HOSTS, PATIENCE, Service, service
 from sqlalchemy import text, update
 
 from sandbox.deadline import Deadline
 from sandbox.doctor import examine
 from sandbox.host_checks import Finding, State
+from tests.support.service.services import HOSTS, PATIENCE, Service, service
 from workers import service_checks
 from workers.database.clock import now
 from workers.database.schema import counters, workers

@@ -10,7 +10,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from ledger_world import ERROR, FAIL, PASS, order, taken
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
@@ -18,6 +17,7 @@ from sandbox.errors import HostError, RequestError
 from sandbox.hosts import KnownHost
 from sandbox.settings import Settings
 from sandbox.volumes.lvm import Pool
+from tests.support.service.ledger_world import ERROR, FAIL, PASS, order, taken
 from workers import housekeeping, metrics
 from workers.database import Database, open_database
 from workers.database.clock import now

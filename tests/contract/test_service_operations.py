@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from services import PATIENCE, Service, service
 from sqlalchemy import update
-from test_service_metrics import samples
 
 from sandbox.deadline import Deadline
 from sandbox.records import Verdict
 from sandbox.store import Store
+from tests.contract.test_service_metrics import samples
+from tests.support.service.services import PATIENCE, Service, service
 from workers.database.schema import attempts
 from workers.keeping import keep_attempt
 from workers.ledger import reading

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ledger_world import LEASE, PASS, make_due
-from servers import redis_server
-
+from tests.support.service.ledger_world import LEASE, PASS, make_due
+from tests.support.service.servers import redis_server
 from workers.app import backlog, make_app, queue_of
 from workers.database import Database, migrate
 from workers.ledger import reading

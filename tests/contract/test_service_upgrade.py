@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ledger_world import PASS, order, row, taken
 from sqlalchemy import text
 
 import workers.database
 from sandbox.errors import HostError
+from tests.support.service.ledger_world import PASS, order, row, taken
 from workers.database import (
     Database,
     migrate,

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import libvirt_qemu
 import pytest
-from labs import LibvirtLab, make_image
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, HostError
@@ -26,6 +25,7 @@ from sandbox.store import RunFolder, Store, start_time
 from sandbox.volumes import BackupExporter, Exporter
 from sandbox.volumes.images import FORMATS, allocated, create_overlay
 from sandbox.volumes.readonly_export import ReadonlyExporter
+from tests.support.hosts.labs import LibvirtLab, make_image
 
 SIZE = 8 << 20
 OLD, NEW = 0xA5, 0x5A  # the byte in the source at the instant, and what is written later

@@ -7,13 +7,21 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from api_world import HOST, Api
 from fastapi.routing import APIRoute
-from sample_records import passed
 from sqlalchemy import select, update
-from test_api_files import OUT, SECRET
-from web_world import COOKIE, FORM, Visitor, begun, dashboard, rehearsed, visitor
 
+from tests.contract.test_api_files import OUT, SECRET
+from tests.support.fakes.sample_records import passed
+from tests.support.service.api_world import HOST, Api
+from tests.support.service.web_world import (
+    COOKIE,
+    FORM,
+    Visitor,
+    begun,
+    dashboard,
+    rehearsed,
+    visitor,
+)
 from workers import sessions, tokens
 from workers.database.clock import now
 from workers.database.schema import sessions as table

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from api_world import HOST, Api
-from browsers import PHONE, Window, chromium, window
 from playwright.sync_api import Browser, expect
-from web_example import LONG, example
-from web_world import begun, dashboard, tell
 
 from sandbox.records import Verdict
 from sandbox.trust import Rate
+from tests.contract.web_example import LONG, example
+from tests.support.service.api_world import HOST, Api
+from tests.support.service.browsers import PHONE, Window, chromium, window
+from tests.support.service.web_world import begun, dashboard, tell
 from workers.histories import WORDS
 from workers.ledger.history import Mark
 from workers.ledger.leases import finish

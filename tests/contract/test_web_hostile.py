@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
-from api_world import Api
-from browsers import Window, chromium, window
-from hostile_records import PAYLOADS, hostile, without_after
 from playwright.sync_api import expect
-from web_world import begun, dashboard, rehearsed, tell
 
 from sandbox.records import Verdict
+from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after
+from tests.support.service.api_world import Api
+from tests.support.service.browsers import Window, chromium, window
+from tests.support.service.web_world import begun, dashboard, rehearsed, tell
 from workers.ledger.leases import finish
 from workers.ledger.values import Outcome
 from workers.tokens import Scope

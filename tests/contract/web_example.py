@@ -1,21 +1,24 @@
 """A fleet with one of everything, for tests and for the README's picture.
 
-`python tests/contract/web_example.py` makes the picture; `make picture` calls it.
+`python -m tests.contract.web_example` makes the picture; `make picture` calls it.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit"))
-
-from api_world import HOST, Api
-from sample_records import broken_nginx, inconclusive, mirror_error, no_boot, passed
 from sqlalchemy import insert
-from web_world import begun, dashboard, rehearsed, tell
 
 from sandbox.volumes.lvm import Pool
+from tests.support.fakes.sample_records import (
+    broken_nginx,
+    inconclusive,
+    mirror_error,
+    no_boot,
+    passed,
+)
+from tests.support.service.api_world import HOST, Api
+from tests.support.service.web_world import begun, dashboard, rehearsed, tell
 from workers.database.clock import now
 from workers.database.schema import night_guests, nights, workers
 from workers.ledger.submitting import submit
@@ -84,7 +87,7 @@ def _night(served: Api, found: dict[str, str]) -> None:
 
 
 def make_picture() -> None:
-    from browsers import chromium, window
+    from tests.support.service.browsers import chromium, window
 
     with dashboard() as served, chromium() as browser:
         example(served, "shop01", "shop02", "ldap01")

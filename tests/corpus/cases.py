@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import cases_good
-import cases_services
-import cases_system
-import cases_treacherous
+from tests.corpus import cases_good, cases_services, cases_system, cases_treacherous
 
 CASES = (
     *cases_services.CASES,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from corpus_case import ALL, DEMO, REBOOT, Case, Deb, install, live
-from corpus_image import EDITED, HELD
-from corpus_machine import (
+from tests.corpus.corpus_case import ALL, DEMO, REBOOT, Case, Deb, install, live
+from tests.corpus.corpus_image import EDITED, HELD
+from tests.corpus.corpus_machine import (
     KNOWN,
     NEW_CERTIFICATE,
     NOTIFY,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cases_good import TLS_CHECK
-from corpus_case import ALL, REBOOT, Case, Deb, install, live
-from corpus_image import EDITED, OLD
-from corpus_machine import (
+from sandbox.demo.broken import DATA
+from tests.corpus.cases_good import TLS_CHECK
+from tests.corpus.corpus_case import ALL, REBOOT, Case, Deb, install, live
+from tests.corpus.corpus_image import EDITED, OLD
+from tests.corpus.corpus_machine import (
     KNOWN,
     OTHERS,
     RESTART,
@@ -20,8 +21,6 @@ from corpus_machine import (
     site,
     text,
 )
-
-from sandbox.demo.broken import DATA
 
 BROKEN_SITE = site("2.0", (DATA / "site-2.0.conf").read_text())
 LOOPBACK = SITE_TEXT.replace("listen 80", "listen 127.0.0.1:80").replace("listen [::]", "# [::]")

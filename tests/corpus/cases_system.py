@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cases_good import BACKUP_CHECK
-from corpus_case import ALL, REBOOT, Case, Deb, Zeros, install, live, sh
-from corpus_image import FULL, HELD
-from corpus_machine import OTHERS, SITE_TEXT, SUDOERS, admin, backup, shop, site, text
+from tests.corpus.cases_good import BACKUP_CHECK
+from tests.corpus.corpus_case import ALL, REBOOT, Case, Deb, Zeros, install, live, sh
+from tests.corpus.corpus_image import FULL, HELD
+from tests.corpus.corpus_machine import OTHERS, SITE_TEXT, SUDOERS, admin, backup, shop, site, text
 
 HOOK = "/etc/initramfs-tools/hooks/zz-forget-the-disk"
 NO_DISK = Deb(

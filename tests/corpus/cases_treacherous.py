@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from cases_services import BROKEN_SITE
-from corpus_case import ALL, REBOOT, Case, install, live
-from corpus_image import BROKEN, BUSY, CUT, EARLY, ENDS, HALF, LATE, ONCE, RESTARTS, SLOW
-from corpus_machine import OTHERS, site, text
+from tests.corpus.cases_services import BROKEN_SITE
+from tests.corpus.corpus_case import ALL, REBOOT, Case, install, live
+from tests.corpus.corpus_image import (
+    BROKEN,
+    BUSY,
+    CUT,
+    EARLY,
+    ENDS,
+    HALF,
+    LATE,
+    ONCE,
+    RESTARTS,
+    SLOW,
+)
+from tests.corpus.corpus_machine import OTHERS, site, text
 
 STEADY_NOT = """
 def test_steady(host):

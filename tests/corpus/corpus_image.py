@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from archive import SOURCES_LIST
-from corpus_case import DEMO
-from corpus_machine import MACHINE, SHOP_CONF, SHOP_CONF_TEXT
-
 from sandbox.deadline import Deadline
 from sandbox.demo.image import CACHE, DemoImage, build_image, derive_image, digest, write
 from sandbox.process import run
+from tests.corpus.corpus_case import DEMO
+from tests.corpus.corpus_machine import MACHINE, SHOP_CONF, SHOP_CONF_TEXT
+from tests.support.guests.archive import SOURCES_LIST
 
 EDITED_CONF_TEXT = SHOP_CONF_TEXT.replace("title = Widgets", "title = Widgets of web01")
 # A real unit that starts before anybody can log in: how a variant of the machine gets its past.

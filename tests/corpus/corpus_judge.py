@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from corpus_case import TRUTHS
 from rich.console import Console
 from rich.table import Table
+
+from tests.corpus.corpus_case import TRUTHS
 
 WIDTH = 110
 LEAST_NAMED = 0.80

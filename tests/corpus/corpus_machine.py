@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from corpus_case import Content, Deb, HostFile, live, sh
-
 from sandbox.demo.broken import DATA, SITE_CONFIG, SITE_PACKAGE, SITE_PAGE
+from tests.corpus.corpus_case import Content, Deb, HostFile, live, sh
 
 SITE_TEXT = (DATA / "site-1.0.conf").read_text()
 SHOP_CONF = "/etc/web01-shop/shop.conf"

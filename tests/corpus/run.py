@@ -25,22 +25,19 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
-
-import leftovers
-from archive import Archive, serving
-from cases import CASES
-from corpus_case import Case
-from corpus_image import make_image
-from corpus_judge import NONE, Result, as_data, as_text, from_data, missed
-from guests import Lab, settings_for
-
 from sandbox.deadline import Deadline
 from sandbox.hypervisors import driver_for
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.records import Decision, RunRecord
 from sandbox.settings import WATCH, Settings, read_settings, shipped_scenarios
 from sandbox.verdict import decide
+from tests.corpus.cases import CASES
+from tests.corpus.corpus_case import Case
+from tests.corpus.corpus_image import make_image
+from tests.corpus.corpus_judge import NONE, Result, as_data, as_text, from_data, missed
+from tests.support.guests import leftovers
+from tests.support.guests.archive import Archive, serving
+from tests.support.guests.guests import Lab, settings_for
 
 MEMORY = "memory: 512MiB\n"
 

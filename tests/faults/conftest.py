@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
-
-from chaos_cells import SEED, Cells
-from commands import PROGRAM, Command
-from guests import (
+from sandbox.demo.broken import build_deb
+from tests.support.faults.chaos_cells import SEED, Cells
+from tests.support.faults.commands import PROGRAM, Command
+from tests.support.faults.scenario_of_faults import PACKAGE, SCENARIO
+from tests.support.faults.service_on_qemu import service, untouched
+from tests.support.guests.guests import (
     Lab,
     archive,
     base_image,
@@ -25,11 +24,7 @@ from guests import (
     settings,
     state,
 )
-from scenario_of_faults import PACKAGE, SCENARIO
-from servers import Postgres, Redis, postgres, redis_server
-from service_on_qemu import service, untouched
-
-from sandbox.demo.broken import build_deb
+from tests.support.service.servers import Postgres, Redis, postgres, redis_server
 
 __all__ = [
     "archive",

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from chaos_cells import LEAST, Cells, dice
-from chaos_judge import judge
-from chaos_plague import a_busy_worker, plague
-from chaos_service import PHASE, Service, service
-from servers import Postgres, Redis
 from sqlalchemy import select
 
+from tests.support.faults.chaos_cells import LEAST, Cells, dice
+from tests.support.faults.chaos_judge import judge
+from tests.support.faults.chaos_plague import a_busy_worker, plague
+from tests.support.faults.chaos_service import PHASE, Service, service
+from tests.support.service.servers import Postgres, Redis
 from workers.database.schema import attempts
 from workers.simulated import STAGES
 

@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from chaos_cells import LEAST, Cells, dice
-from chaos_judge import judge
-from chaos_plague import HOSTS, a_busy_worker, fill, plague
-from chaos_service import LEASE, PHASE, Service, service
-from servers import Postgres, redis_server
 from sqlalchemy import func, select
 
 from sandbox.errors import RequestError
+from tests.support.faults.chaos_cells import LEAST, Cells, dice
+from tests.support.faults.chaos_judge import judge
+from tests.support.faults.chaos_plague import HOSTS, a_busy_worker, fill, plague
+from tests.support.faults.chaos_service import LEASE, PHASE, Service, service
+from tests.support.service.servers import Postgres, redis_server
 from workers.app import make_app
 from workers.database.schema import attempts, runs
 from workers.ledger import submitting

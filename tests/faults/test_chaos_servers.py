@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 
 import pytest
-from chaos_cells import LEAST, Cells, dice
-from chaos_judge import judge
-from chaos_plague import HOSTS, SLOTS, Strike, fill, plague
-from chaos_service import LEASE, Service, service
 from redis.exceptions import ResponseError
-from servers import Postgres, postgres, redis_server
+
+from tests.support.faults.chaos_cells import LEAST, Cells, dice
+from tests.support.faults.chaos_judge import judge
+from tests.support.faults.chaos_plague import HOSTS, SLOTS, Strike, fill, plague
+from tests.support.faults.chaos_service import LEASE, Service, service
+from tests.support.service.servers import Postgres, postgres, redis_server
 
 AOF = "Redis restarted, with AOF"
 NO_AOF = "Redis restarted, without AOF"

@@ -6,13 +6,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import leftovers
 import pytest
-from commands import Command
-from guests import PRODUCTION, Lab
 
 from sandbox.demo.guest import Production
 from sandbox.records import Phase
+from tests.support.faults.commands import Command
+from tests.support.guests import leftovers
+from tests.support.guests.guests import PRODUCTION, Lab
 
 pytestmark = pytest.mark.vm
 

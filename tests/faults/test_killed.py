@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import leftovers
 import pytest
-from commands import PATIENCE, Command
-from guests import PRODUCTION, Lab, new_state
-from scenario_of_faults import SCENARIO
 
 from sandbox.deadline import Deadline
 from sandbox.demo.guest import Production
 from sandbox.records import Phase
+from tests.support.faults.commands import PATIENCE, Command
+from tests.support.faults.scenario_of_faults import SCENARIO
+from tests.support.guests import leftovers
+from tests.support.guests.guests import PRODUCTION, Lab, new_state
 
 pytestmark = pytest.mark.vm
 

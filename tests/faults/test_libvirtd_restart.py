@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from chaos_cells import dice
-from service_on_qemu import WINDOW, Service, expect_pass
 
 from sandbox.deadline import Deadline
 from sandbox.records import Phase, Verdict
 from sandbox.store import start_time
+from tests.support.faults.chaos_cells import dice
+from tests.support.faults.service_on_qemu import WINDOW, Service, expect_pass
 
 pytestmark = pytest.mark.vm
 

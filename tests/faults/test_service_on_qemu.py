@@ -11,13 +11,13 @@ import re
 import signal
 from pathlib import Path
 
-import leftovers
 import pytest
-from chaos_cells import dice
-from guests import PRODUCTION
-from service_on_qemu import ENDLESS, Service, expect_pass
 
 from sandbox.records import Phase, Verdict
+from tests.support.faults.chaos_cells import dice
+from tests.support.faults.service_on_qemu import ENDLESS, Service, expect_pass
+from tests.support.guests import leftovers
+from tests.support.guests.guests import PRODUCTION
 from workers.states import Change, State
 
 pytestmark = pytest.mark.vm

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_world import DEAD
 
 from sandbox import admission
 from sandbox.admission import Want, admitted, overhead, require_memory
-from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, HostError
 from sandbox.hypervisors.fake import FakeHypervisor
+from tests.support.fakes.run_world import DEAD
+from tests.support.waiting import soon
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -26,10 +26,6 @@ MIB, GIB = 1 << 20, 1 << 30
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(admission, "PLACE", tmp_path / "admission")
     return tmp_path / "admission"
-
-
-def soon(seconds: float = 20) -> Deadline:
-    return Deadline(seconds, "clone")
 
 
 def host(memory: int, uri: str = "xen:///system") -> FakeHypervisor:

@@ -8,9 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from apt_world import Rehearsal
-from local_shell import LocalShell
-from package_server import loopback_port
 
 from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
@@ -18,8 +15,10 @@ from sandbox.proxy import PackageProxy
 from sandbox.records import ConffileDecision, UpgradeLog, UpgradeStatus
 from sandbox.upgraders import UpgradeRequest, choose, detect
 from sandbox.upgraders.script import ScriptUpgrader
+from tests.support.fakes.apt_world import Rehearsal
+from tests.support.fakes.local_shell import LocalShell
+from tests.support.machine.package_server import loopback_port
 
-pytest_plugins = ["apt_fixtures"]
 SHELLS = [s for s in (("dash",), ("bash", "--posix"), ("busybox", "sh")) if shutil.which(s[0])]
 
 
@@ -115,11 +114,11 @@ def test_security_only(rehearsal: Rehearsal) -> None:
 
 
 def test_nothing_but_security_updates_is_simulated_once(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("lib", "1.0"), world.build("pinned", "1.0"))
-    world.hold("pinned")
-    new = (world.build("lib", "1.1", depends="newdep"), world.build("newdep", "1"))
-    world.offer(world.security, *new, world.build("pinned", "2.0"))
+    debian = rehearsal.world
+    debian.install(debian.build("lib", "1.0"), debian.build("pinned", "1.0"))
+    debian.hold("pinned")
+    new = (debian.build("lib", "1.1", depends="newdep"), debian.build("newdep", "1"))
+    debian.offer(debian.security, *new, debian.build("pinned", "2.0"))
     simulation = rehearsal.simulate(UpgradeRequest("security"))
     assert simulation.arguments == ("dist-upgrade",)
     log = rehearsal.run(UpgradeRequest("security"))
@@ -127,7 +126,7 @@ def test_nothing_but_security_updates_is_simulated_once(rehearsal: Rehearsal) ->
     assert [change.name for change in log.changes] == ["lib", "newdep"]
     assert log.held == log.kept_back == ("pinned",)
     assert log.download_bytes == sum(path.stat().st_size for path in new)
-    assert world.version("lib") == "1.1"
+    assert debian.version("lib") == "1.1"
 
 
 @pytest.mark.usefixtures("updates")
@@ -150,16 +149,16 @@ def test_an_older_version_when_it_is_named(rehearsal: Rehearsal) -> None:
 
 @pytest.mark.usefixtures("updates")
 def test_the_kernels_metapackage(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
+    debian = rehearsal.world
     assert "not installed through a metapackage" in rehearsal.run(UpgradeRequest("kernel")).error
-    world.install(
-        world.build("linux-image-6.1.0-1-amd64", "6.1.1"),
-        world.build("linux-image-amd64", "6.1.1", depends="linux-image-6.1.0-1-amd64"),
+    debian.install(
+        debian.build("linux-image-6.1.0-1-amd64", "6.1.1"),
+        debian.build("linux-image-amd64", "6.1.1", depends="linux-image-6.1.0-1-amd64"),
     )
-    world.offer(
-        world.main,
-        world.build("linux-image-6.1.0-2-amd64", "6.1.2"),
-        world.build("linux-image-amd64", "6.1.2", depends="linux-image-6.1.0-2-amd64"),
+    debian.offer(
+        debian.main,
+        debian.build("linux-image-6.1.0-2-amd64", "6.1.2"),
+        debian.build("linux-image-amd64", "6.1.2", depends="linux-image-6.1.0-2-amd64"),
     )
     log = rehearsal.run(UpgradeRequest("kernel"))
     assert (log.status, log.requested) == (UpgradeStatus.APPLIED, "the kernel")
@@ -171,14 +170,14 @@ def test_the_kernels_metapackage(rehearsal: Rehearsal) -> None:
 
 @pytest.mark.usefixtures("updates")
 def test_proposed_repositories_count_only_for_the_rehearsal(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.offer(world.proposed, world.build("web", "3.0"))
-    before = sorted(path.name for path in (world.root / "etc/apt").rglob("*"))
-    request = UpgradeRequest("all", repositories=(world.line(world.proposed),))
+    debian = rehearsal.world
+    debian.offer(debian.proposed, debian.build("web", "3.0"))
+    before = sorted(path.name for path in (debian.root / "etc/apt").rglob("*"))
+    request = UpgradeRequest("all", repositories=(debian.line(debian.proposed),))
     assert rehearsal.run(request).status == UpgradeStatus.APPLIED
-    assert world.version("web") == "3.0"
-    assert world.version("lib") == "1.1"  # the guest's own sources count as well
-    assert sorted(path.name for path in (world.root / "etc/apt").rglob("*")) == before
+    assert debian.version("web") == "3.0"
+    assert debian.version("lib") == "1.1"  # the guest's own sources count as well
+    assert sorted(path.name for path in (debian.root / "etc/apt").rglob("*")) == before
 
 
 @pytest.mark.usefixtures("updates")
@@ -217,16 +216,16 @@ def test_nothing_to_upgrade(rehearsal: Rehearsal) -> None:
 
 
 def test_sources_are_known_before_any_update(rehearsal: Rehearsal, tmp_path: Path) -> None:
-    world = rehearsal.world
+    debian = rehearsal.world
     mirrors = tmp_path / "mirrors"
     mirrors.write_text("# list\nhttp://a.example/debian\tpriority:1\nhttps://b.example/x/\n")
-    more = world.root / "etc/apt/sources.list"
+    more = debian.root / "etc/apt/sources.list"
     more.write_text(f"deb mirror+file:{mirrors} stable main\ndeb-src http://c.example/ ./\n")
     request = UpgradeRequest("all", repositories=("deb http://p.example/new stable main",))
     found = rehearsal.upgrader.sources(rehearsal.shell, request, rehearsal.deadline())
     assert set(found) == {
-        f"{world.url}/main/",
-        f"{world.url}/security/",
+        f"{debian.url}/main/",
+        f"{debian.url}/security/",
         "http://a.example/debian",
         "https://b.example/x/",
         "http://c.example/",
@@ -236,12 +235,12 @@ def test_sources_are_known_before_any_update(rehearsal: Rehearsal, tmp_path: Pat
 
 @pytest.mark.usefixtures("updates")
 def test_everything_goes_through_the_proxy(rehearsal: Rehearsal, tmp_path: Path) -> None:
-    world = rehearsal.world
+    debian = rehearsal.world
     # A guest may send single hosts around its general proxy: not past ours.
-    (world.root / "etc/apt/apt.conf.d/proxy").write_text(
+    (debian.root / "etc/apt/apt.conf.d/proxy").write_text(
         'Acquire::http::Proxy::127.0.0.1 "DIRECT";\nAcquire::http::Proxy "http://p.example:1";\n'
     )
-    before = (world.root / "etc/apt/apt.conf.d/proxy").read_bytes()
+    before = (debian.root / "etc/apt/apt.conf.d/proxy").read_bytes()
     with PackageProxy([], tmp_path / "cache") as proxy, loopback_port(proxy.socket) as url:
         rehearsal.shell.proxy = url
         refused = rehearsal.run(UpgradeRequest("all"))
@@ -255,22 +254,22 @@ def test_everything_goes_through_the_proxy(rehearsal: Rehearsal, tmp_path: Path)
         assert (log.status, log.error) == (UpgradeStatus.APPLIED, "")
         told = proxy.statistics
     assert told.fetched >= log.download_bytes
-    assert (world.root / "etc/apt/apt.conf.d/proxy").read_bytes() == before
+    assert (debian.root / "etc/apt/apt.conf.d/proxy").read_bytes() == before
 
 
 @pytest.mark.usefixtures("updates")
 def test_a_second_rehearsal_fetches_no_package_twice(rehearsal: Rehearsal, tmp_path: Path) -> None:
-    world = rehearsal.world
-    archives = world.root / "var/cache/apt/archives"
+    debian = rehearsal.world
+    archives = debian.root / "var/cache/apt/archives"
     with PackageProxy([], tmp_path / "cache") as proxy, loopback_port(proxy.socket) as url:
         rehearsal.shell.proxy = url
-        proxy.rules.add([world.url + "/"], operator=True)
+        proxy.rules.add([debian.url + "/"], operator=True)
         request = UpgradeRequest("packages", packages=("web",))
         assert rehearsal.run(request).status == UpgradeStatus.APPLIED
         for deb in archives.glob("*.deb"):
             deb.unlink()
-        world.install(world.debs / "web_1.0_all.deb")
-        (world.main.folder / "web_2.0_all.deb").unlink()
+        debian.install(debian.debs / "web_1.0_all.deb")
+        (debian.main.folder / "web_2.0_all.deb").unlink()
         assert rehearsal.run(request).status == UpgradeStatus.APPLIED
 
 

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apt_world import Rehearsal
 
 from sandbox.errors import DeadlineExceeded, GuestRestarted, GuestUnreachable, RequestError
 from sandbox.records import UpgradeStatus
 from sandbox.upgraders import UpgradeRequest, apt
-
-pytest_plugins = ["apt_fixtures"]
-
+from tests.support.fakes.apt_world import Rehearsal
 
 # --- what goes wrong ------------------------------------------------------------------------
 
@@ -58,13 +55,13 @@ def test_local_packages_that_are_none(rehearsal: Rehearsal, tmp_path: Path) -> N
 
 
 def test_a_maintainer_script_fails(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"), world.build("app", "1.0", depends="web"))
+    debian = rehearsal.world
+    debian.install(debian.build("web", "1.0"), debian.build("app", "1.0", depends="web"))
     postinst = "echo preparing\necho 'web: [emerg] unknown directive \"x\"' >&2\nexit 3\n"
-    world.offer(
-        world.main,
-        world.build("web", "2.0", postinst=postinst),
-        world.build("app", "2.0", depends="web (>= 2.0)"),
+    debian.offer(
+        debian.main,
+        debian.build("web", "2.0", postinst=postinst),
+        debian.build("app", "2.0", depends="web (>= 2.0)"),
     )
     log = rehearsal.run(UpgradeRequest("all"))
     assert (log.status, log.failed_package) == (UpgradeStatus.FAILED, "web")
@@ -80,25 +77,25 @@ def test_a_maintainer_script_fails(rehearsal: Rehearsal) -> None:
 @pytest.mark.usefixtures("updates")
 def test_a_dpkg_that_was_interrupted_before(rehearsal: Rehearsal) -> None:
     """As on a guest that is cloned while its own dpkg is at work."""
-    world = rehearsal.world
+    debian = rehearsal.world
     entry = "Package: web\nStatus: install ok unpacked\nVersion: 1.0\nArchitecture: all\n"
-    (world.root / "var/lib/dpkg/updates/0001").write_text(
+    (debian.root / "var/lib/dpkg/updates/0001").write_text(
         f"{entry}Maintainer: T <t@example.org>\nDescription: test\n"
     )
     log = rehearsal.run(UpgradeRequest("all"))
     assert log.status == UpgradeStatus.UNFIT
     assert log.error.startswith("dpkg was interrupted, you must manually run 'dpkg --configure")
-    assert world.version("web") == "1.0"
+    assert debian.version("web") == "1.0"
 
 
 @pytest.mark.parametrize("also", [False, True])
 def test_a_package_that_was_broken_before(rehearsal: Rehearsal, also: bool) -> None:
     """apt fails over it whatever is upgraded; what is upgraded may fail as well."""
-    world = rehearsal.world
-    old = world.build("old", "1.0", postinst="echo 'error: no licence' >&2\nexit 1\n")
-    subprocess.run(["dpkg", "-i", old], env=world.env, check=False, capture_output=True)
-    world.install(world.build("web", "1.0"))
-    world.offer(world.main, world.build("web", "2.0", postinst="exit 1\n" if also else ""))
+    debian = rehearsal.world
+    old = debian.build("old", "1.0", postinst="echo 'error: no licence' >&2\nexit 1\n")
+    subprocess.run(["dpkg", "-i", old], env=debian.env, check=False, capture_output=True)
+    debian.install(debian.build("web", "1.0"))
+    debian.offer(debian.main, debian.build("web", "2.0", postinst="exit 1\n" if also else ""))
     log = rehearsal.run(UpgradeRequest("all"))
     assert log.status == UpgradeStatus.FAILED
     if not also:  # dpkg takes two in whatever order
@@ -135,9 +132,9 @@ def test_a_package_that_is_not_what_was_promised(rehearsal: Rehearsal) -> None:
 
 
 def test_a_hanging_maintainer_script_is_named(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"))
-    world.offer(world.main, world.build("web", "2.0", postinst="echo hello; sleep 60\n"))
+    debian = rehearsal.world
+    debian.install(debian.build("web", "1.0"))
+    debian.offer(debian.main, debian.build("web", "2.0", postinst="echo hello; sleep 60\n"))
     request = UpgradeRequest("all")
     simulation = rehearsal.simulate(request)
     with pytest.raises(DeadlineExceeded, match=r"last words: hello \(at web\)"):
@@ -157,9 +154,9 @@ def test_a_guest_that_goes_away_says_how_far_it_came(
     problem: GuestUnreachable,
     told: str,
 ) -> None:
-    world, request, follow = rehearsal.world, UpgradeRequest("all"), rehearsal.shell.follow
-    world.install(world.build("web", "1.0"))
-    world.offer(world.main, world.build("web", "2.0"))
+    debian, request, follow = rehearsal.world, UpgradeRequest("all"), rehearsal.shell.follow
+    debian.install(debian.build("web", "1.0"))
+    debian.offer(debian.main, debian.build("web", "2.0"))
     simulation = rehearsal.simulate(request)
 
     def ends(*words: Any, **more: Any) -> int:
@@ -173,18 +170,18 @@ def test_a_guest_that_goes_away_says_how_far_it_came(
 
 
 def test_a_question_gets_no_answer_and_the_script_is_not_eaten(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"))
+    debian = rehearsal.world
+    debian.install(debian.build("web", "1.0"))
     postinst = "if read answer; then echo 'somebody answered'; exit 1; fi\n"
-    world.offer(world.main, world.build("web", "2.0", postinst=postinst))
+    debian.offer(debian.main, debian.build("web", "2.0", postinst=postinst))
     assert rehearsal.run(UpgradeRequest("all")).status == UpgradeStatus.APPLIED
 
 
 def test_a_daemon_that_a_script_starts_does_not_hold_us(rehearsal: Rehearsal) -> None:
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"))
+    debian = rehearsal.world
+    debian.install(debian.build("web", "1.0"))
     daemon = "sleep 20 >/dev/null 2>&1 </dev/null &\n"
-    world.offer(world.main, world.build("web", "2.0", postinst=daemon))
+    debian.offer(debian.main, debian.build("web", "2.0", postinst=daemon))
     started = time.monotonic()
     assert rehearsal.run(UpgradeRequest("all")).status == UpgradeStatus.APPLIED
     assert time.monotonic() - started < 10

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +10,7 @@ from sandbox.errors import RequestError
 from sandbox.records import PackageChange, UpgradeStatus
 from sandbox.upgraders import apt_parse as parse
 from sandbox.upgraders.transcript import Transcript, sections_of
-
-DATA = Path(__file__).parent / "data"
+from tests.support.paths import DATA
 
 
 def lines_of(name: str) -> list[str]:

@@ -5,37 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from apt_world import AptWorld, Rehearsal
 
 from sandbox.records import UpgradeStatus
 from sandbox.upgraders import UpgradeRequest
+from tests.support.fakes.apt_world import AptWorld, Rehearsal
 
-pytest_plugins = ["apt_fixtures"]
 NEXT = UpgradeRequest("release", release="trixie")
 
 
 @pytest.fixture
-def releases(world: AptWorld) -> AptWorld:
+def releases(debian: AptWorld) -> AptWorld:
     """The guest runs bookworm. In trixie web needs something new, and lib does not."""
     for name in ("bookworm", "bookworm-updates", "trixie", "trixie-updates"):
-        setattr(world, name.replace("-", "_"), world._suite(name, "Test", name))
-    world.install(world.build("web", "1.0"), world.build("lib", "1.0"), world.build("own", "1.0"))
-    world.offer(world.trixie, world.build("web", "2.0", depends="newdep"))
-    world.offer(world.trixie, world.build("newdep", "1"))
-    world.offer(world.trixie_updates, world.build("lib", "1.1"))
-    world.offer(world.main, world.build("own", "1.1"))
-    for deb in world.debs.glob("*.deb"):  # where a suite with a name of its own looks for them
-        (world.folder / "www" / deb.name).write_bytes(deb.read_bytes())
-    (world.root / "etc/os-release").write_text('ID=debian\nVERSION_CODENAME="bookworm"\n')
-    return world
+        setattr(debian, name.replace("-", "_"), debian._suite(name, "Test", name))
+    debian.install(
+        debian.build("web", "1.0"), debian.build("lib", "1.0"), debian.build("own", "1.0")
+    )
+    debian.offer(debian.trixie, debian.build("web", "2.0", depends="newdep"))
+    debian.offer(debian.trixie, debian.build("newdep", "1"))
+    debian.offer(debian.trixie_updates, debian.build("lib", "1.1"))
+    debian.offer(debian.main, debian.build("own", "1.1"))
+    for deb in debian.debs.glob("*.deb"):  # where a suite with a name of its own looks for them
+        (debian.folder / "www" / deb.name).write_bytes(deb.read_bytes())
+    (debian.root / "etc/os-release").write_text('ID=debian\nVERSION_CODENAME="bookworm"\n')
+    return debian
 
 
-def line(world: AptWorld, *suites: str) -> str:
-    return "".join(f"deb [trusted=yes] {world.url} {suite}/\n" for suite in suites)
+def line(debian: AptWorld, *suites: str) -> str:
+    return "".join(f"deb [trusted=yes] {debian.url} {suite}/\n" for suite in suites)
 
 
-def sources(world: AptWorld) -> dict[str, str]:
-    folder = world.root / "etc/apt"
+def sources(debian: AptWorld) -> dict[str, str]:
+    folder = debian.root / "etc/apt"
     files = [folder / "sources.list", *(folder / "sources.list.d").iterdir()]
     return {str(file): file.read_text() for file in files if file.is_file()}
 

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from apt_world import QuietHandler, Rehearsal
 
 from sandbox.errors import DeadlineExceeded, GuestBusy, NotFetched
 from sandbox.records import UpgradeStatus
 from sandbox.upgraders import UpgradeRequest, apt
 from sandbox.upgraders.apt_parse import package_at_work, still_fetches, waits_for_lock
-
-pytest_plugins = ["apt_fixtures"]
+from tests.support.fakes.apt_world import QuietHandler, Rehearsal
 
 ALL = UpgradeRequest("all")
 PATIENCE = 8.0  # seconds that each of these gets: apt has to begin in them, on a busy machine too
@@ -56,10 +54,10 @@ def test_packages_whose_lock_another_apt_keeps(rehearsal: Rehearsal) -> None:
 
 def test_a_script_that_wants_the_lock_fails_at_once(rehearsal: Rehearsal) -> None:
     """apt has the lock then, and will have it for ever: trying again cannot help."""
-    world = rehearsal.world
-    world.install(world.build("web", "1.0"))
+    debian = rehearsal.world
+    debian.install(debian.build("web", "1.0"))
     wants = "echo 'E: Could not get lock /var/lib/dpkg/lock-frontend' >&2; exit 100\n"
-    world.offer(world.main, world.build("web", "2.0", postinst=wants))
+    debian.offer(debian.main, debian.build("web", "2.0", postinst=wants))
     log = rehearsal.run(ALL)
     assert (log.status, log.failed_package) == (UpgradeStatus.FAILED, "web")
     assert "Could not get lock" in log.error

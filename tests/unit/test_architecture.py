@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 SANDBOX = ROOT / "sandbox"
 
 # Top imports down, never up; modules of one layer may import one another without a circle.

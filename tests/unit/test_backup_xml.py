@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from sandbox.hypervisors.backup_xml import backup_socket, backup_xml
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = etree.RelaxNG(etree.parse("/usr/share/libvirt/schemas/domainbackup.rng"))
 FOLDER = Path("/var/lib/upgrade-sandbox/clones/20260102-030405-abcdef/export")
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from sshd import wait_for
 
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError
@@ -24,6 +23,7 @@ from sandbox.hypervisors import bounded as module
 from sandbox.hypervisors.bounded import bounded
 from sandbox.hypervisors.libvirt_base import failed
 from sandbox.hypervisors.libvirt_xen import LibvirtXen
+from tests.support.machine.sshd import wait_for
 
 SOON = 0.2
 

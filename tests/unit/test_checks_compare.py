@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from check_samples import filesystem, seen, tcp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +26,7 @@ from sandbox.checks.compare import (
 )
 from sandbox.noise import normalised
 from sandbox.records import Filesystem, Port, Start
+from tests.support.fakes.check_samples import filesystem, seen, tcp
 
 # --- units ---------------------------------------------------------------------------------
 

@@ -14,17 +14,16 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from run_world import COMMAND, ESCAPE, World, in_terminal, sandbox
-from sample_records import broken_nginx, inconclusive, mirror_error, passed
 
 from sandbox import __version__
 from sandbox.errors import DeadlineExceeded, GuestUnreachable, HostError, RequestError
 from sandbox.options import EXIT_CODES
 from sandbox.records import Verdict
 from sandbox.store import RunFolder
+from tests.support.fakes.run_world import COMMAND, ESCAPE, World, in_terminal, sandbox
+from tests.support.fakes.sample_records import broken_nginx, inconclusive, mirror_error, passed
 from workers.cli import main
 
-pytest_plugins = ["run_fixtures"]
 HEAVY = {"libvirt", "pydantic", "rich", "pytest", "jinja2", "lxml", "PIL", "yaml", "urllib3"} | {
     "alembic",
     "apprise",

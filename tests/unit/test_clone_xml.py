@@ -1,7 +1,7 @@
 """The clone's XML: golden cases, and for any mixture of devices nothing of production in it.
 
 Everything of production in the sources is named ``leak…`` or carries a UUID that begins with
-``1eaa1eaa``: neither may be found in a clone. ``python tests/unit/test_clone_xml.py`` writes the
+``1eaa1eaa``: neither may be found in a clone. ``python -m tests.unit.test_clone_xml`` writes the
 golden files anew; read the difference before committing it.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clone_samples import KIND, domains
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
@@ -27,8 +26,9 @@ from sandbox.hypervisors.clone_xml import (
     macs,
 )
 from sandbox.hypervisors.marks import read_mark
+from tests.support.fakes.clone_samples import KIND, domains
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = etree.RelaxNG(etree.parse("/usr/share/libvirt/schemas/domain.rng"))
 # name, accelerated, memory
 CASES = (

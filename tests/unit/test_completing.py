@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_world import World, sandbox
-from sample_records import passed
 
 from sandbox import completing
 from sandbox.errors import HostError
 from sandbox.hypervisors.fake import FakeHypervisor
+from tests.support.fakes.run_world import World, sandbox
+from tests.support.fakes.sample_records import passed
 
-pytest_plugins = ["run_fixtures"]
 SHELLS = ("bash", "zsh", "fish")
 
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
-from sample_records import passing_facts, session
-from stage import Stage
 
 from sandbox import confirming, inside, pipeline, twin
 from sandbox.checks import CheckSettings
@@ -32,8 +30,8 @@ from sandbox.records import (
 from sandbox.run import Run
 from sandbox.twin import Twin
 from sandbox.verify import share_of_checks
-
-pytest_plugins = ["stage_fixtures"]
+from tests.support.fakes.sample_records import passing_facts, session
+from tests.support.fakes.stage import Stage
 
 NAME = "test_web.py::test_http"
 RED, GREEN = session({NAME: "refused"}), session()

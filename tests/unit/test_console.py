@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from sshd import wait_for
-from test_process import is_running
-from xen_host import SHELLS
 
 from sandbox import console
 from sandbox.host import LocalHost
@@ -21,6 +18,9 @@ from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.reaper import remove_run
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
+from tests.support.fakes.xen_host import SHELLS
+from tests.support.machine.sshd import wait_for
+from tests.unit.test_process import is_running
 
 DOMAIN = "sandbox-20260102-030405-abcdef"
 

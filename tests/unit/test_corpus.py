@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "corpus"))
-
-from cases import CASES
-from corpus_case import DEMO, MIRRORS, TRUTHS, Case
-from corpus_image import OLD, VARIANTS
-from corpus_judge import Result, as_data, as_text, confusion, from_data, missed, score
-from corpus_machine import OTHERS
-
 from sandbox.scenario import load_scenario
 from sandbox.settings import shipped_scenarios
+from tests.corpus.cases import CASES
+from tests.corpus.corpus_case import DEMO, MIRRORS, TRUTHS, Case
+from tests.corpus.corpus_image import OLD, VARIANTS
+from tests.corpus.corpus_judge import Result, as_data, as_text, confusion, from_data, missed, score
+from tests.corpus.corpus_machine import OTHERS
 
 GOOD = Result("good", "pass", "pass", "", "12 of 12 checks hold")
 BAD = Result("bad", "fail", "fail", "nginx", "nginx.service does not run")

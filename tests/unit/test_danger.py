@@ -5,11 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from stage import Stage
-from test_lvm import Scripted, ours, pool_row
 
 from sandbox import evidence, space_guard
-from sandbox.deadline import Deadline
 from sandbox.errors import HostError
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.records import Disk, Phase, SourceFacts, Trouble, Verdict
@@ -17,8 +14,10 @@ from sandbox.run import Run
 from sandbox.store import RunFolder
 from sandbox.volumes import host_space
 from sandbox.volumes.danger import look
+from tests.support.fakes.stage import Stage
+from tests.support.waiting import soon
+from tests.unit.test_lvm import Scripted, ours, pool_row
 
-pytest_plugins = ["stage_fixtures"]
 VOLUME = Disk(target="xvda", format="raw", path="/dev/vg0/web01", size=1 << 30, store="lvm")
 FILE = Disk(target="xvdb", format="raw", path="/srv/web01.raw", size=1 << 30)
 
@@ -43,10 +42,6 @@ def folder(stage: Stage) -> RunFolder:
 @pytest.fixture
 def host(folder: RunFolder) -> Host:
     return Host(folder.id)
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from run_world import DEAD, World
-from sample_records import passed
-from stage import Stage, commands_with
 
 from sandbox import disk_watch, hypervisors
 from sandbox.errors import HostError
@@ -21,8 +18,9 @@ from sandbox.reaper import remove_run
 from sandbox.records import RunRecord, Verdict
 from sandbox.report import render
 from sandbox.store import RunFolder, this_process
-
-pytest_plugins = ["run_fixtures", "stage_fixtures"]
+from tests.support.fakes.run_world import DEAD, World
+from tests.support.fakes.sample_records import passed
+from tests.support.fakes.stage import Stage, commands_with
 
 FULL, EMPTY = 1 << 62, 0  # bytes that have to be free: more than there are, and none
 URI = "qemu:///system"

@@ -14,16 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from run_world import DEAD, ESCAPE, World, in_terminal, sandbox
-from sample_records import passed
 
 from sandbox import host_checks, network
 from sandbox.doctor import examine
 from sandbox.errors import HostError
 from sandbox.host_checks import Check, Finding, State
 from sandbox.network import Network
+from tests.support.fakes.run_world import DEAD, ESCAPE, World, in_terminal, sandbox
+from tests.support.fakes.sample_records import passed
 
-pytest_plugins = ["run_fixtures"]
 NAMES = {
     *("root", "state folder", "disk: runs", "disk: packages", "libvirt", "acceleration"),
     *("memory", "virtlogd", *host_checks.PROGRAMS, "virt-customize", "nftables", "IPv6"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sample_records import no_boot, passed
 
 from sandbox.forecasts import Forecast, forecasts, start_seconds
 from sandbox.records import RunRecord, Start, UpgradeLog
 from sandbox.report import render
+from tests.support.fakes.sample_records import no_boot, passed
 
 OLD = Start(began=14.0, ready=14.5)
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from sample_records import broken_nginx, passed
-from stage import GUEST, Stage
 
 from sandbox import foreground
 from sandbox.closing import PAGE, write_page
@@ -22,8 +20,8 @@ from sandbox.errors import HostError, RequestError
 from sandbox.records import RunRecord, Verdict
 from sandbox.request import Request
 from sandbox.store import Store
-
-pytest_plugins = ["stage_fixtures"]
+from tests.support.fakes.sample_records import broken_nginx, passed
+from tests.support.fakes.stage import GUEST, Stage
 
 
 @pytest.fixture(autouse=True)

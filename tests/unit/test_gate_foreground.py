@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from stage import Stage
 
 from sandbox import foreground as terminal
 from sandbox.errors import HostError, RequestError
 from sandbox.records import Verdict
 from sandbox.request import Request
+from tests.support.fakes.stage import Stage
 from workers.cli import main
 from workers.gating import files, foreground, ways
 from workers.gating.job import Job
@@ -22,8 +22,6 @@ from workers.gating.telling import Teller
 from workers.gating.values import Away, Ending, Heard, Seen
 from workers.settings import read_server
 from workers.states import State
-
-pytest_plugins = ["stage_fixtures"]
 
 
 @pytest.fixture(autouse=True)

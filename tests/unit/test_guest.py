@@ -10,15 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from guest_world import (
-    DOMAIN,
-    INTERPRETERS,
-    master_of,
-    soon,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sshd import Sshd
 
 from sandbox import guest as guest_module
 from sandbox import guest_jobs
@@ -33,8 +26,13 @@ from sandbox.errors import (
 from sandbox.guest import Guest
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.process import Completed, run
-
-pytest_plugins = ["guest_fixtures"]
+from tests.support.fakes.guest_world import (
+    DOMAIN,
+    INTERPRETERS,
+    master_of,
+)
+from tests.support.machine.sshd import Sshd
+from tests.support.waiting import soon
 
 # -- scripts ----------------------------------------------------------------------------------
 

@@ -14,23 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from guest_world import (
-    DOMAIN,
-    Commands,
-    console,
-    login_of,
-    make_guest,
-    soon,
-)
-from sshd import Sshd
 
 from sandbox import guest as guest_module
 from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, GuestUnreachable, HostError
 from sandbox.guest import Guest
 from sandbox.hypervisors.fake import FakeHypervisor
-
-pytest_plugins = ["guest_fixtures"]
+from tests.support.fakes.guest_world import (
+    DOMAIN,
+    Commands,
+    console,
+    login_of,
+    make_guest,
+)
+from tests.support.machine.sshd import Sshd
+from tests.support.waiting import soon
 
 # -- getting in -------------------------------------------------------------------------------
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
-from sample_records import observation, passing_facts, upgrade
-from stage import Stage
 
 from sandbox import inside, pipeline, twin
 from sandbox.deadline import Deadline
@@ -21,8 +19,9 @@ from sandbox.run import Run
 from sandbox.twin import Twin
 from sandbox.upgraders import Simulation
 from sandbox.verdict import decide
-
-pytest_plugins = ["stage_fixtures"]
+from tests.support.fakes.sample_records import observation, passing_facts, upgrade
+from tests.support.fakes.stage import Stage
+from tests.support.waiting import soon
 
 GREEN = CheckSession(results=(Result(name="test_a", outcome=Outcome.PASSED),))
 BEFORE = observation(after=False)
@@ -65,10 +64,6 @@ def plan(stage: Stage) -> Plan:
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inside, "observe_units", lambda *_args: BEFORE)
     monkeypatch.setattr(inside, "observe", lambda *_args: BEFORE)
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 Ask = Callable[[Plan, Run, Guest], object]

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
-from run_world import World
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, HostError, RequestError
@@ -23,8 +22,8 @@ from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.limits import Limits
 from sandbox.process import Completed
 from sandbox.settings import Settings
+from tests.support.fakes.run_world import World
 
-pytest_plugins = ["run_fixtures"]
 HOST = KnownHost("xen1", "xen+ssh://root@xen1/system")
 GIB = 1 << 30
 LVS = {

@@ -10,23 +10,17 @@ import threading
 from pathlib import Path
 
 import pytest
-from guest_world import port_of
-from host_way import LOOPBACK, Way, way_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sshd import Sshd, children, wait_for
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, DeadlineExceeded, ToolMissing
 from sandbox.host import Host, HostLost, RemoteHost
 from sandbox.process import kill_group, start
-
-pytest_plugins = ["host_fixtures"]
-
-
-def soon() -> Deadline:
-    return Deadline(30, "test")
-
+from tests.support.fakes.guest_world import port_of
+from tests.support.fakes.host_way import LOOPBACK, Way, way_to
+from tests.support.machine.sshd import Sshd, children, wait_for
+from tests.support.waiting import soon
 
 # -- commands, here and there -----------------------------------------------------------------
 

@@ -13,12 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
-from host_way import way_to
-from sshd import running_sshd, wait_for
-from test_lvm import MARK, RUN, pool_row, report, row
-from xen_host import GUEST, SHELLS, XenHost
 
-from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, HostError, RequestError
 from sandbox.host import Host, HostLost, LocalHost
 from sandbox.hypervisors.clone_devices import CloneDisk
@@ -26,13 +21,14 @@ from sandbox.process import kill_group
 from sandbox.records import Disk
 from sandbox.volumes import MadeDisks, host_disks
 from sandbox.volumes.host_disks import HostDisks
+from tests.support.fakes.host_way import way_to
+from tests.support.fakes.xen_host import GUEST, SHELLS, XenHost
+from tests.support.machine.sshd import running_sshd, wait_for
+from tests.support.waiting import soon
+from tests.unit.test_lvm import MARK, RUN, pool_row, report, row
 
 SIZE = 1 << 20
 LONG = 600  # seconds of a watchdog that has no part in a test
-
-
-def soon() -> Deadline:
-    return Deadline(60, "test")
 
 
 @pytest.fixture

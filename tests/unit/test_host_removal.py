@@ -13,23 +13,19 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sshd import wait_for
-from test_lvm import MARK, RUN, Scripted, ours, row
-from test_process import is_running
-from xen_host import SHELLS
 
-from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed
 from sandbox.host import LocalHost
 from sandbox.hypervisors import Mark
 from sandbox.volumes import host_disks, lvm
 from sandbox.volumes.host_disks import PLACE, HostDisks
+from tests.support.fakes.xen_host import SHELLS
+from tests.support.machine.sshd import wait_for
+from tests.support.waiting import soon
+from tests.unit.test_lvm import MARK, RUN, Scripted, ours, row
+from tests.unit.test_process import is_running
 
 OTHER = "20260102-030405-ffffff"
-
-
-def soon() -> Deadline:
-    return Deadline(60, "test")
 
 
 @dataclass(frozen=True)

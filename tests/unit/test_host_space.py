@@ -9,21 +9,17 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_lvm import MARK, RUN
 
-from sandbox.deadline import Deadline
 from sandbox.errors import HostError
 from sandbox.host import LocalHost
 from sandbox.records import Disk
 from sandbox.volumes import host_disks, host_space
 from sandbox.volumes.host_disks import HostDisks
 from sandbox.volumes.host_space import FileSystem, parse_df
+from tests.support.waiting import soon
+from tests.unit.test_lvm import MARK, RUN
 
 MIB = 1 << 20
-
-
-def soon() -> Deadline:
-    return Deadline(30, "test")
 
 
 @pytest.fixture

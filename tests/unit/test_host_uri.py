@@ -13,22 +13,15 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from guest_world import port_of
-from host_way import LOOPBACK, Way
 
 from sandbox import host as host_module
-from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
 from sandbox.host import Host, LocalHost, RemoteHost, host_of
 from sandbox.hypervisors.libvirt_base import LibvirtBase
 from sandbox.ssh import Connection, Login
-
-pytest_plugins = ["host_fixtures"]
-
-
-def soon() -> Deadline:
-    return Deadline(30, "test")
-
+from tests.support.fakes.guest_world import port_of
+from tests.support.fakes.host_way import LOOPBACK, Way
+from tests.support.waiting import soon
 
 # -- the URI and the program that libvirt is given --------------------------------------------
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_source import SIZE, disk, guest, make_image, soon
 
 from sandbox.errors import RequestError
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.process import run
 from sandbox.source import ImageSpec, Source, image_source, proofs, vitals
+from tests.support.waiting import soon
+from tests.unit.test_source import SIZE, disk, guest, make_image
 
 SECRET = "/etc/passwd"
 

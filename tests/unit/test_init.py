@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
-from run_world import World
-from sample_records import observation
 from testinfra.modules.socket import parse_socketspec
 
 from sandbox import init
@@ -22,8 +20,8 @@ from sandbox.records import Observation, Port
 from sandbox.request import Request
 from sandbox.scenario import Scenario, load_scenario
 from sandbox.settings import read_settings
-
-pytest_plugins = ["run_fixtures"]
+from tests.support.fakes.run_world import World
+from tests.support.fakes.sample_records import observation
 
 
 @pytest.fixture

@@ -16,16 +16,13 @@ from sandbox.process import Completed, run
 from sandbox.settings import Settings
 from sandbox.ssh import Login
 from sandbox.store import RunFolder, Store
+from tests.support.waiting import soon
 
 
 @pytest.fixture
 def folder() -> Iterator[RunFolder]:
     with tempfile.TemporaryDirectory(prefix="sbtest-") as state:
         yield Store(Settings(state=Path(state))).create()
-
-
-def soon() -> Deadline:
-    return Deadline(60, "test")
 
 
 def test_a_key_pair_of_the_clones_own(folder: RunFolder) -> None:

@@ -6,26 +6,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from stage import GUEST, Stage
 
 from sandbox import process
-from sandbox.deadline import Deadline
 from sandbox.errors import RequestError, ToolMissing
 from sandbox.plan import make_plan
 from sandbox.upgraders import UpgradeRequest, kernels
 from sandbox.upgraders.kernels import is_kernel, named_kernels
+from tests.support.fakes.stage import GUEST, Stage
+from tests.support.waiting import soon
 
-pytest_plugins = ["stage_fixtures"]
 KERNELS = """linux-image-amd64 linux-image-6.1.0-37-cloud-amd64 linux-image-6.1.0-37-amd64-unsigned
 linux-image-generic linux-generic linux-generic-hwe-22.04 linux-virtual linux-aws
 linux-signed-image-generic pve-kernel-6.2 proxmox-kernel-6.8.4-2-pve-signed kernel kernel-core"""
 OTHERS = """nginx linux-base linux-headers-amd64 linux-libc-dev linux-perf linux-tools-generic
 linux-image-6.1.0-37-amd64-dbg linux-image-6.1.0-37-amd64-dbgsym linux-doc kernel-tools
 my-linux-image-amd64 initramfs-tools linux-firmware"""
-
-
-def soon() -> Deadline:
-    return Deadline(20, "plan")
 
 
 @pytest.mark.parametrize("name", KERNELS.split())

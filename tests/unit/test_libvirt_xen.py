@@ -11,7 +11,6 @@ from typing import Any
 
 import libvirt
 import pytest
-from test_clone_xml import MARK
 
 from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, HostError, RequestError
@@ -20,12 +19,10 @@ from sandbox.hypervisors import driver_for, libvirt_base, libvirt_xen
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 from sandbox.hypervisors.libvirt_xen import LibvirtXen
 from sandbox.process import Completed
+from tests.support.waiting import soon
+from tests.unit.test_clone_xml import MARK
 
 URI = "test:///default"
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 def domain_xml(name: str, run: str = "") -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_world import DEAD
 
 from sandbox.admission import overhead
 from sandbox.deadline import Deadline
@@ -20,6 +19,7 @@ from sandbox.settings import Settings
 from sandbox.source import Source
 from sandbox.store import RunFolder, Store
 from sandbox.volumes.lvm import Pool, Survey, Volume
+from tests.support.fakes.run_world import DEAD
 
 XML = "<domain><name>web01</name><memory unit='KiB'>1048576</memory><devices/></domain>"
 HERE = "fake:///"

@@ -8,15 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from run_world import ESCAPE, World, in_terminal, sandbox
-from sample_records import broken_nginx, inconclusive, mirror_error, passed
 
 from sandbox.errors import HostError
 from sandbox.listing import print_runs
 from sandbox.records import RunRecord
 from sandbox.report.view import duration, headline
-
-pytest_plugins = ["run_fixtures"]
+from tests.support.fakes.run_world import ESCAPE, World, in_terminal, sandbox
+from tests.support.fakes.sample_records import broken_nginx, inconclusive, mirror_error, passed
 
 
 def lines(text: str) -> list[str]:

@@ -20,14 +20,11 @@ from sandbox.errors import CommandFailed, DeadlineExceeded, HostError, ToolMissi
 from sandbox.hypervisors import Mark
 from sandbox.process import Completed
 from sandbox.volumes import lvm
+from tests.support.waiting import soon
 
 RUN = "20260102-030405-abcdef"
 MARK = Mark(RUN, "17:42:0a1b-2c:machine", 1800000000, f"/var/lib/upgrade-sandbox/clones/{RUN}")
 MIB, GIB = 1 << 20, 1 << 30
-
-
-def soon() -> Deadline:
-    return Deadline(30, "test")
 
 
 def row(name: str, **facts: str) -> dict[str, str]:

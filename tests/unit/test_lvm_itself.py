@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from test_lvm import MARK, MIB, RUN, soon
 
 from sandbox.host import LocalHost
 from sandbox.volumes import lvm
 from sandbox.xen_report import script
+from tests.support.waiting import soon
+from tests.unit.test_lvm import MARK, MIB, RUN
 
 
 @dataclass(frozen=True)

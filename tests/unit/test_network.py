@@ -12,25 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
-from namespaces import GUEST, GUEST_LL, HOST, HOST_LL, Link, linked
-from stage import Bridged
 
 from sandbox import network
-from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, HostError
 from sandbox.host import LocalHost
 from sandbox.hypervisors import Mark
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.hypervisors.marks import read_mark
 from sandbox.process import run
+from tests.support.fakes.stage import Bridged
+from tests.support.machine.namespaces import GUEST, GUEST_LL, HOST, HOST_LL, Link, linked
+from tests.support.waiting import soon
 
 SCHEMA = etree.RelaxNG(etree.parse("/usr/share/libvirt/schemas/network.rng"))
 RUN = "20260102-030405-abcdef"
 MARK = Mark(RUN, "1:2:3", 1800000000)
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 # -- names and XML ----------------------------------------------------------------------------

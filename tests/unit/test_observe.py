@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from local_shell import LocalShell
 
 from sandbox.deadline import Deadline
 from sandbox.errors import GuestUnreachable
 from sandbox.observe import is_reboot_due, observe
 from sandbox.observe_parse import compare_versions, kernels_of, parse
 from sandbox.records import Filesystem, Observation, Package, Port, Start
+from tests.support.fakes.local_shell import LocalShell
+from tests.support.paths import DATA
 
 SCRIPT = files("sandbox") / "observe.sh"
-DATA = Path(__file__).parent / "data"
 SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
 MARK = "%%mark%%"
 MINIMUM = f"{MARK} boot_id\n00000000-0000-4000-8000-000000000000\n{MARK} kernel\n6.1.0-37-amd64\n"

@@ -10,11 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from local_shell import LocalShell
 
 from sandbox.deadline import Deadline
 from sandbox.observe import observe
 from sandbox.observe_parse import parse
+from tests.support.fakes.local_shell import LocalShell
 
 SCRIPT = files("sandbox") / "observe.sh"
 SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]

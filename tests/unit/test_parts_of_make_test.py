@@ -7,9 +7,9 @@ import shlex
 import subprocess
 from collections import Counter
 from fnmatch import fnmatchcase
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 # What `make test` leaves to `make bench` and `make test-xen`; the Makefile says why.
 APART = (
     "tests/benchmarks/test_api_watchers.py",

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from sample_records import broken_nginx, passing_facts, session
-from test_trust import NAME, RED, red_on_clone, rounds, twin
-from test_verdict_properties import facts_strategy, names, pasts
 
 from sandbox.records import CheckEnd, CheckResult, CheckSession, Facts, Outcome, Past, Verdict
 from sandbox.report.html import render_html
 from sandbox.report.view import view
 from sandbox.trust import NAME_LIMIT, Rate, excuse, flaky, kept_name
 from sandbox.verdict import decide
+from tests.support.fakes.sample_records import broken_nginx, passing_facts, session
+from tests.unit.test_trust import NAME, RED, red_on_clone, rounds, twin
+from tests.unit.test_verdict_properties import facts_strategy, names, pasts
 from workers.ledger.checks import MOST, tallies
 from workers.ledger.history import Mark, mark_of
 

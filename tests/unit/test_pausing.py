@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from xen_host import SHELLS
 
 from sandbox.deadline import Deadline
 from sandbox.process import run
 from sandbox.volumes.pausing import PAUSE
+from tests.support.fakes.xen_host import SHELLS
 
 TIMES = 40  # of which a signal that comes too early met some three
 XL = """

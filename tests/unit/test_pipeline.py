@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from stage import GUEST, PNG, Stage, add_guest
 
 from sandbox import network
 from sandbox.deadline import Deadline
@@ -20,8 +19,7 @@ from sandbox.records import (
     Verdict,
 )
 from sandbox.settings import Settings
-
-pytest_plugins = ["stage_fixtures"]
+from tests.support.fakes.stage import GUEST, PNG, Stage, add_guest
 
 
 def expect(stage: Stage, record: RunRecord, verdict: Verdict, phase: Phase, words: str) -> None:

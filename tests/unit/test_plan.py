@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-from stage import GUEST, Stage
 
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
@@ -14,8 +13,7 @@ from sandbox.plan import Plan, make_plan
 from sandbox.records import Phase
 from sandbox.scenario import Scenario
 from sandbox.store import RunFolder, this_process
-
-pytest_plugins = ["stage_fixtures"]
+from tests.support.fakes.stage import GUEST, Stage
 
 
 def plan(stage: Stage, scenario: Scenario, folder: RunFolder | None = None) -> Plan:

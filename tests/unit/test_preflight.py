@@ -9,11 +9,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from apt_world import AptWorld
 from hypothesis import given
 from hypothesis import strategies as st
-from local_shell import LocalShell
-from preflight_world import (
+
+from sandbox.deadline import Deadline
+from sandbox.errors import GuestUnreachable
+from sandbox.preflight import judge
+from sandbox.preflight_parse import Seen, parse, plan_of, services_in
+from sandbox.preflight_points import Preflight, Severity
+from sandbox.records import Start
+from sandbox.upgraders import UpgradeRequest
+from sandbox.upgraders.apt_parse import restarts_of
+from tests.support.fakes.apt_world import AptWorld
+from tests.support.fakes.local_shell import LocalShell
+from tests.support.fakes.preflight_world import (
     EVERYTHING,
     MARK,
     SCRIPT,
@@ -24,18 +33,6 @@ from preflight_world import (
     refresh,
     topics,
 )
-
-from sandbox.deadline import Deadline
-from sandbox.errors import GuestUnreachable
-from sandbox.preflight import judge
-from sandbox.preflight_parse import Seen, parse, plan_of, services_in
-from sandbox.preflight_points import Preflight, Severity
-from sandbox.records import Start
-from sandbox.upgraders import UpgradeRequest
-from sandbox.upgraders.apt_parse import restarts_of
-
-pytest_plugins = ["preflight_fixtures"]
-
 
 # --- the script, on this machine and with real apt --------------------------------------------
 

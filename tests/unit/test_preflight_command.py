@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guest_world import port_of
-from sshd import Sshd, running_sshd
 
 from sandbox.ssh import reading
+from tests.support.fakes.guest_world import port_of
+from tests.support.machine.sshd import Sshd, running_sshd
 
 STATE = f"/tmp/sbpreflight-{os.getpid()}"  # is not to be made
 SCENARIO = "upgrade: {what: packages, packages: [bash]}\nchecks: {shared: []}\n"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 
-from apt_world import AptWorld
-from local_shell import LocalShell
-from preflight_world import EVERYTHING, asked, offered
-
 from sandbox.preflight_points import Preflight
-
-pytest_plugins = ["preflight_fixtures"]
+from tests.support.fakes.apt_world import AptWorld
+from tests.support.fakes.local_shell import LocalShell
+from tests.support.fakes.preflight_world import EVERYTHING, asked, offered
 
 
 def questions(found: Preflight) -> list[str]:

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from preflight_world import SHELLS, called
 
 from sandbox.preflight_parse import services_in
+from tests.support.fakes.preflight_world import SHELLS, called
 
 in_every_shell = pytest.mark.parametrize("shell", SHELLS, ids=lambda argv: argv[0])
 

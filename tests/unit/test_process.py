@@ -13,15 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sshd import wait_for
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, DeadlineExceeded, ToolMissing
 from sandbox.process import TAIL_LINES, kill_group, run, start, tail
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
+from tests.support.machine.sshd import wait_for
+from tests.support.waiting import soon
 
 
 def test_output_status_and_arguments_as_they_are() -> None:

@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from package_server import (
+
+from sandbox.errors import HostError, RequestError
+from sandbox.proxy import PackageProxy
+from tests.support.machine.package_server import (
     DEB,
     INDEX,
     Source,
@@ -21,12 +24,6 @@ from package_server import (
     proxy_for,
     receive,
 )
-
-from sandbox.errors import HostError, RequestError
-from sandbox.proxy import PackageProxy
-
-pytest_plugins = ["proxy_fixtures"]
-
 
 # --- fetching and caching -------------------------------------------------------------------
 

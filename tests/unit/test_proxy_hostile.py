@@ -7,12 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from package_server import DEB, Source, ask, connect, get, proxy_for, receive
 
 from sandbox.proxy import PackageProxy
-
-pytest_plugins = ["proxy_fixtures"]
-
+from tests.support.machine.package_server import DEB, Source, ask, connect, get, proxy_for, receive
 
 # --- hostile clients ------------------------------------------------------------------------
 

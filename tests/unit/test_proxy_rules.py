@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from package_server import DEB, Source, get, proxy_for
 
 from sandbox.proxy_rules import (
     Addresses,
@@ -18,8 +17,7 @@ from sandbox.proxy_rules import (
     forbidden_address,
     parse_url,
 )
-
-pytest_plugins = ["proxy_fixtures"]
+from tests.support.machine.package_server import DEB, Source, get, proxy_for
 
 
 @given(st.binary(max_size=300))

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from package_server import INDEX, Source, connect, proxy_for
 
 from sandbox.proxy import PackageProxy
-
-pytest_plugins = ["proxy_fixtures"]
+from tests.support.machine.package_server import INDEX, Source, connect, proxy_for
 
 
 @pytest.fixture

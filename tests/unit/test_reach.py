@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_world import port_of
 from hypothesis import given
 from hypothesis import strategies as st
-from namespaces import GUEST_LL, MAC, Link, linked
-from sshd import Sshd, running_sshd
 
 from sandbox import reach
 from sandbox.deadline import Deadline
 from sandbox.host import HostLost, LocalHost
 from sandbox.process import Completed
+from tests.support.fakes.guest_world import port_of
+from tests.support.machine.namespaces import GUEST_LL, MAC, Link, linked
+from tests.support.machine.sshd import Sshd, running_sshd
+from tests.support.waiting import soon
 
 MACS = st.lists(st.integers(0, 255), min_size=6, max_size=6).map(
     lambda octets: ":".join(f"{octet:02x}" for octet in octets)
@@ -34,10 +35,6 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
     here.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     here.sendto(b"heard", ("198.18.7.255", 9))  # to all, so that nobody answers
 """
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 @pytest.mark.parametrize(

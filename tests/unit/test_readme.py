@@ -20,6 +20,7 @@ from sandbox.records import PackageChange, Start, Verdict
 from sandbox.scenario import Schedule, load_scenario, shared_checks
 from sandbox.settings import CLIENT_VARIABLES, SERVICE_PREFIX, VARIABLES, shipped_scenarios
 from sandbox.upgraders import UpgradeRequest
+from tests.support.paths import ROOT
 from workers.chat.configuring import read_chat
 from workers.chat.words import USAGE, Command, Verb, understand
 from workers.cli import main
@@ -28,7 +29,6 @@ from workers.settings import VARIABLES as OF_SERVICE
 from workers.summary import GuestNight, Night, text
 from workers.units import UNIT
 
-ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 SHELL = [
     line.partition(" # ")[0].strip()

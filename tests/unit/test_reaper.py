@@ -13,12 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 import pytest
-from run_world import DEAD
-from sshd import wait_for
-from test_process import is_running
 
 from sandbox import network
-from sandbox.deadline import Deadline
 from sandbox.errors import HostError
 from sandbox.host import LocalHost
 from sandbox.hypervisors import Mark
@@ -29,6 +25,10 @@ from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store, start_time, this_process
 from sandbox.volumes import host_disks, lvm
 from sandbox.volumes.host_disks import HostDisks
+from tests.support.fakes.run_world import DEAD
+from tests.support.machine.sshd import wait_for
+from tests.support.waiting import soon
+from tests.unit.test_process import is_running
 
 
 @pytest.fixture
@@ -42,10 +42,6 @@ def hypervisor() -> FakeHypervisor:
     made = FakeHypervisor()
     made.define("<domain><name>web01</name><devices/></domain>", running=True)
     return made
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 def clone_of(hypervisor: FakeHypervisor, folder: RunFolder, owner: str = DEAD) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from run_world import World
-from sample_records import passed
 
 from sandbox import reaper
 from sandbox.deadline import Deadline
@@ -12,8 +10,9 @@ from sandbox.errors import HostError
 from sandbox.hypervisors import Hypervisor
 from sandbox.store import RunFolder
 from sandbox.volumes.danger import Danger
+from tests.support.fakes.run_world import World
+from tests.support.fakes.sample_records import passed
 
-pytest_plugins = ["run_fixtures"]
 FULL = "the data of the thin pool vg0/thin is 96 % full (limit 95 %)"
 
 

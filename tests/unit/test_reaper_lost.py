@@ -8,8 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sshd import wait_for
-from test_reaper import clone_of, hypervisor, store
 
 from sandbox import reaper
 from sandbox.deadline import Deadline
@@ -19,6 +17,8 @@ from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.reaper import reap, remove_run
 from sandbox.settings import Settings
 from sandbox.store import Store
+from tests.support.machine.sshd import wait_for
+from tests.unit.test_reaper import clone_of, hypervisor, store
 
 __all__ = ["hypervisor", "store"]
 

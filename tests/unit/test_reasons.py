@@ -7,15 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_records import (
-    BAD_NGINX,
-    CHANGES,
-    NEW_KERNEL,
-    broken_nginx,
-    no_boot,
-    observation,
-    upgrade,
-)
 
 from sandbox.autopsy import examine, read
 from sandbox.deadline import Deadline
@@ -24,6 +15,15 @@ from sandbox.reasons import causes, first_error, suspects, told_by_its_unit
 from sandbox.records import Autopsy, Facts, Package, UnitTrace, UpgradeStatus, Verdict
 from sandbox.report import render
 from sandbox.verdict import decide
+from tests.support.fakes.sample_records import (
+    BAD_NGINX,
+    CHANGES,
+    NEW_KERNEL,
+    broken_nginx,
+    no_boot,
+    observation,
+    upgrade,
+)
 
 UNIT = "nginx.service"
 EMERG = '2026/11/26 02:33:33 [emerg] 794#794: unknown directive "x" in /etc/nginx/conf.d/a.conf:10'

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from sample_records import observation, passing_facts, session
-
 from sandbox.reasons import causes
 from sandbox.records import Autopsy, Control, Facts, Package, UnitTrace, Verdict
 from sandbox.verdict import decide
+from tests.support.fakes.sample_records import observation, passing_facts, session
 
 UNIT = "shop.service"
 NAME = "test_web.py::test_http"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from sample_records import BAD_NGINX, broken_nginx, observation
 
 from sandbox.autopsy import read
 from sandbox.reasons import causes, suspects
 from sandbox.records import STARTING, Autopsy, Facts, Observation, UnitTrace
+from tests.support.fakes.sample_records import BAD_NGINX, broken_nginx, observation
 
 UNIT, COMING = "nginx.service", "activating/start"
 MARK = "%%0123456789abcdef%%"

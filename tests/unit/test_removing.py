@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from run_world import DEAD, World
-from sample_records import broken_nginx, passed
 
 from sandbox import hypervisors
 from sandbox.deadline import Deadline
@@ -17,9 +15,8 @@ from sandbox.hypervisors import Hypervisor
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.records import Phase, RunRecord, Verdict
 from sandbox.store import RunFolder
-
-pytest_plugins = ["run_fixtures"]
-
+from tests.support.fakes.run_world import DEAD, World
+from tests.support.fakes.sample_records import broken_nginx, passed
 
 # --- rm ----------------------------------------------------------------------------------------
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from lxml import html
-from sample_records import passed
 
 from sandbox.ranking import SHOWN
 from sandbox.records import Certificate, Port, RunRecord, Wide
 from sandbox.report import render
 from sandbox.report.text import render_text
 from sandbox.report.view import view
+from tests.support.fakes.sample_records import passed
 
 PATHS = tuple(f"/etc/ssl/certs/{number}.pem" for number in range(37))
 WORST = "user deploy is new and can log in (/bin/bash)"

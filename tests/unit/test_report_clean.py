@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from hostile_records import PAYLOADS, hostile, texts
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_records import passed
 
 from sandbox.records import RunRecord, Verdict
 from sandbox.report.clean import clean, one_line, sanitise, tail_lines
+from tests.support.fakes.hostile_records import PAYLOADS, hostile, texts
+from tests.support.fakes.sample_records import passed
 
 FORBIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff"

@@ -7,18 +7,25 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hostile_records import PAYLOADS, hostile, without_after
 from junitparser import JUnitXml
 from lxml import html
 from markdown_it import MarkdownIt
-from sample_records import ALL, broken_nginx, hung, inconclusive, passed, write_artifacts
 
 from sandbox.records import RunRecord, Verdict
 from sandbox.report import render
 from sandbox.report.markdown import LIMIT, block, code, plain
 from sandbox.report.timeline import timeline_svg
+from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after
+from tests.support.fakes.sample_records import (
+    ALL,
+    broken_nginx,
+    hung,
+    inconclusive,
+    passed,
+    write_artifacts,
+)
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = {
     "pass": ("pass", 0),
     "broken_nginx": ("fail", 1),

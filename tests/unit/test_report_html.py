@@ -10,14 +10,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hostile_records import PAYLOADS, hostile, without_after
 from lxml import html
 from lxml.html import HtmlElement
-from sample_records import ALL, broken_nginx, no_boot, passed, screen_png, write_artifacts
 
 from sandbox.records import Artifact, RunRecord, Verdict
 from sandbox.report import render
 from sandbox.report.html import SCREEN_BYTES
+from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after
+from tests.support.fakes.sample_records import (
+    ALL,
+    broken_nginx,
+    no_boot,
+    passed,
+    screen_png,
+    write_artifacts,
+)
 
 Shape = list[tuple[str, tuple[str, ...]]]
 

@@ -1,6 +1,6 @@
 """The text report: the first line answers, and nothing in it acts on a terminal.
 
-After a wanted change: ``python tests/unit/golden/regenerate.py`` and read the difference.
+After a wanted change: ``python -m tests.unit.golden.regenerate`` and read the difference.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import re
 from pathlib import Path
 
 import pytest
-from hostile_records import PAYLOADS, hostile, without_after
-from sample_records import ALL, broken_nginx, no_boot, passed, write_artifacts
 
 from sandbox.errors import RequestError
 from sandbox.records import Ledger, RunRecord, Verdict
 from sandbox.report import FORMATS, render
 from sandbox.report.view import duration, size
+from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after
+from tests.support.fakes.sample_records import ALL, broken_nginx, no_boot, passed, write_artifacts
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 

@@ -7,11 +7,11 @@ import stat
 from pathlib import Path
 
 import pytest
-from scenario_world import NAMES, UP, load, make_folder
 
 from sandbox.errors import RequestError
 from sandbox.request import Request, find_scenario, prepare, scenario_names
 from sandbox.settings import Settings, shipped_scenarios
+from tests.support.fakes.scenario_world import NAMES, UP, load, make_folder
 
 
 @pytest.fixture

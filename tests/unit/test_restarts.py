@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from preflight_world import SHELLS, called
 
 from sandbox.upgraders.apt_parse import restarts_of, stops_of
+from tests.support.fakes.preflight_world import SHELLS, called
 
 BY_DEBHELPER = {
     "prerm": """#!/bin/sh

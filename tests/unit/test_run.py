@@ -6,7 +6,6 @@ import json
 from typing import cast
 
 import pytest
-from stage import GUEST, Stage
 
 from sandbox.clone import CloneLease
 from sandbox.deadline import Deadline
@@ -39,8 +38,7 @@ from sandbox.records import (
     Verdict,
 )
 from sandbox.run import Run, blame_for
-
-pytest_plugins = ["stage_fixtures"]
+from tests.support.fakes.stage import GUEST, Stage
 
 # -- a run in the making ----------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scenario_world import FULL, SHARED, UP, load, make_folder, problems
 
 from sandbox.errors import RequestError
 from sandbox.scenario import (
@@ -17,6 +16,7 @@ from sandbox.scenario import (
     load_scenario,
     parse_upgrade,
 )
+from tests.support.fakes.scenario_world import FULL, SHARED, UP, load, make_folder, problems
 
 
 @pytest.fixture

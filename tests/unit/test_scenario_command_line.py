@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scenario_world import UP, load, make_folder
 
 from sandbox.errors import RequestError
 from sandbox.scenario import (
@@ -20,6 +19,7 @@ from sandbox.scenario import (
     valid_guest_name,
     values,
 )
+from tests.support.fakes.scenario_world import UP, load, make_folder
 
 
 @pytest.fixture

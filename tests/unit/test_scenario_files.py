@@ -11,7 +11,6 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from scenario_world import FULL, NAMES, READY, SHARED, UP, load, make_folder
 
 from sandbox import strict_yaml
 from sandbox.errors import RequestError
@@ -22,6 +21,7 @@ from sandbox.scenario import (
     scenario_json_schema,
     valid_guest_name,
 )
+from tests.support.fakes.scenario_world import FULL, NAMES, READY, SHARED, UP, load, make_folder
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from scenario_world import FULL, UP, load, make_folder, problems
 
 from sandbox.scenario import ScheduledGuest, scenario_json_schema
 from sandbox.scenario.schedule import Schedule
+from tests.support.fakes.scenario_world import FULL, UP, load, make_folder, problems
 
 HEAD = UP + "source: {guest: web01, host: xen1}\nschedule:\n  "
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
-from sample_records import observation, passing_facts, session
-from stage import Stage
 
 from sandbox import confirming
 from sandbox.checks.compare import slower_start
@@ -32,9 +30,9 @@ from sandbox.records import (
 )
 from sandbox.run import Run
 from sandbox.verdict import decide
+from tests.support.fakes.sample_records import observation, passing_facts, session
+from tests.support.fakes.stage import Stage
 from workers.rehearsing import evidence_of
-
-pytest_plugins = ["stage_fixtures"]
 
 NAME = "test_web.py::test_http"
 RED = session({NAME: "refused"})

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from check_samples import filesystem, seen, tcp
-from sshd import Sshd, free_port, running_sshd
 
 from sandbox.checks import CheckSettings
 from sandbox.checks.answers import ask, discover, url_of
@@ -26,8 +24,11 @@ from sandbox.records import (
     Package,
 )
 from sandbox.verify import run_checks
+from tests.support.fakes.check_samples import filesystem, seen, tcp
+from tests.support.machine.sshd import Sshd, free_port, running_sshd
+from tests.support.paths import ROOT
 
-SHARED = Path(__file__).parents[2] / "scenarios" / "shared"
+SHARED = ROOT / "scenarios" / "shared"
 
 
 class Statuses(http.server.BaseHTTPRequestHandler):

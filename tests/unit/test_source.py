@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
-from test_clone_xml import SCHEMA, spec_for
 
-from sandbox.deadline import Deadline
 from sandbox.errors import RequestError
 from sandbox.hypervisors import Vitals
 from sandbox.hypervisors.clone_xml import clone_xml, macs
@@ -30,12 +28,10 @@ from sandbox.source import (
     vitals,
 )
 from sandbox.volumes.images import FORMATS
+from tests.support.waiting import soon
+from tests.unit.test_clone_xml import SCHEMA, spec_for
 
 SIZE = 8 << 20
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 def make_image(path: Path, format: str = "qcow2") -> Path:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guest_world import login_of, port_of
-from sshd import Sshd, running_sshd, wait_for
 
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, RequestError
 from sandbox.ssh import HOST, Connection, Login, config_text, ssh_command
+from tests.support.fakes.guest_world import login_of, port_of
+from tests.support.machine.sshd import Sshd, running_sshd, wait_for
+from tests.support.waiting import soon
 
 LOOPBACK = "127.0.0.1"
 
@@ -39,10 +40,6 @@ def connection(
     made = Connection(tmp_path, login_of(sshd), lambda pid, role: registered.append((pid, role)))
     yield made
     made.close()
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 def test_a_command_runs_over_the_registered_master(

@@ -15,10 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from host_way import Way, way_to
-from sshd import Sshd, wait_for
-from stage import Bridged, Stage, commands_with
-from test_tried import TRY, waited
 
 from sandbox import ledger, network, standins
 from sandbox.deadline import Deadline
@@ -31,8 +27,10 @@ from sandbox.reaper import remove_run
 from sandbox.records import Dependency
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
-
-pytest_plugins = ["host_fixtures", "stage_fixtures"]
+from tests.support.fakes.host_way import Way, way_to
+from tests.support.fakes.stage import Bridged, Stage, commands_with
+from tests.support.machine.sshd import Sshd, wait_for
+from tests.unit.test_tried import TRY, waited
 
 NEEDED = (
     Dependency(kind="http", host="api.example", port=8080),

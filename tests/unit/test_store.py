@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_records import passed
-from sshd import wait_for
 
 from sandbox.errors import HostError, RequestError
 from sandbox.settings import Settings
@@ -28,6 +26,8 @@ from sandbox.store import (
     start_time,
     this_process,
 )
+from tests.support.fakes.sample_records import passed
+from tests.support.machine.sshd import wait_for
 
 
 @pytest.fixture

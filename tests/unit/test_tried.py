@@ -14,12 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from namespaces import GUEST, HOST, Link, linked
-from sample_records import passed
-from sshd import wait_for
-from stage import Stage, commands_with
-from test_listener import arp
-from test_process import is_running
 
 from sandbox import host, ledger
 from sandbox.host import Host, LocalHost
@@ -30,8 +24,12 @@ from sandbox.records import Destination, Ledger
 from sandbox.report.view import view
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
-
-pytest_plugins = ["host_fixtures", "stage_fixtures"]
+from tests.support.fakes.sample_records import passed
+from tests.support.fakes.stage import Stage, commands_with
+from tests.support.machine.namespaces import GUEST, HOST, Link, linked
+from tests.support.machine.sshd import wait_for
+from tests.unit.test_listener import arp
+from tests.unit.test_process import is_running
 
 ROUTER, FAR, NEAR, RESOLVER = "198.18.7.2", "203.0.113.7", "192.0.2.9", "192.0.2.53"
 # What a guest's programs see of it, with its own kernel's sockets.

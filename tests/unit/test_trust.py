@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_records import broken_nginx, no_boot, observation, passing_facts, session
 
 from sandbox.differences import compare, without_drift
 from sandbox.records import (
@@ -24,6 +23,13 @@ from sandbox.records import (
 from sandbox.report.view import compare_with_twin
 from sandbox.trust import CHANCE, excuse, flaky, on_twin
 from sandbox.verdict import decide
+from tests.support.fakes.sample_records import (
+    broken_nginx,
+    no_boot,
+    observation,
+    passing_facts,
+    session,
+)
 
 NAME = "test_web.py::test_http"
 RED = {NAME: "refused"}

@@ -8,11 +8,9 @@ from dataclasses import replace
 
 import pytest
 from lxml import etree
-from stage import Stage
 
 from sandbox import network
 from sandbox.clone import Clone, create_clone
-from sandbox.deadline import Deadline
 from sandbox.errors import DeadlineExceeded, HostError
 from sandbox.hypervisors.fake import FakeDomain
 from sandbox.plan import Plan, make_plan
@@ -20,13 +18,10 @@ from sandbox.reaper import domain_name, leftovers, remove_run
 from sandbox.records import RunRecord, Verdict
 from sandbox.store import RunFolder, Store
 from sandbox.twin import Cut, make_twin
+from tests.support.fakes.stage import Stage
+from tests.support.waiting import soon
 
-pytest_plugins = ["stage_fixtures"]
 GIB = 1 << 30
-
-
-def soon() -> Deadline:
-    return Deadline(20, "test")
 
 
 def twins(stage: Stage, text: str = "source: {guest: web01}\ncontrol: always") -> RunRecord:

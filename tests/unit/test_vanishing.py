@@ -11,14 +11,15 @@ from typing import Any
 
 import libvirt
 import pytest
-from test_libvirt_xen import URI, domain_xml
-from test_source import SIZE, make_image, soon
 
 from sandbox.demo import guest as demo
 from sandbox.errors import HostError, RequestError
 from sandbox.host import LocalHost
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 from sandbox.source import ImageSpec, image_source
+from tests.support.waiting import soon
+from tests.unit.test_libvirt_xen import URI, domain_xml
+from tests.unit.test_source import SIZE, make_image
 
 MARKED = "https://upgrade-sandbox.invalid/mark/1"
 

@@ -6,9 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sample_records import BAD_NGINX, CHANGES, NEW_KERNEL, OLD_KERNEL, passing_facts, session
-from sample_records import observation as observed
-from sample_records import upgrade as upgraded
 
 from sandbox.records import (
     CheckEnd,
@@ -30,6 +27,16 @@ from sandbox.records import (
     Verdict,
 )
 from sandbox.verdict import decide
+from tests.support.fakes.sample_records import (
+    BAD_NGINX,
+    CHANGES,
+    NEW_KERNEL,
+    OLD_KERNEL,
+    passing_facts,
+    session,
+)
+from tests.support.fakes.sample_records import observation as observed
+from tests.support.fakes.sample_records import upgrade as upgraded
 
 Change = Callable[[Facts], Facts]
 FIRST = "test_web.py::test_http"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sample_records import passing_facts
-from sample_records import upgrade as upgraded
 
 from sandbox.records import (
     CheckEnd,
@@ -30,6 +28,8 @@ from sandbox.records import (
     Watch,
 )
 from sandbox.verdict import decide
+from tests.support.fakes.sample_records import passing_facts
+from tests.support.fakes.sample_records import upgrade as upgraded
 
 names = st.sampled_from(["t.py::a", "t.py::b", "t.py::c"])
 words = st.text(max_size=8)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from check_sessions import Rehearsal, by_name, gone
-from sshd import Sshd, running_sshd
 
 from sandbox.checks import CheckSettings
 from sandbox.errors import DeadlineExceeded
 from sandbox.records import CheckEnd, CheckResult, Outcome
+from tests.support.fakes.check_sessions import Rehearsal, by_name, gone
+from tests.support.machine.sshd import Sshd, running_sshd
 
 
 @pytest.fixture(scope="module")

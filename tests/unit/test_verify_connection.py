@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from check_sessions import Rehearsal
-from sshd import Sshd, running_sshd
 
 from sandbox.checks.connection import Connection
 from sandbox.deadline import Deadline
 from sandbox.records import CheckEnd, CheckResult, Outcome
+from tests.support.fakes.check_sessions import Rehearsal
+from tests.support.machine.sshd import Sshd, running_sshd
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from check_sessions import OBSERVED, Rehearsal, by_name, gone
-from sshd import Sshd, running_sshd, wait_for
 
 from sandbox.checks import CheckSettings
 from sandbox.deadline import Deadline
 from sandbox.records import CheckEnd, CheckResult, Outcome
 from sandbox.verify import run_checks
+from tests.support.fakes.check_sessions import OBSERVED, Rehearsal, by_name, gone
+from tests.support.machine.sshd import Sshd, running_sshd, wait_for
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +193,9 @@ def test_checks_end_with_the_sandbox_that_is_killed(sshd: Sshd, tmp_path: Path) 
     script = f"""
         import sys
         from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from check_sessions import Rehearsal
-        from sshd import Sshd
+        sys.path.insert(0, {str(ROOT)!r})
+        from tests.support.fakes.check_sessions import Rehearsal
+        from tests.support.machine.sshd import Sshd
         Rehearsal(Sshd(Path({str(sshd.folder)!r})), Path({str(tmp_path)!r}))(
             {{"test_a.py": {textwrap.dedent(hang)!r}}}
         )

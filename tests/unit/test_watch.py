@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
-from stage import Stage
 
 from sandbox import inside
 from sandbox.deadline import Deadline
@@ -28,8 +27,7 @@ from sandbox.records import (
     Watch,
 )
 from sandbox.run import Run
-
-pytest_plugins = ["stage_fixtures"]
+from tests.support.fakes.stage import Stage
 
 RUNS = Observation(boot_id="a", kernel="6.1", units={"shop.service": "active/running"})
 DEAD = RUNS.model_copy(update={"units": {"shop.service": "failed/failed"}})

@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
-from local_shell import LocalShell
 
 from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, DeadlineExceeded
@@ -30,6 +29,8 @@ from sandbox.process import Completed
 from sandbox.records import Certificate, Observation, Wide
 from sandbox.wide import Aside
 from sandbox.wide_parse import parse_wide
+from tests.support.fakes.local_shell import LocalShell
+from tests.support.waiting import soon
 
 SCRIPT = files("sandbox") / "wide.sh"
 SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
@@ -56,10 +57,6 @@ def parsed(sections: str) -> Wide:
     found = parse_wide(f"{sections}\n@end\n".replace("@", f"{MARK} "), MARK)
     assert found is not None
     return found
-
-
-def soon() -> Deadline:
-    return Deadline(30, "test")
 
 
 CONFIGURED = {

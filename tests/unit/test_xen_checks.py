@@ -22,8 +22,9 @@ from sandbox.limits import NO_LIMITS, Limits
 from sandbox.settings import Settings
 from sandbox.volumes.lvm import Pool
 from sandbox.xen_report import XenReport, parse_report, script
+from tests.support.paths import DATA
 
-TEXT = (Path(__file__).parent / "data" / "xen-report.txt").read_text()
+TEXT = (DATA / "xen-report.txt").read_text()
 REPORT = parse_report(TEXT)
 
 

@@ -1,7 +1,7 @@
 """The clone's XML on Xen: golden cases, and for any mixture of devices nothing of production in it.
 
 As in test_clone_xml.py, all of production is named ``leak…`` or carries a UUID that begins with
-``1eaa1eaa``. ``python tests/unit/test_xen_xml.py`` writes the golden files anew; read the
+``1eaa1eaa``. ``python -m tests.unit.test_xen_xml`` writes the golden files anew; read the
 difference before committing it.
 """
 
@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clone_samples import DEVICES, SINGLE, TOP_LEVEL, kind_or_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
-from test_clone_xml import GOLDEN, MARK, SCHEMA, is_accounted_for, values
 
 from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, CloneXml, disk_problem, macs
 from sandbox.hypervisors.marks import read_mark
 from sandbox.hypervisors.xen_xml import BootChain, boot_chain, xen_clone_xml
+from tests.support.fakes.clone_samples import DEVICES, SINGLE, TOP_LEVEL, kind_or_all
+from tests.unit.test_clone_xml import GOLDEN, MARK, SCHEMA, is_accounted_for, values
 
 # name, memory that was asked for, what the boot chain is
 CASES = (

@@ -1,6 +1,6 @@
 """The fixtures are in guests.py: tests/faults uses them as well."""
 
-from guests import (
+from tests.support.guests.guests import (
     PRODUCTION,
     Lab,
     archive,

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from archive import Archive
-from guests import PRODUCTION, Lab
 
 from sandbox.deadline import Deadline
 from sandbox.demo.broken import build_deb
@@ -20,6 +18,8 @@ from sandbox.demo.guest import Production
 from sandbox.demo.image import DemoImage, derive_image
 from sandbox.process import run
 from sandbox.settings import Settings
+from tests.support.guests.archive import Archive
+from tests.support.guests.guests import PRODUCTION, Lab
 
 pytestmark = pytest.mark.vm
 ALL = "upgrade: {what: all}\nmemory: 512MiB\n"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import certificates
 import pytest
-from archive import Archive
-from case_parts import ALL, LOOK, MEMORY, TWIN, changes_of, reason, site_11, verdict
-from guests import PRODUCTION, Lab
 from PIL import Image
 
 from sandbox.demo.broken import (
@@ -21,6 +17,19 @@ from sandbox.demo.guest import Production
 from sandbox.forecasts import forecasts
 from sandbox.records import Outcome, RunRecord, UpgradeStatus, Verdict
 from sandbox.report import render
+from tests.support.guests import certificates
+from tests.support.guests.archive import Archive
+from tests.support.guests.case_parts import (
+    ALL,
+    LOOK,
+    MEMORY,
+    TWIN,
+    changes_of,
+    reason,
+    site_11,
+    verdict,
+)
+from tests.support.guests.guests import PRODUCTION, Lab
 
 pytestmark = pytest.mark.vm
 

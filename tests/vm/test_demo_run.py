@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guests import Lab
 
 from sandbox.deadline import Deadline
 from sandbox.demo.guest import stop_production
 from sandbox.demo.image import DemoImage
 from sandbox.process import run
+from tests.support.guests.guests import Lab
 
 pytestmark = pytest.mark.vm
 

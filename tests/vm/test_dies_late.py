@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from archive import Archive
-from guests import Lab
 
 from sandbox.demo.broken import build_deb
 from sandbox.records import Outcome, Verdict
 from sandbox.report import render
+from tests.support.guests.archive import Archive
+from tests.support.guests.guests import Lab
 
 pytestmark = pytest.mark.vm
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from archive import SOURCE, Archive
-from case_parts import ALL, MEMORY, changes_of, reason, site_11, verdict
-from guests import Lab
 
 from sandbox.demo.broken import SITE_CONFIG, build_deb
 from sandbox.demo.image import DemoImage, derive_image
 from sandbox.records import Verdict
+from tests.support.guests.archive import SOURCE, Archive
+from tests.support.guests.case_parts import ALL, MEMORY, changes_of, reason, site_11, verdict
+from tests.support.guests.guests import Lab
 
 pytestmark = pytest.mark.vm
 

@@ -18,13 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import capture
-import hostile_program
-import leftovers
 import pytest
-from archive import SOURCE, Archive
-from guests import Lab, new_state, settings_for
-from hostile_program import ATTACKS, EVIL_MAC, REACHED, ROUNDS, TARGETS, TRAP, words
 
 from sandbox import network
 from sandbox.deadline import Deadline
@@ -34,6 +28,18 @@ from sandbox.hypervisors import Hypervisor
 from sandbox.reaper import remove_run
 from sandbox.records import RunRecord, UpgradeStatus, Verdict
 from sandbox.store import Store
+from tests.support.guests import capture, hostile_program, leftovers
+from tests.support.guests.archive import SOURCE, Archive
+from tests.support.guests.guests import Lab, new_state, settings_for
+from tests.support.guests.hostile_program import (
+    ATTACKS,
+    EVIL_MAC,
+    REACHED,
+    ROUNDS,
+    TARGETS,
+    TRAP,
+    words,
+)
 
 pytestmark = pytest.mark.vm
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from archive import Archive
 
 from sandbox.demo.broken import DATA, SITE_CONFIG, SITE_PACKAGE, build_deb
 from sandbox.demo.guest import Production
+from tests.support.guests.archive import Archive
 
 pytestmark = pytest.mark.vm
 

@@ -9,13 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import capture
-import leftovers
 import pytest
-from archive import Archive
-from guests import PRODUCTION, Lab
-from hostile_program import words
-from sources import alive, inside, uptime, virsh
 
 from sandbox import network
 from sandbox.deadline import Deadline
@@ -32,6 +26,11 @@ from sandbox.hypervisors.acceleration import acceleration
 from sandbox.progress import Silent
 from sandbox.records import Phase, RunRecord, Verdict
 from sandbox.store import Store
+from tests.support.guests import capture, leftovers
+from tests.support.guests.archive import Archive
+from tests.support.guests.guests import PRODUCTION, Lab
+from tests.support.guests.hostile_program import words
+from tests.support.guests.sources import alive, inside, uptime, virsh
 
 pytestmark = pytest.mark.vm
 

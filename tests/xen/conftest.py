@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "vm"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "faults"))
-
-from wire import capture
-from xencommand import sandbox
-from xenlab import administrator, archive, host, left, settings, state, xen
+from tests.support.xen.wire import capture
+from tests.support.xen.xencommand import sandbox
+from tests.support.xen.xenlab import administrator, archive, host, left, settings, state, xen
 
 __all__ = [
     "administrator",

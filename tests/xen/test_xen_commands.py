@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Command
-from stubs import MEMORY_MIB, PVGRUB, pv_xml
-from xencommand import Start
-from xenlab import GUEST, LOOK, QUICK, STOPPED, Host, Xen
 
 from sandbox.deadline import Deadline
 from sandbox.hypervisors import Mark
 from sandbox.store import this_process
+from tests.support.faults.commands import Command
+from tests.support.xen.stubs import MEMORY_MIB, PVGRUB, pv_xml
+from tests.support.xen.xencommand import Start
+from tests.support.xen.xenlab import GUEST, LOOK, QUICK, STOPPED, Host, Xen
 
 pytestmark = pytest.mark.xen
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from pathlib import Path
 import libvirt
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
-
-from labs import DISK_SIZE, LibvirtLab, ThisRun, deadline, this_run
-from stubs import pv_xml
-from test_hypervisors import (
+from sandbox.deadline import Deadline
+from sandbox.records import Disk
+from tests.contract.test_hypervisors import (
     test_a_clone_of_ours_is_no_guest,
     test_a_domain_lives_from_start_to_destroy,
     test_a_domain_that_powers_off_is_off_and_leaves_nothing,
@@ -34,10 +31,9 @@ from test_hypervisors import (
     test_the_same_domain_cannot_be_started_twice,
     test_vitals_stay_while_nothing_happens_and_change_with_a_restart,
 )
-from xenlab import Host
-
-from sandbox.deadline import Deadline
-from sandbox.records import Disk
+from tests.support.hosts.labs import DISK_SIZE, LibvirtLab, ThisRun, deadline, this_run
+from tests.support.xen.stubs import pv_xml
+from tests.support.xen.xenlab import Host
 
 __all__ = [
     "deadline",

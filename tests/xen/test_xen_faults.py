@@ -7,25 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from stubs import defined, stopped_as
-from xencommand import Start
-from xenlab import GUEST, LOOK, QUICK, STOPPED, Host, Xen, reason, verdict
 
-from sandbox.deadline import Deadline
 from sandbox.demo.broken import build_deb
 from sandbox.errors import HostError
 from sandbox.host import HostLost, RemoteHost
 from sandbox.progress import Silent
 from sandbox.records import Phase, Verdict
 from sandbox.volumes import host_disks, lvm
+from tests.support.waiting import soon
+from tests.support.xen.stubs import defined, stopped_as
+from tests.support.xen.xencommand import Start
+from tests.support.xen.xenlab import GUEST, LOOK, QUICK, STOPPED, Host, Xen, reason, verdict
 
 pytestmark = pytest.mark.xen
 
 ALL = "upgrade: {what: all}\n"
-
-
-def soon() -> Deadline:
-    return Deadline(300, "test")
 
 
 def test_two_at_once_one_is_killed_the_other_crashes_and_a_third_does_not_fit(
@@ -77,7 +73,7 @@ def test_reap_finds_disks_that_never_had_a_domain(xen: Xen, sandbox: Start, host
     run = sandbox("run", scenario, "--guest", GUEST, program=program)
     assert run.finish() == -signal.SIGKILL, run.output
     (folder,) = xen.settings.runs.iterdir()
-    marked = host_disks.marked(host.shell.host, soon())
+    marked = host_disks.marked(host.shell.host, soon(300))
     left = [place for place, mark in marked if mark.run == folder.name]
     assert len(left) == len(host.disks(GUEST)), marked
     assert folder.name not in host.run("xl list; virsh list --all")
@@ -126,7 +122,7 @@ def test_a_pool_that_is_too_full_refuses_before_anything_is_made(
 def test_a_host_that_cannot_be_reached_is_an_error_with_its_name() -> None:
     nowhere = RemoteHost("xen+ssh://root@127.0.0.1:1/system")
     with pytest.raises(HostLost, match=r"127\.0\.0\.1"):
-        nowhere.run(["true"], soon())
+        nowhere.run(["true"], soon(300))
     assert issubclass(HostLost, HostError)
 
 

@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from stubs import defined, stopped_as
-from xenlab import LOOK, STOPPED, Administrator, Host, Xen, images_folder, reason, verdict
 
 from sandbox.deadline import Deadline
 from sandbox.hypervisors.clone_xml import macs
 from sandbox.reach import link_local
 from sandbox.records import Verdict
+from tests.support.xen.stubs import defined, stopped_as
+from tests.support.xen.xenlab import (
+    LOOK,
+    STOPPED,
+    Administrator,
+    Host,
+    Xen,
+    images_folder,
+    reason,
+    verdict,
+)
 
 pytestmark = pytest.mark.xen
 

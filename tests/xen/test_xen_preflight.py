@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Sequence
 
 import pytest
-from xenlab import GUEST, Administrator
 
 from sandbox.preflight import look_ahead
 from sandbox.preflight_parse import parse
 from sandbox.preflight_points import Severity
 from sandbox.process import Completed
 from sandbox.upgraders import UpgradeRequest
+from tests.support.xen.xenlab import GUEST, Administrator
 
 pytestmark = pytest.mark.xen
 

@@ -10,9 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from archive import Archive
-from wire import CHECK, CUT_SECONDS, Cut, Seen, cut, expect_nothing_on, our_ssh
-from xenlab import GUEST, STOPPED, Administrator, Host, Xen, reason, verdict
 
 from sandbox.demo.mirror import find_mirror
 from sandbox.network import names
@@ -21,6 +18,9 @@ from sandbox.reaper import remove_run
 from sandbox.records import Outcome, Phase, Verdict
 from sandbox.report import render
 from sandbox.store import Store
+from tests.support.guests.archive import Archive
+from tests.support.xen.wire import CHECK, CUT_SECONDS, Cut, Seen, cut, expect_nothing_on, our_ssh
+from tests.support.xen.xenlab import GUEST, STOPPED, Administrator, Host, Xen, reason, verdict
 
 pytestmark = pytest.mark.xen
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from stubs import PVGRUB, defined, stopped_as
-from xenlab import GRUB, LOOK, Host, Xen, reason, verdict
 
 from sandbox.hypervisors.xen_xml import BootChain, boot_chain
 from sandbox.records import Phase, RunRecord, Verdict
+from tests.support.xen.stubs import PVGRUB, defined, stopped_as
+from tests.support.xen.xenlab import GRUB, LOOK, Host, Xen, reason, verdict
 
 pytestmark = pytest.mark.xen
 

@@ -5,16 +5,18 @@ blocks with their copies, and files that cannot.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "contract"))
-
-from stores import (
+from sandbox.errors import RequestError
+from sandbox.hypervisors import Mark
+from sandbox.store import this_process
+from sandbox.volumes import host_disks
+from tests.contract.test_volumes import SIZE
+from tests.support.service.stores import (
     EXPORT,
     MARK,
     REFLINK,
@@ -25,16 +27,10 @@ from stores import (
     expect_a_source_that_may_write,
     expect_faithful_clones,
     expect_to_leave_nothing,
-    soon,
 )
-from stubs import defined, pv_xml
-from test_volumes import SIZE
-from xenlab import GUEST, Host, images_folder
-
-from sandbox.errors import RequestError
-from sandbox.hypervisors import Mark
-from sandbox.store import this_process
-from sandbox.volumes import host_disks
+from tests.support.waiting import soon
+from tests.support.xen.stubs import defined, pv_xml
+from tests.support.xen.xenlab import GUEST, Host, images_folder
 
 pytestmark = pytest.mark.xen
 
