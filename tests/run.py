@@ -1,0 +1,259 @@
+"""Runs the parts of the tests side by side: ``python -m tests.run test``, or ``PART ...``.
+
+What fails is shown at once, with the folder that explains it; in the end there are a table of the
+parts and the folder of all logs. Ends with 1 when something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.parts import CIRCLES, PARTS, Circle, Part
+from tests.support.paths import ROOT
+
+FOLDER = ROOT / "build" / "tests"
+RECORD = ROOT / ".benchmarks" / "tests.json"
+BIN = Path(sys.executable).parent
+PATIENCE = 300.0  # seconds for parts to clean up when they are interrupted
+BOOTING, OTHERS = 2, 1  # parts at a time
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a part."""
+
+    part: Part
+    status: int
+    seconds: float
+    passed: int = 0
+    failed: int = 0
+    slowest: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass
+class Session:
+    """One run of some parts: which of them may begin, which are at work, what became of them."""
+
+    circle: Circle
+    extra: tuple[str, ...]
+    waiting: list[Part]
+    at_work: list[Part] = field(default_factory=list)
+    processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    ended: list[Ended] = field(default_factory=list)
+    interrupted: bool = False
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def run(self) -> None:
+        """Every slot takes the next part that it may; returns when all have ended."""
+        kinds = [True] * BOOTING + [False] * OTHERS
+        slots = [threading.Thread(target=self._work, args=(boots,)) for boots in kinds]
+        for slot in slots:
+            slot.start()
+        try:
+            for slot in slots:
+                slot.join()
+        except KeyboardInterrupt:
+            self.interrupt()
+            for slot in slots:
+                slot.join(PATIENCE)
+
+    def interrupt(self) -> None:
+        """Let the parts at work clean up, and begin no other."""
+        with self._changed:
+            self.interrupted = True
+            self.waiting.clear()
+            self._changed.notify_all()
+        for process in list(self.processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+
+    def _work(self, boots: bool) -> None:
+        while (part := self._next(boots)) is not None:
+            ended = self._run(part)
+            with self._changed:
+                self.at_work.remove(part)
+                self.ended.append(ended)
+                self._changed.notify_all()
+
+    def _next(self, boots: bool) -> Part | None:
+        with self._changed:
+            while mine := [part for part in self.waiting if part.boots is boots]:
+                if free := [part for part in mine if self._may_begin(part)]:
+                    self.waiting.remove(free[0])
+                    self.at_work.append(free[0])
+                    return free[0]
+                self._changed.wait()
+            return None
+
+    def _may_begin(self, part: Part) -> bool:
+        """While libvirtd is restarted no other part may ask it; that part comes before them."""
+        others = (*self.at_work, *self.waiting) if part.libvirt == "uses" else self.at_work
+        excluded = {"uses": {"restarts"}, "restarts": {"uses"}}.get(part.libvirt, set())
+        return not any(other.libvirt in excluded for other in others)
+
+    def _run(self, part: Part) -> Ended:
+        print(f"{part.name}: begun: {part.what}", flush=True)
+        folder = FOLDER / part.name
+        folder.mkdir(parents=True)
+        began, status = time.monotonic(), 0
+        environment = os.environ | {
+            "TEST_ARTIFACTS": str(folder),
+            "TEST_SHOW": str(sys.stdout.fileno()),
+            "TEST_CIRCLE": self.circle,
+        }
+        if part.production:
+            environment["TEST_PRODUCTION"] = part.production
+        report = folder / "report.xml"
+        with (folder / "log").open("wb") as log:
+            for program, *words in part.argvs(self.circle, self.extra):
+                junit = [f"--junitxml={report}"] if program == "pytest" else []
+                process = subprocess.Popen(
+                    [BIN / program, *words, *junit],
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(sys.stdout.fileno(),),
+                    start_new_session=True,
+                )
+                self.processes.add(process)
+                status = process.wait() or status
+                self.processes.remove(process)
+        ended = _read(part, status, time.monotonic() - began, report)
+        self._tell(ended, folder / "log")
+        return ended
+
+    def _tell(self, ended: Ended, log: Path) -> None:
+        said = "passed" if ended.status == 0 else "FAILED"
+        counted = f", {ended.passed + ended.failed} tests" if ended.passed + ended.failed else ""
+        print(f"{ended.part.name}: {said} in {_minutes(ended.seconds)}{counted}", flush=True)
+        if ended.status and not ended.failed:  # a failed test was shown already
+            tail = log.read_text(errors="replace").splitlines()[-40:]
+            print("\n".join(tail), flush=True)
+
+
+def _read(part: Part, status: int, seconds: float, report: Path) -> Ended:
+    if not report.exists():
+        return Ended(part, status, seconds)
+    cases = list(ET.parse(report).getroot().iter("testcase"))
+    failed = sum(any(c.find(tag) is not None for tag in ("failure", "error")) for c in cases)
+    slowest = sorted(
+        ((float(c.get("time", 0)), f"{c.get('classname')}.{c.get('name')}") for c in cases),
+        reverse=True,
+    )
+    return Ended(part, status, seconds, len(cases) - failed, failed, tuple(slowest[:5]))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _busy() -> tuple[float, float]:
+    """Seconds that this machine's processors worked, and that there were, since its start."""
+    words = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    ticks = [int(word) for word in words]
+    idle = ticks[3] + ticks[4]
+    rate = os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - idle) / rate, sum(ticks) / rate
+
+
+def _table(session: Session, seconds: float, worked: float) -> Iterator[str]:
+    table = Table(title="the parts", title_justify="left")
+    for head in ("part", "", "passed", "failed", "minutes"):
+        table.add_column(head, justify="left" if head in ("part", "") else "right")
+    for ended in sorted(session.ended, key=lambda one: -one.seconds):
+        said = "passed" if ended.status == 0 else "FAILED"
+        counts = (str(ended.passed or ""), str(ended.failed or ""))
+        table.add_row(ended.part.name, said, *counts, f"{ended.seconds / 60:.1f}")
+    table.add_section()
+    table.add_row("all", "", "", "", f"{seconds / 60:.1f}")
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    yield captured.get().rstrip()
+    yield f"processors: {worked / 60:.0f} minutes of work in {seconds / 60:.0f} minutes"
+    slowest = sorted((one for ended in session.ended for one in ended.slowest), reverse=True)
+    yield "slowest: " + "; ".join(f"{took:.0f} s {name}" for took, name in slowest[:8])
+
+
+def _record(session: Session, seconds: float, worked: float) -> None:
+    """For comparing: how long each part took, on which machine."""
+    record = {
+        "circle": session.circle,
+        "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "minutes": round(seconds / 60, 1),
+        "processor_minutes": round(worked / 60, 1),
+        "processors": os.cpu_count(),
+        "parts": {
+            ended.part.name: {"minutes": round(ended.seconds / 60, 1), "tests": ended.passed}
+            for ended in sorted(session.ended, key=lambda one: one.part.name)
+        },
+    }
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _chosen(names: Sequence[str]) -> tuple[Circle, list[Part]]:
+    """A circle, or parts by name: each as in the widest circle."""
+    for number, circle in enumerate(CIRCLES):
+        if list(names) == [circle]:
+            return circle, [p for p in PARTS if CIRCLES.index(p.circle) <= number]
+    known = {part.name: part for part in PARTS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(
+            f"tests: no part {unknown[0]!r}\n"
+            f"what to do: name one of {', '.join((*CIRCLES, *known))}"
+        )
+    return "test", [known[name] for name in names]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
+    parser.add_argument("names", nargs="+", help="quick, test or all; or names of parts")
+    parser.add_argument("--pytest", default="", help="further options for every pytest")
+    parser.add_argument("--record", action="store_true", help=f"keep the times in {RECORD.name}")
+    asked = parser.parse_args(arguments)
+    circle, parts = _chosen(asked.names)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    session = Session(circle, tuple(asked.pytest.split()), list(parts))
+    began, before = time.monotonic(), _busy()[0]
+    session.run()
+    seconds, worked = time.monotonic() - began, _busy()[0] - before
+    print("\n".join(_table(session, seconds, worked)))
+    if asked.record and not session.interrupted:
+        _record(session, seconds, worked)
+    failed = [ended.part.name for ended in session.ended if ended.status]
+    print(f"logs, and what explains each failure: {FOLDER}")
+    if session.interrupted:
+        print("interrupted")
+    elif failed:
+        print(f"failed: {' '.join(failed)}")
+    print(f"{sum(e.passed for e in session.ended)} passed, {_failures(session)} failed")
+    return 1 if failed or session.interrupted else 0
+
+
+def _failures(session: Session) -> int:
+    """Failed tests; a part that failed without one counts as one."""
+    return sum(e.failed or int(e.status != 0) for e in session.ended)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
