@@ -14,7 +14,6 @@ from sandbox.host import HostLost, host_of
 from sandbox.host_checks import Check, Finding, HostInHand, State
 from sandbox.hosts import REMOTE_CONNECT_SECONDS, KnownHost
 from sandbox.hypervisors import driver_for
-from sandbox.hypervisors.libvirt_xen import LibvirtXen
 from sandbox.limits import Limits, pool_fill
 from sandbox.settings import Settings
 from sandbox.volumes.lvm import Pool
@@ -280,6 +279,8 @@ def _libvirt(known: KnownHost, host: HostInHand) -> Finding:
 
 
 def _guest_types(host: HostInHand, report: XenReport) -> Finding:
+    from sandbox.hypervisors.libvirt_xen import LibvirtXen
+
     if not isinstance(host.hypervisor, LibvirtXen):
         raise HostError("not known: libvirt does not answer", "see the line above")
     return guest_types(host.hypervisor.guest_types(), report.guest_types)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import libvirt
-from lxml import etree
 
 from sandbox.deadline import Deadline
 from sandbox.errors import HostError, RequestError
@@ -18,7 +17,7 @@ from sandbox.hypervisors import Export, SourceDomain
 from sandbox.hypervisors.bounded import bounded
 from sandbox.hypervisors.clone_xml import CloneSpec, CloneXml, memory_of
 from sandbox.hypervisors.libvirt_base import STATES, LibvirtBase, dotted, say, translated
-from sandbox.hypervisors.xen_xml import xen_clone_xml
+from sandbox.hypervisors.xen_xml import guest_types, xen_clone_xml
 from sandbox.records import Disk
 
 _DESTROY_SECONDS = 60.0
@@ -124,10 +123,3 @@ class LibvirtXen(LibvirtBase):
     def define(self, xml: str) -> None:
         with translated("defining the guest"):
             self._connection.defineXML(xml)
-
-
-def guest_types(capabilities: str) -> tuple[str, ...]:
-    """The kinds of guests in libvirt's capabilities of a Xen host; pure."""
-    named = {"xen": "pv", "linux": "pv", "xenpvh": "pvh", "hvm": "hvm"}
-    found = {e.text for e in etree.fromstring(capabilities.encode()).iterfind("./guest/os_type")}
-    return tuple(dict.fromkeys(kind for name, kind in named.items() if name in found))

@@ -228,3 +228,10 @@ def _add_console(devices: etree._Element, hvm: bool) -> None:
         etree.SubElement(serial, "target", port="0")
     console = etree.SubElement(devices, "console", type="pty")
     etree.SubElement(console, "target", type="serial" if hvm else "xen", port="0")
+
+
+def guest_types(capabilities: str) -> tuple[str, ...]:
+    """The kinds of guests in libvirt's capabilities of a Xen host; pure."""
+    named = {"xen": "pv", "linux": "pv", "xenpvh": "pvh", "hvm": "hvm"}
+    found = {e.text for e in etree.fromstring(capabilities.encode()).iterfind("./guest/os_type")}
+    return tuple(dict.fromkeys(kind for name, kind in named.items() if name in found))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox import admission
 from sandbox.admission import Want, admitted, overhead, require_memory
-from sandbox.errors import DeadlineExceeded, HostError
+from sandbox.errors import HostError
 from sandbox.hypervisors.fake import FakeHypervisor
 from tests.support.fakes.run_world import DEAD
 from tests.support.waiting import soon
@@ -122,51 +121,7 @@ def test_memory_that_somebody_else_took_is_noticed_before_the_start() -> None:
             first.start(lambda: pytest.fail("it was started"))
 
 
-@settings(deadline=None, max_examples=20)  # they wait for one another
-@given(st.integers(1, 5), st.integers(1, 8))
-def test_of_many_that_begin_at_once_as_many_start_as_fit(fitting: int, many: int) -> None:
-    """In threads, as a worker has them; a start takes the host's memory bit by bit."""
-    one = 512 * MIB
-    xen = host(fitting * (one + overhead(one)))
-    refused: list[HostError] = []
-    inside: list[str] = []
-
-    def build(run: str) -> None:
-        inside.append(run)
-        xen.memory -= one
-        assert inside == [run], "two domains are being built at once"
-        xen.memory -= overhead(one)
-        inside.clear()
-
-    def rehearse(run: str) -> None:
-        try:
-            with admitted(xen, run, one, 0, soon(60)) as mine:
-                mine.start(lambda: build(run))
-        except HostError as problem:
-            refused.append(problem)
-
-    threads = [threading.Thread(target=rehearse, args=(f"r{n}",)) for n in range(many)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(refused) == max(0, many - fitting)
-    assert all("MiB free" in problem.message for problem in refused)
-    assert xen.memory >= 0
-
-
 # -- the lock ---------------------------------------------------------------------------------
-
-
-def test_who_waits_too_long_for_another_start_is_told_of_the_phase() -> None:
-    xen = host(8 * GIB)
-    with admitted(xen, "first", GIB, 0, soon()) as first:
-
-        def while_it_starts() -> None:
-            with pytest.raises(DeadlineExceeded, match="clone"):
-                admitted(xen, "second", GIB, 0, soon(0.3)).__enter__()
-
-        first.start(while_it_starts)
 
 
 def test_a_place_that_cannot_be_made_is_the_hosts_fault(

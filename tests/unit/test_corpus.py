@@ -15,7 +15,6 @@ from tests.corpus.cases import CASES
 from tests.corpus.corpus_case import DEMO, MIRRORS, TRUTHS, Case
 from tests.corpus.corpus_image import OLD, VARIANTS
 from tests.corpus.corpus_judge import Result, as_data, as_text, confusion, from_data, missed, score
-from tests.corpus.corpus_machine import OTHERS
 
 GOOD = Result("good", "pass", "pass", "", "12 of 12 checks hold")
 BAD = Result("bad", "fail", "fail", "nginx", "nginx.service does not run")
@@ -64,10 +63,6 @@ def test_a_reason_that_says_nothing_does_not_name_the_cause(case: Case) -> None:
             "a check failed already before the upgrade",
         ):
             assert not re.search(case.cause, said, re.IGNORECASE), said
-
-
-def test_a_package_of_a_case_can_be_built(tmp_path: Path) -> None:
-    assert OTHERS[0].build(tmp_path).name == "web01-docs_1.1_all.deb"
 
 
 # -- the table ----------------------------------------------------------------------------------

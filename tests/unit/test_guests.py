@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, HostError, RequestError
+from sandbox.errors import CommandFailed, RequestError
 from sandbox.guests import guest_rows, import_guest
 from sandbox.host import LocalHost
 from sandbox.hosts import KnownHost
@@ -22,7 +22,6 @@ from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.limits import Limits
 from sandbox.process import Completed
 from sandbox.settings import Settings
-from tests.support.fakes.run_world import World
 
 HOST = KnownHost("xen1", "xen+ssh://root@xen1/system")
 GIB = 1 << 30
@@ -196,47 +195,6 @@ def test_a_qemu_host_is_not_asked_for_what_is_xens() -> None:
 
 
 # -- the command ----------------------------------------------------------------------------
-
-
-def test_one_host_that_cannot_be_reached_is_not_the_end(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hypervisor = xen({})
-    hypervisor.define(domain("web01", block("/dev/vg0/web01")))
-
-    def driver_for(uri: str, _deadline: Deadline) -> FakeHypervisor:
-        if "down" in uri:
-            raise HostError("cannot connect: no route", "try: ssh down")
-        return hypervisor
-
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
-    inventory = tmp_path / "hosts.yaml"
-    uris = {"down": "xen+ssh://root@down/system", "up": "xen+ssh://root@up/system"}
-    inventory.write_text(
-        "hosts:\n" + "".join(f"  - {{name: {n}, uri: '{u}'}}\n" for n, u in uris.items())
-    )
-    monkeypatch.setenv("SANDBOX_HOSTS", str(inventory))
-    told = world.invoke("guests")
-    assert told.exit_code == 4
-    assert "down: cannot connect: no route" in told.stderr
-    assert "try: ssh down" in told.stderr
-    assert [line.split()[:3] for line in told.stdout.splitlines()] == [
-        ["HOST", "GUEST", "STATE"],
-        ["up", "web01", "off"],
-    ]
-    read = [json.loads(line) for line in world.invoke("guests", "--json").stdout.splitlines()]
-    assert [(row["host"], "error" in row) for row in read] == [("down", True), ("up", False)]
-    one = world.invoke("guests", "--host", "up", "--json")
-    assert one.exit_code == 0
-    (row,) = map(json.loads, one.stdout.splitlines())
-    assert row["disks"][0]["store"] == "lvm-thin vg0/thin"
-    assert world.invoke("guests", "--define").exit_code == 2
-
-
-def test_without_an_inventory_the_default_host_is_shown(world: World) -> None:
-    told = world.invoke("guests")
-    assert told.exit_code == 0, told.output
-    assert "this machine  test" in told.stdout
 
 
 # -- taking over ----------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import socket
 import struct
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -244,9 +243,3 @@ def test_it_needs_nothing_but_an_older_pythons_standard_library(program: ModuleT
     }
     assert {str(name).partition(".")[0] for name in used} <= sys.stdlib_module_names
     assert len(text) < 100_000, "a program's argument has 128 KiB"
-
-
-def test_nothing_of_ours_is_found_by_programs_that_run_by_their_text() -> None:
-    argv = by_text(LocalHost(), "listener")[:-1]
-    done = subprocess.run([*argv, "import sandbox"], capture_output=True, text=True, check=False)
-    assert "No module named 'sandbox'" in done.stderr

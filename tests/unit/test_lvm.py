@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, DeadlineExceeded, HostError, ToolMissing
+from sandbox.errors import CommandFailed, HostError, ToolMissing
 from sandbox.hypervisors import Mark
 from sandbox.process import Completed
 from sandbox.volumes import lvm
@@ -315,30 +315,6 @@ def test_a_volume_in_several_pieces_is_removed_once() -> None:
     host = Scripted([ours("sbabcdef-xvda"), ours("sbabcdef-xvda")])
     assert lvm.remove(host, RUN, soon()) == ("volume vg0/sbabcdef-xvda",)
     assert len(host.ran) == 1
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "Logical volume vg0/sbabcdef-xvda in use.",
-        "Logical volume vg0/sbabcdef-xvda is used by another device.",
-        "Logical volume vg0/sbabcdef-xvda contains a filesystem in use.",
-    ],
-)
-def test_a_volume_that_is_still_open_is_waited_for(said: str) -> None:
-    """The backend of a destroyed domain lets go of its disk in its own time."""
-    host = Scripted([ours("sbabcdef-xvda")], busy=[said])
-    assert lvm.remove(host, RUN, soon()) == ("volume vg0/sbabcdef-xvda",)
-    assert len(host.ran) == 2
-
-
-def test_a_volume_that_stays_open_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lvm, "_BUSY_SECONDS", 2.5)
-    host = Scripted([ours("sbabcdef-xvda")], busy=["Logical volume in use."] * 50)
-    with pytest.raises(HostError, match="vg0/sbabcdef-xvda is still in use") as caught:
-        lvm.remove(host, RUN, soon())
-    assert not isinstance(caught.value, DeadlineExceeded)
-    assert "/dev/vg0/sbabcdef-xvda" in caught.value.hint
 
 
 def test_a_removal_that_fails_is_not_repeated() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,21 +68,6 @@ def test_a_command_of_the_readme_is_understood(line: str) -> None:
         assert found is not None
         command, context = found, click.Context(found, parent=context, info_name=name)
     command.make_context(command.name, words, parent=context.parent)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("demo", "test", "clean-demo", "xen-lab", "test-xen", "bench"),
-        *("up", "secrets", "image"),
-    ],
-)
-def test_a_make_target_of_the_readme_exists(name: str) -> None:
-    assert re.search(rf"make {name}\b", README)
-    made = subprocess.run(
-        ["make", "-n", name], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr
 
 
 def test_the_settings_are_the_codes() -> None:

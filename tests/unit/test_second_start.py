@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
-from sandbox import confirming
 from sandbox.checks.compare import slower_start
-from sandbox.confirming import confirm_start, start_again, worth_another_start
-from sandbox.deadline import Deadline
-from sandbox.errors import GuestUnreachable
-from sandbox.guest import Guest
-from sandbox.plan import Plan, make_plan
+from sandbox.confirming import worth_another_start
 from sandbox.records import (
-    Autopsy,
     CheckSession,
     Control,
     Facts,
-    Observation,
     Phase,
     PhaseTime,
-    Reboot,
     RunRecord,
     SecondStart,
-    UnitTrace,
     Verdict,
     Watch,
 )
-from sandbox.run import Run
 from sandbox.verdict import decide
 from tests.support.fakes.sample_records import observation, passing_facts, session
-from tests.support.fakes.stage import Stage
 from workers.rehearsing import evidence_of
 
 NAME = "test_web.py::test_http"
@@ -108,62 +95,6 @@ def test_a_start_that_has_not_ended_is_as_slow_as_it_is_so_far() -> None:
     before, endless = observation(), SLOW.model_copy(update={"boot_seconds": 0.0, "uptime": 140.0})
     assert "the start took 140 s" in slower_start(before, endless)
     assert not slower_start(before, endless.model_copy(update={"uptime": 30.0}))
-
-
-class Restarted:
-    def __init__(self, *, comes_back: bool) -> None:
-        self._comes_back = comes_back
-
-    def reboot(self, _deadline: Deadline) -> Reboot:
-        return Reboot(happened=self._comes_back, message="no answer in 600 s")
-
-
-@pytest.fixture
-def run(stage: Stage) -> Run:
-    made = Run(stage.new_folder(), stage.progress, stage.scenario())
-    made.learn(**{name: getattr(slow_and_red(), name) for name in Facts.model_fields})
-    return made
-
-
-def test_a_guest_that_does_not_come_back_then_is_told(run: Run) -> None:
-    start_again(run, cast(Guest, Restarted(comes_back=True)), Deadline(20, "reboot"))
-    with pytest.raises(GuestUnreachable, match=r"its second start.*: no answer in 600 s"):
-        start_again(run, cast(Guest, Restarted(comes_back=False)), Deadline(20, "reboot"))
-
-
-def test_what_broke_is_asked_anew_and_what_was_found_first_stays(
-    run: Run, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, tuple[str, ...], float]] = []
-    quick = observation(after=True).model_copy(update={"boot_id": "c", "boot_seconds": 24.4})
-    plan = make_plan(
-        stage.scenario(), stage.hypervisor, stage.new_folder(), False, Deadline(20, "plan")
-    )
-
-    def checks(_plan: Plan, made: Run, *_rest: object, only: tuple[str, ...]) -> CheckSession:
-        asked.append((str(_rest[-1]), only, made.facts.second_start is not None))
-        return GREEN
-
-    def look(_guest: Guest, _deadline: Deadline) -> Observation:
-        return quick
-
-    ran = {**(SLOW.units), "shop.service": "active/running"}
-    run.learn(
-        before=observation().model_copy(update={"units": ran}),
-        autopsy=Autopsy(units=tuple(UnitTrace(unit=f"{one}.service") for one in ("nginx", "shop"))),
-    )
-    monkeypatch.setattr(confirming, "observe", look)
-    monkeypatch.setattr(confirming, "checked", checks)
-    confirm_start(plan, run, cast(Guest, object()), Deadline(20, "verify"))
-    assert asked == [("checks-again-3", (NAME,), True)]
-    assert run.facts.checks_again == (RED, RED, GREEN)
-    assert "checks-again-3.log" in {artifact.name for artifact in run.record.artifacts}
-    assert run.facts.second_start == SecondStart(first=131, second=24.4)
-    assert run.facts.after == SLOW
-    assert run.facts.autopsy == Autopsy(units=(UnitTrace(unit="shop.service"),)), "nginx is back"
-    with run.phase(Phase.VERIFY, 20):
-        confirm_start(plan, run, cast(Guest, object()), Deadline(20, "verify"))
-    assert run.record.phases[-1].note == "1 of 1 checks that broke hold now"
 
 
 def test_a_phase_that_is_repeated_is_told_as_a_whole() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +12,8 @@ import pytest
 
 from sandbox.deadline import Deadline
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.records import Phase, RunRecord
 from sandbox.settings import Settings
-from sandbox.store import this_process
 from tests.support.fakes.run_world import World
-from tests.support.fakes.sample_records import passed
 
 
 @pytest.fixture
@@ -49,21 +45,3 @@ def empty_the_books() -> None:
         if one.name().startswith("sandbox-"):
             one.destroy()
     books.close()
-
-
-@pytest.fixture
-def running() -> RunRecord:
-    """A record as it stands in the middle of an upgrade."""
-    whole = passed()
-    values = {"state": "running", "decision": None, "finished": 0.0, "phases": whole.phases[:4]}
-    values |= {"phase": Phase.UPGRADE}
-    facts = whole.facts.model_copy(
-        update={"upgrade": None, "reboot": None, "after": None, "checks_after": None}
-    )
-    return whole.model_copy(update={**values, "facts": facts, "started": time.time() - 90})
-
-
-@pytest.fixture
-def alive() -> str:
-    """The mark of an owner that runs: this process."""
-    return this_process()

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from click.testing import CliRunner, Result
 from lxml import etree
@@ -19,7 +20,6 @@ from lxml import etree
 from sandbox import network
 from sandbox.deadline import Deadline
 from sandbox.hypervisors import Mark
-from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 from sandbox.hypervisors.marks import mark_element
 from sandbox.reaper import domain_name
 from sandbox.records import RunRecord
@@ -27,6 +27,9 @@ from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 from tests.support.fakes.sample_records import write_artifacts
 from workers.cli import main
+
+if TYPE_CHECKING:
+    from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 
 DEAD = "999999999:1:00000000-0000-0000-0000-000000000000"  # an owner that cannot be alive
 COMMAND = (sys.executable, "-c", "from workers.cli import main; main(prog_name='sandbox')")

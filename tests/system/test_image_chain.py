@@ -13,7 +13,7 @@ from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.process import run
 from sandbox.source import ImageSpec, Source, image_source, proofs, vitals
 from tests.support.waiting import soon
-from tests.unit.test_source import SIZE, disk, guest, make_image
+from tests.system.test_source import SIZE, disk, guest, make_image
 
 SECRET = "/etc/passwd"
 

@@ -28,7 +28,7 @@ from sandbox.volumes.host_disks import HostDisks
 from tests.support.fakes.run_world import DEAD
 from tests.support.machine.sshd import wait_for
 from tests.support.waiting import soon
-from tests.unit.test_process import is_running
+from tests.system.test_process import is_running
 
 
 @pytest.fixture

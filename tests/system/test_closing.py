@@ -11,7 +11,7 @@ from sandbox.closing import PAGE, write_page
 from sandbox.records import Phase, PhaseTime, RunRecord
 from tests.support.fakes.run_world import World
 from tests.support.fakes.sample_records import passed
-from tests.unit.test_removing import keep
+from tests.system.test_removing import keep
 
 
 def test_after_rm_the_page_does_not_say_that_the_clone_is_up(world: World) -> None:

@@ -22,8 +22,8 @@ from sandbox.volumes.host_disks import PLACE, HostDisks
 from tests.support.fakes.xen_host import SHELLS
 from tests.support.machine.sshd import wait_for
 from tests.support.waiting import soon
+from tests.system.test_process import is_running
 from tests.unit.test_lvm import MARK, RUN, Scripted, ours, row
-from tests.unit.test_process import is_running
 
 OTHER = "20260102-030405-ffffff"
 

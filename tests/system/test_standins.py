@@ -30,7 +30,7 @@ from sandbox.store import RunFolder, Store
 from tests.support.fakes.host_way import Way, way_to
 from tests.support.fakes.stage import Bridged, Stage, commands_with
 from tests.support.machine.sshd import Sshd, wait_for
-from tests.unit.test_tried import TRY, waited
+from tests.system.test_tried import TRY, waited
 
 NEEDED = (
     Dependency(kind="http", host="api.example", port=8080),

@@ -28,8 +28,8 @@ from tests.support.fakes.sample_records import passed
 from tests.support.fakes.stage import Stage, commands_with
 from tests.support.machine.namespaces import GUEST, HOST, Link, linked
 from tests.support.machine.sshd import wait_for
+from tests.system.test_process import is_running
 from tests.unit.test_listener import arp
-from tests.unit.test_process import is_running
 
 ROUTER, FAR, NEAR, RESOLVER = "198.18.7.2", "203.0.113.7", "192.0.2.9", "192.0.2.53"
 # What a guest's programs see of it, with its own kernel's sockets.

@@ -18,8 +18,8 @@ from sandbox.host import LocalHost
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 from sandbox.source import ImageSpec, image_source
 from tests.support.waiting import soon
-from tests.unit.test_libvirt_xen import URI, domain_xml
-from tests.unit.test_source import SIZE, make_image
+from tests.system.test_libvirt_xen import URI, domain_xml
+from tests.system.test_source import SIZE, make_image
 
 MARKED = "https://upgrade-sandbox.invalid/mark/1"
 

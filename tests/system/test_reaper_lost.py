@@ -18,7 +18,7 @@ from sandbox.reaper import reap, remove_run
 from sandbox.settings import Settings
 from sandbox.store import Store
 from tests.support.machine.sshd import wait_for
-from tests.unit.test_reaper import clone_of, hypervisor, store
+from tests.system.test_reaper import clone_of, hypervisor, store
 
 __all__ = ["hypervisor", "store"]
 
