@@ -17,11 +17,13 @@ from sandbox.host import LocalHost
 from sandbox.process import run
 from sandbox.volumes import host_disks
 from sandbox.volumes.host_disks import PLACE
-from tests.contract.test_volumes import NEW, SIZE, facts, qemu_io, same
+from tests.contract.test_volumes import facts, qemu_io, same
 from tests.support.service.stores import (
     EXPORT,
+    NEW,
     REFLINK,
     RUN,
+    SIZE,
     Images,
     expect_a_source_that_may_write,
     expect_faithful_clones,

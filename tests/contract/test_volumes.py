@@ -26,9 +26,7 @@ from sandbox.volumes import BackupExporter, Exporter
 from sandbox.volumes.images import FORMATS, allocated, create_overlay
 from sandbox.volumes.readonly_export import ReadonlyExporter
 from tests.support.hosts.labs import LibvirtLab, make_image
-
-SIZE = 8 << 20
-OLD, NEW = 0xA5, 0x5A  # the byte in the source at the instant, and what is written later
+from tests.support.service.stores import NEW, OLD, SIZE
 
 
 @dataclass

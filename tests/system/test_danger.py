@@ -14,9 +14,9 @@ from sandbox.run import Run
 from sandbox.store import RunFolder
 from sandbox.volumes import host_space
 from sandbox.volumes.danger import look
+from tests.support.fakes.lvm_world import Scripted, ours, pool_row
 from tests.support.fakes.stage import Stage
 from tests.support.waiting import soon
-from tests.unit.test_lvm import Scripted, ours, pool_row
 
 VOLUME = Disk(target="xvda", format="raw", path="/dev/vg0/web01", size=1 << 30, store="lvm")
 FILE = Disk(target="xvdb", format="raw", path="/srv/web01.raw", size=1 << 30)

@@ -22,10 +22,10 @@ from sandbox.records import Disk
 from sandbox.volumes import MadeDisks, host_disks
 from sandbox.volumes.host_disks import HostDisks
 from tests.support.fakes.host_way import way_to
+from tests.support.fakes.lvm_world import MARK, RUN, pool_row, report, row
 from tests.support.fakes.xen_host import GUEST, SHELLS, XenHost
 from tests.support.machine.sshd import running_sshd, wait_for
 from tests.support.waiting import soon
-from tests.unit.test_lvm import MARK, RUN, pool_row, report, row
 
 SIZE = 1 << 20
 LONG = 600  # seconds of a watchdog that has no part in a test

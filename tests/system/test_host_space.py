@@ -16,8 +16,8 @@ from sandbox.records import Disk
 from sandbox.volumes import host_disks, host_space
 from sandbox.volumes.host_disks import HostDisks
 from sandbox.volumes.host_space import FileSystem, parse_df
+from tests.support.fakes.lvm_world import MARK, RUN
 from tests.support.waiting import soon
-from tests.unit.test_lvm import MARK, RUN
 
 MIB = 1 << 20
 

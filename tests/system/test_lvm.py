@@ -9,8 +9,8 @@ import pytest
 
 from sandbox.errors import DeadlineExceeded, HostError
 from sandbox.volumes import lvm
+from tests.support.fakes.lvm_world import RUN, Scripted, ours
 from tests.support.waiting import soon
-from tests.unit.test_lvm import RUN, Scripted, ours
 
 
 @pytest.mark.parametrize(

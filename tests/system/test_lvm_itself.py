@@ -15,8 +15,8 @@ import pytest
 from sandbox.host import LocalHost
 from sandbox.volumes import lvm
 from sandbox.xen_report import script
+from tests.support.fakes.lvm_world import MARK, MIB, RUN
 from tests.support.waiting import soon
-from tests.unit.test_lvm import MARK, MIB, RUN
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-
-import pytest
 
 from tests.support.paths import ROOT
 
@@ -87,9 +82,6 @@ _TALKING = ("process", "ssh", "host", "verify", "checks.answers", "lab.commands"
 STARTS_PROGRAMS = {*_TALKING, "standin_server"}
 LONGEST = 400
 LONGEST_RECIPE = 80
-TOP_FOLDERS = {"sandbox", "workers", "scenarios", "tests"}
-TOP_FILES = {"README.md", "LICENSE", "Makefile", "pyproject.toml"}
-MAY_BE_THERE = {"compose.yaml"}
 
 
 @cache
@@ -159,18 +151,20 @@ def ours(path: Path, *, for_types: bool = True) -> set[str]:
 # -- who imports whom -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_go_one_way(path: Path) -> None:
-    module = name_of(path)
-    if not module:
-        assert ours(path) == set()
-        return
-    if module in SHARED:
-        upward = ours(path) - set(SHARED)
-        assert not upward, f"{module} is imported by all and imports {upward}"
-        return
-    for other in ours(path) - set(SHARED):
-        assert layer_of(other) >= layer_of(module), f"{module} imports {other}, which is above it"
+def test_imports_go_one_way() -> None:
+    above = [
+        f"{module} imports {other}, which is above it"
+        for path in modules()
+        if (module := name_of(path)) and module not in SHARED
+        for other in ours(path) - set(SHARED)
+        if layer_of(other) < layer_of(module)
+    ]
+    assert above == []
+
+
+def test_what_all_import_imports_nothing_else() -> None:
+    shared = {name_of(path): ours(path) - set(SHARED) for path in modules()}
+    assert {name: shared[name] for name in ("", *SHARED) if shared[name]} == {}
 
 
 def service_layer(module: str) -> int:
@@ -191,12 +185,15 @@ def service_modules() -> dict[str, Path]:
     return found
 
 
-@pytest.mark.parametrize("module", service_modules())
-def test_the_services_imports_go_one_way(module: str) -> None:
-    for name in imports(service_modules()[module]):
-        inner = name.removeprefix("workers.")
-        if name.startswith("workers.") and inner != module:
-            assert service_layer(inner) >= service_layer(module), f"{module} imports {name}"
+def test_the_services_imports_go_one_way() -> None:
+    above = [
+        f"{module} imports {name}"
+        for module, path in service_modules().items()
+        for name in imports(path)
+        if name.startswith("workers.") and (inner := name.removeprefix("workers.")) != module
+        if service_layer(inner) < service_layer(module)
+    ]
+    assert above == []
 
 
 def test_every_layer_of_the_service_exists() -> None:
@@ -230,16 +227,32 @@ def test_every_layer_exists() -> None:
 FORBIDDEN = {"celery", "redis", "workers", "kombu"}
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_the_library_knows_nothing_of_the_queue(path: Path) -> None:
-    assert not {name.partition(".")[0] for name in imports(path)} & FORBIDDEN
+def tops(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_libvirt_is_for_drivers_and_the_demo(path: Path) -> None:
-    if name_of(path).partition(".")[0] not in ("hypervisors", "demo"):
-        tops = {name.partition(".")[0] for name in imports(path)}
-        assert not tops & {"libvirt", "libvirt_qemu"}
+def test_the_library_knows_nothing_of_the_queue() -> None:
+    assert [name_of(path) for path in modules() if tops(path) & FORBIDDEN] == []
+
+
+def test_libvirt_is_for_drivers_and_the_demo() -> None:
+    using = {name_of(path) for path in modules() if tops(path) & {"libvirt", "libvirt_qemu"}}
+    assert {
+        name for name in using if name.partition(".")[0] not in ("hypervisors", "demo")
+    } == set()
+
+
+def test_libvirts_drivers_are_imported_when_they_are_used() -> None:
+    """What needs no hypervisor runs, and is tested, where libvirt is not installed."""
+    drivers = {"libvirt_base", "libvirt_qemu", "libvirt_xen"}
+    eager = [
+        f"{relative(path)} imports {node.module}"
+        for path in python_files("sandbox", "workers", "tests/unit", "tests/support/fakes")
+        if path.stem not in {*drivers, "run_fixtures"}
+        for node in parsed(path).body
+        if isinstance(node, ast.ImportFrom) and str(node.module).rpartition(".")[2] in drivers
+    ]
+    assert eager == []
 
 
 # -- how programs are started -----------------------------------------------------------------
@@ -261,15 +274,16 @@ SHELLS = re.compile(
 )
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_programs_are_started_in_one_place(path: Path) -> None:
+def started_by(path: Path) -> set[str]:
     started = {name for name, _call in calls(path) if STARTERS.match(name)}
     # `from subprocess import run` would hide them from the line above.
-    hidden = {
-        name for name in imports(path) if name.startswith(("subprocess.", "os.system", "os.popen"))
-    }
-    if name_of(path) not in STARTS_PROGRAMS:
-        assert not started | hidden
+    hidden = ("subprocess.", "os.system", "os.popen")
+    return started | {name for name in imports(path) if name.startswith(hidden)}
+
+
+def test_programs_are_started_in_one_place() -> None:
+    starting = {name_of(path): started_by(path) for path in modules()}
+    assert {k: v for k, v in starting.items() if v and k not in STARTS_PROGRAMS} == {}
 
 
 def test_the_list_of_exceptions_is_not_longer_than_need_be() -> None:
@@ -281,50 +295,26 @@ def test_the_list_of_exceptions_is_not_longer_than_need_be() -> None:
     assert starting == STARTS_PROGRAMS
 
 
-@pytest.mark.parametrize("path", python_files("sandbox", "workers"), ids=relative)
-def test_no_command_goes_through_a_shell(path: Path) -> None:
-    for name, call in calls(path):
-        assert not SHELLS.match(name), name
-        for keyword in call.keywords:
-            assert keyword.arg != "shell", f"{path}: {ast.unparse(call)[:80]}"
+def test_no_command_goes_through_a_shell() -> None:
+    through = [
+        f"{relative(path)}: {ast.unparse(call)[:80]}"
+        for path in python_files("sandbox", "workers")
+        for name, call in calls(path)
+        if SHELLS.match(name) or any(keyword.arg == "shell" for keyword in call.keywords)
+    ]
+    assert through == []
 
 
 # -- what is where, and how long --------------------------------------------------------------
 
 
-def tracked() -> list[Path]:
-    """What git has, or would have after `git add .`; without git (an archive) every file."""
-    listed = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        check=False,
-    )
-    if listed.returncode:
-        return [path for path in ROOT.rglob("*") if path.is_file()]
-    names = listed.stdout.decode().split("\0")
-    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
-
-
-def test_the_top_level_is_fixed() -> None:
-    relative = [path.relative_to(ROOT) for path in tracked()]
-    folders = {path.parts[0] for path in relative if len(path.parts) > 1}
-    files = {path.parts[0] for path in relative if len(path.parts) == 1}
-    assert {name for name in folders if not name.startswith(".")} == TOP_FOLDERS
-    named = {name for name in files if not name.startswith(".")}
-    assert named >= TOP_FILES
-    assert named <= TOP_FILES | MAY_BE_THERE
-
-
-@pytest.mark.parametrize("path", python_files("sandbox", "workers", "tests"), ids=relative)
-def test_a_file_has_one_job(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    assert lines <= LONGEST, f"{lines} lines: split it by job"
-
-
-def test_no_two_files_of_tests_have_one_name() -> None:
-    """pytest refuses to load both into one session."""
-    counted = Counter(path.name for path in python_files("tests") if path.name != "conftest.py")
-    assert [name for name, times in counted.items() if times > 1] == []
+def test_a_file_has_one_job() -> None:
+    long = {
+        relative(path): lines
+        for path in python_files("sandbox", "workers", "tests")
+        if (lines := len(path.read_text().splitlines())) > LONGEST
+    }
+    assert long == {}, "split them by job"
 
 
 def test_the_recipe_fits_a_screen() -> None:
@@ -337,62 +327,66 @@ def test_the_recipe_fits_a_screen() -> None:
 SKIPPED = re.compile(r"^pytest\.(mark\.(skip|skipif|xfail)|skip|xfail|importorskip)$")
 
 
-@pytest.mark.parametrize("path", python_files("sandbox", "workers"), ids=relative)
-def test_no_exception_is_swallowed(path: Path) -> None:
+def handlers() -> Iterator[tuple[str, ast.ExceptHandler]]:
+    for path in python_files("sandbox", "workers"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ExceptHandler):
+                yield f"{relative(path)}:{node.lineno}", node
+
+
+def test_no_exception_is_swallowed() -> None:
     """What may be ignored is named, in a `contextlib.suppress` with its reason."""
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, "a bare except catches Ctrl-C as well"
-            assert not all(isinstance(step, ast.Pass) for step in node.body), node.lineno
-
-
-@pytest.mark.parametrize("path", python_files("tests"), ids=relative)
-def test_no_test_is_skipped(path: Path) -> None:
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Attribute):
-            assert not SKIPPED.match(ast.unparse(node)), node.lineno
-
-
-# -- nothing of this machine ------------------------------------------------------------------
-
-
-def registry_hosts() -> set[str]:
-    """The hosts that this machine's own package managers are told to use."""
-    found = set()
-    apt = Path("/etc/apt")
-    files = [apt / "sources.list", *(apt / "sources.list.d").glob("*")]
-    for file in files:
-        if file.is_file():
-            found |= set(re.findall(r"https?://([^/\s]+)", file.read_text(errors="replace")))
-    asked = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from pip._internal.models.index import PyPI as p; print(p.url, p.file_storage_domain)",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    words = asked.stdout.split()
-    found |= {re.sub(r"^https?://([^/]*).*", r"\1", word) for word in words}
-    return {host for host in found if "." in host}
-
-
-def test_no_package_registry_is_named() -> None:
-    """Hosts come from the machine that this runs on; examples use example.org."""
-    hosts = registry_hosts()
-    assert hosts, "this machine has no package sources: nothing was checked"
-    pattern = re.compile("|".join(map(re.escape, sorted(hosts))))
-    named = [
-        f"{path.relative_to(ROOT)}: {found.group()}"
-        for path in tracked()
-        if (found := pattern.search(path.read_text(errors="replace")))
+    swallowed = [
+        where for where, node in handlers() if all(isinstance(step, ast.Pass) for step in node.body)
     ]
-    assert named == []
+    assert swallowed == []
 
 
-def test_no_path_of_this_checkout_is_named() -> None:
-    pattern = re.compile(rf"(?<![\w.-]){re.escape(str(ROOT.parent))}/")
-    named = [p for p in tracked() if pattern.search(p.read_text(errors="replace"))]
-    assert named == []
+def test_no_handler_catches_ctrl_c_by_the_way() -> None:
+    assert [where for where, node in handlers() if node.type is None] == []
+
+
+def test_no_test_is_skipped() -> None:
+    skipped = [
+        f"{relative(path)}:{node.lineno}"
+        for path in python_files("tests")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and SKIPPED.match(ast.unparse(node))
+    ]
+    assert skipped == []
+
+
+# -- the tests themselves ---------------------------------------------------------------------
+
+
+def test_tests_are_imported_as_a_package() -> None:
+    """By their whole names: no path is bent, and two files may have one name."""
+    bent = [
+        relative(path)
+        for path in python_files("tests")
+        for name, _call in calls(path)
+        if name.startswith("sys.path.")
+    ]
+    assert bent == []
+
+
+def test_what_tests_share_is_in_support() -> None:
+    """Fixtures come by a conftest's imports, helpers by their own."""
+    plugins = [
+        relative(path)
+        for path in python_files("tests")
+        for node in parsed(path).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytest_plugins"
+    ]
+    assert plugins == []
+
+
+def test_support_stands_on_no_test() -> None:
+    """A helper that a test has too is the helper's, and the test imports it."""
+    upward = [
+        f"{relative(path)} imports {name}"
+        for path in python_files("tests/support")
+        for name in imports(path)
+        if re.match(r"tests\.(?!support\.)\w+\.", name)
+    ]
+    assert upward == []

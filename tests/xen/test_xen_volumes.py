@@ -15,11 +15,11 @@ from sandbox.errors import RequestError
 from sandbox.hypervisors import Mark
 from sandbox.store import this_process
 from sandbox.volumes import host_disks
-from tests.contract.test_volumes import SIZE
 from tests.support.service.stores import (
     EXPORT,
     MARK,
     REFLINK,
+    SIZE,
     THICK,
     THIN,
     Images,

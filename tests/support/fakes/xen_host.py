@@ -12,8 +12,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from tests.support.fakes.lvm_world import pool_row, report, row
 from tests.support.machine.sshd import wait_for
-from tests.unit.test_lvm import pool_row, report, row
 
 GUEST = "web 01's"
 SHELLS = ("dash", "busybox", "bash")

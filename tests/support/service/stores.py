@@ -14,9 +14,10 @@ from sandbox.records import Disk
 from sandbox.store import this_process
 from sandbox.volumes import MadeDisks, host_disks, lvm
 from sandbox.volumes.host_disks import HostDisks
-from tests.contract.test_volumes import NEW, OLD, SIZE
 from tests.support.waiting import soon
 
+SIZE = 8 << 20
+OLD, NEW = 0xA5, 0x5A  # the byte in the source at the instant, and what is written later
 RUN = "20260102-030405-abcdef"
 MARK = Mark(RUN, this_process(), 0, "/nowhere")
 REFLINK, EXPORT = "reflink copy", "read-only export"
