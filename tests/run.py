@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -52,6 +53,7 @@ class Session:
 
     circle: Circle
     extra: tuple[str, ...]
+    saved: str  # a folder for guests that were booted once, for all parts
     waiting: list[Part]
     at_work: list[Part] = field(default_factory=list)
     processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
@@ -61,7 +63,8 @@ class Session:
 
     def run(self) -> None:
         """Every slot takes the next part that it may; returns when all have ended."""
-        kinds = [True] * BOOTING + [False] * OTHERS
+        quick = not any(part.boots for part in self.waiting)
+        kinds = [False] * BOOTING if quick else [True] * BOOTING + [False] * OTHERS
         slots = [threading.Thread(target=self._work, args=(boots,)) for boots in kinds]
         for slot in slots:
             slot.start()
@@ -102,7 +105,12 @@ class Session:
             return None
 
     def _may_begin(self, part: Part) -> bool:
-        """While libvirtd is restarted no other part may ask it; that part comes before them."""
+        """While libvirtd is restarted no other part may ask it; that part comes before them. One
+        that measures has the machine for itself, when all others have ended."""
+        if any(other.alone for other in self.at_work):
+            return False
+        if part.alone and (self.at_work or any(not other.alone for other in self.waiting)):
+            return False
         others = (*self.at_work, *self.waiting) if part.libvirt == "uses" else self.at_work
         excluded = {"uses": {"restarts"}, "restarts": {"uses"}}.get(part.libvirt, set())
         return not any(other.libvirt in excluded for other in others)
@@ -116,6 +124,7 @@ class Session:
             "TEST_ARTIFACTS": str(folder),
             "TEST_SHOW": str(sys.stdout.fileno()),
             "TEST_CIRCLE": self.circle,
+            "TEST_SAVED_BOOTS": self.saved,
         }
         if part.production:
             environment["TEST_PRODUCTION"] = part.production
@@ -222,7 +231,7 @@ def _chosen(names: Sequence[str]) -> tuple[Circle, list[Part]]:
             f"tests: no part {unknown[0]!r}\n"
             f"what to do: name one of {', '.join((*CIRCLES, *known))}"
         )
-    return "test", [known[name] for name in names]
+    return "all", [known[name] for name in names]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,9 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     circle, parts = _chosen(asked.names)
     shutil.rmtree(FOLDER, ignore_errors=True)
-    session = Session(circle, tuple(asked.pytest.split()), list(parts))
     began, before = time.monotonic(), _busy()[0]
-    session.run()
+    with tempfile.TemporaryDirectory(prefix="sandbox-tests-", dir="/var/tmp") as saved:
+        session = Session(circle, tuple(asked.pytest.split()), saved, list(parts))
+        session.run()
     seconds, worked = time.monotonic() - began, _busy()[0] - before
     print("\n".join(_table(session, seconds, worked)))
     if asked.record and not session.interrupted:

@@ -95,7 +95,7 @@ def build_lab(
     """Return the lab's images, built once for each version of this builder.
 
     ``first_start`` boots what was built, with the guests' image as a further disk, has it
-    provision itself, and powers it off. Raises :class:`HostError`.
+    provision itself, and leaves the images alone from then on. Raises :class:`HostError`.
     """
     mirror = find_mirror()
     base = build_image(progress, cache=cache)

@@ -7,6 +7,7 @@ with QEMU's model "max" dom0's programs die at random, and on IDE disks write 2 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, DeadlineExceeded, HostError
@@ -36,6 +38,7 @@ XEN_ARGUMENTS = (
     "no-real-mode edd=off"
 )
 KERNEL_ARGUMENTS = "root=/dev/nvme0n1 rw console=hvc0 quiet"
+DISKS = ("lab-root", "lab-data")  # by QEMU's names
 GUESTS = {"web01": "00:16:3e:5a:0b:01"}  # that dom0 starts by itself
 
 
@@ -53,6 +56,11 @@ class Lab:
     @property
     def console(self) -> Path:
         return self.folder / "console.log"
+
+    @property
+    def monitor(self) -> Path:
+        """A socket on which QEMU takes commands."""
+        return self.folder / "qmp.sock"
 
     @property
     def ssh_program(self) -> Path:
@@ -86,17 +94,10 @@ def up(lab: Lab, progress: Callable[[str], None]) -> None:
         progress("the lab runs already")
     else:
         images = build_lab(progress, lambda made, guest: _first_start(lab, made, guest, progress))
-        lab.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("root", "data"):
-            backing = getattr(images, name)
-            overlay = lab.folder / f"{name}.qcow2"
-            overlay.unlink(missing_ok=True)
-            run(
-                ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, overlay],
-                Deadline(60, "making the lab's disks"),
-            )
-        progress("starting Xen (two minutes under emulation)")
-        _start(lab, images, lab.folder / "root.qcow2", lab.folder / "data.qcow2", None)
+        if lab.pid() is None:  # they were cached
+            _make_overlays(lab, images)
+            progress("starting Xen (two minutes under emulation)")
+            _start(lab, images, *_overlays(lab), None)
     wait_for_dom0(lab, Deadline(BOOT_SECONDS, "starting the lab"))
     for name in GUESTS:
         progress(f"waiting for the guest {name}")
@@ -112,7 +113,8 @@ def down(lab: Lab) -> bool:
         deadline = Deadline(STOP_SECONDS, "ending the lab")
         while lab.pid() is not None:
             deadline.sleep(0.1)
-    for name in ("root.qcow2", "data.qcow2", "qemu.id", "ssh", "ssh_config", "known_hosts"):
+    own = ("root.qcow2", "data.qcow2", "qemu.id", "qmp.sock", "ssh", "ssh_config", "known_hosts")
+    for name in own:
         (lab.folder / name).unlink(missing_ok=True)
     return pid is not None
 
@@ -166,24 +168,73 @@ def _tail(path: Path) -> str:
 
 
 def _first_start(lab: Lab, images: LabImages, guest: Path, progress: Callable[[str], None]) -> None:
-    """Have a new dom0 make its volumes, then power it off with everything written."""
-    lab.folder.mkdir(parents=True, exist_ok=True)
+    """Have a new dom0 make its volumes; it runs on, on overlays over what it has written."""
     _start(lab, images, images.root, images.data, guest)
     try:
         wait_for_dom0(lab, Deadline(BOOT_SECONDS, "the first start of the lab"))
         progress("dom0 is up; making volumes and guests")
         lab.ssh(("lab-provision",), Deadline(BOOT_SECONDS, "provisioning the lab"))
-        lab.ssh(("systemctl", "poweroff"), Deadline(60, "ending the lab"), check=False)
-        deadline = Deadline(STOP_SECONDS, "powering off the lab")
-        while lab.pid() is not None:
-            deadline.sleep(0.5)
+        _go_on_with_overlays(lab)
     except CommandFailed as problem:
-        raise HostError(f"the lab cannot be provisioned: {problem.tail}", "report it") from problem
-    finally:
         down(lab)
+        raise HostError(f"the lab cannot be provisioned: {problem.tail}", "report it") from problem
+    except BaseException:
+        down(lab)
+        raise
+
+
+def _overlays(lab: Lab) -> tuple[Path, Path]:
+    """What the running lab writes to."""
+    return lab.folder / "root.qcow2", lab.folder / "data.qcow2"
+
+
+def _make_overlays(lab: Lab, images: LabImages) -> None:
+    lab.folder.mkdir(parents=True, exist_ok=True)
+    for backing, overlay in zip((images.root, images.data), _overlays(lab), strict=True):
+        overlay.unlink(missing_ok=True)
+        run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, overlay],
+            Deadline(60, "making the lab's disks"),
+        )
+
+
+def _go_on_with_overlays(lab: Lab) -> None:
+    """From now on the images stay as they are: synced, and clean for any later start."""
+    for disk, overlay in zip(DISKS, _overlays(lab), strict=True):
+        overlay.unlink(missing_ok=True)
+        _tell_qemu(
+            lab,
+            "blockdev-snapshot-sync",
+            {"device": disk, "snapshot-file": str(overlay), "format": "qcow2"},
+        )
+
+
+def _tell_qemu(lab: Lab, command: str, arguments: dict[str, str]) -> None:
+    """One command of QEMU's machine protocol (docs/interop/qmp-spec); raises :class:`HostError`."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_SECONDS)
+        connection.connect(str(lab.monitor))
+        with connection.makefile("rw") as stream:
+            asked = {"execute": command, "arguments": arguments}
+            for line in ({"execute": "qmp_capabilities"}, asked):
+                stream.write(json.dumps(line) + "\n")
+                stream.flush()
+                answer = _answer(stream)
+                if "error" in answer:
+                    raise HostError(f"QEMU refused {command}: {answer['error']['desc']}")
+
+
+def _answer(stream: TextIO) -> dict[str, Any]:
+    """The next line that is neither the greeting nor an event."""
+    for line in stream:
+        said: dict[str, Any] = json.loads(line)
+        if "return" in said or "error" in said:
+            return said
+    raise HostError("QEMU ended", "see qemu.log in the lab's folder")
 
 
 def _start(lab: Lab, images: LabImages, root: Path, data: Path, guest: Path | None) -> None:
+    lab.folder.mkdir(parents=True, exist_ok=True)
     _write_ssh(lab, images.key)
     lab.console.unlink(missing_ok=True)
     _require_free_port(lab.port)
@@ -201,7 +252,7 @@ def qemu_command(
 ) -> tuple[str, ...]:
     """QEMU's argument list; pure."""
     engine = ("kvm", "host,+svm") if accelerated else ("tcg,thread=multi,tb-size=512", CPU)
-    disks = [("lab-root", root, "off"), ("lab-data", data, "off")]
+    disks = [(DISKS[0], root, "off"), (DISKS[1], data, "off")]
     disks += [("lab-guest", guest, "on")] if guest else []
     drives: list[str] = []
     for name, path, readonly in disks:
@@ -226,6 +277,7 @@ def qemu_command(
         *("-object", "rng-random,id=rng,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=rng,iommu_platform=on,disable-legacy=on"),
         *("-serial", f"file:{lab.console}"),
+        *("-qmp", f"unix:{lab.monitor},server=on,wait=off"),
     )
 
 

@@ -21,6 +21,8 @@ from tests.support.guests.guests import (
     image,
     lab,
     production,
+    resuming,
+    saved,
     settings,
     state,
 )
@@ -33,6 +35,8 @@ __all__ = [
     "image",
     "lab",
     "production",
+    "resuming",
+    "saved",
     "service",
     "settings",
     "state",

@@ -13,6 +13,7 @@ from sandbox.records import Phase
 from tests.support.faults.commands import Command
 from tests.support.guests import leftovers
 from tests.support.guests.guests import PRODUCTION, Lab
+from tests.support.guests.resuming import PROGRAM, environment
 
 pytestmark = pytest.mark.vm
 
@@ -24,9 +25,10 @@ SAID = "interrupted: the clone, its network and its files are removed"
     ("number", "phase"), [(signal.SIGTERM, Phase.BOOT), (signal.SIGINT, Phase.UPGRADE)]
 )
 def test_a_signal_ends_a_run_cleanly(
-    number: signal.Signals, phase: Phase, sandbox: Start, scenario: Path, lab: Lab
+    number: signal.Signals, phase: Phase, sandbox: Start, scenario: Path, lab: Lab, saved: Path
 ) -> None:
-    run = sandbox("run", scenario, *_image(lab))
+    resumed = environment(saved, lab.image.path)
+    run = sandbox("run", scenario, *_image(lab), program=PROGRAM, **resumed)
     run.wait_for_phase(phase)
     run.send(number)
     _expect_clean_end(run, sandbox, lab, phase)

@@ -30,7 +30,7 @@ def test_libvirtd_is_restarted_while_the_clone_is_made_boots_and_is_upgraded(
     chance = dice(request.node.name)
     service.start_worker()
     service.upgrade_takes(3 * int(WINDOW))
-    run_id = service.submit()
+    run_id = service.submit(running=True)
     for phase, window in MOMENTS.items():
         service.wait_for_moment(run_id, phase, chance, window)
         assert service.is_in(phase, run_id) or phase is Phase.CLONE, "this would prove nothing"

@@ -1,5 +1,5 @@
-"""The service's core faults with real rehearsals of a running guest: one verdict a run, no pass
-after a loss, nothing left behind, and the source runs on as it was.
+"""The service's core faults with real rehearsals, of a running guest and of an image: one verdict
+a run, no pass after a loss, nothing left behind, and the running guest runs on as it was.
 
 Each fault meets an upgrade that does not end by itself; the attempt after it has a short one.
 """
@@ -31,7 +31,7 @@ def test_a_submitted_run_is_rehearsed_and_its_report_can_be_read(
 ) -> None:
     service.start_worker()
     service.upgrade_takes(SHORT)
-    run_id = service.submit()
+    run_id = service.submit(running=True)
     watched = service.command("watch", run_id)
     assert watched.finish() == Verdict.PASS.exit_code, watched.output
     assert "upgrade" in watched.output
@@ -51,7 +51,7 @@ def test_a_worker_killed_with_all_its_children_in_mid_upgrade(
     service: Service, request: pytest.FixtureRequest
 ) -> None:
     first = service.start_worker()
-    run_id = begin(service, request)
+    run_id = begin(service, request, running=True)
     service.kill_with_children(first)
     service.upgrade_takes(SHORT)
     assert leftovers.count(service.state)["domains"] == 1, "this kill would prove nothing"
@@ -99,9 +99,9 @@ def test_a_run_cancelled_in_mid_upgrade(service: Service, request: pytest.Fixtur
     assert leftovers.count(service.state) == {}
 
 
-def begin(service: Service, request: pytest.FixtureRequest) -> str:
+def begin(service: Service, request: pytest.FixtureRequest, *, running: bool = False) -> str:
     """A run at a random moment of its upgrade."""
     service.upgrade_takes(ENDLESS)
-    run_id = service.submit()
+    run_id = service.submit(running=running)
     service.wait_for_moment(run_id, Phase.UPGRADE, dice(request.node.name))
     return run_id

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sandbox.demo.guest import Production
 from sandbox.demo.image import DemoImage, derive_image
 from sandbox.process import run
 from sandbox.settings import Settings
+from tests.support.guests import resuming
 from tests.support.guests.archive import Archive
 from tests.support.guests.guests import PRODUCTION, Lab
 
@@ -30,6 +31,7 @@ class Command:
     """The real command, as a user runs it."""
 
     settings: Settings
+    program: Sequence[str] = (sys.executable, "-m", "sandbox")
 
     def __call__(self, *arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SANDBOX_")} | {
@@ -41,7 +43,7 @@ class Command:
             "SANDBOX_WATCH": "0",
         }
         return subprocess.run(
-            [sys.executable, "-m", "sandbox", *map(str, arguments)],
+            [*self.program, *map(str, arguments)],
             env=environment | env,
             capture_output=True,
             text=True,
@@ -52,6 +54,22 @@ class Command:
 @pytest.fixture
 def sandbox(settings: Settings) -> Command:
     return Command(settings)
+
+
+@dataclass
+class Resuming:
+    """The same, but its clones of the tests' image go on from a saved boot."""
+
+    sandbox: Command
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return Command(self.sandbox.settings, resuming.PROGRAM)(*arguments, **self.environment)
+
+
+@pytest.fixture
+def resumed(sandbox: Command, saved: Path, image: DemoImage) -> Resuming:
+    return Resuming(sandbox, resuming.environment(saved, image.path))
 
 
 @pytest.fixture
@@ -158,7 +176,7 @@ def test_a_second_run_of_a_running_guest_is_an_error_while_the_first_one_lasts(
     lab: Lab, sandbox: Command, archive: Archive, production: Production, tmp_path: Path
 ) -> None:
     archive.offer([])
-    folder = lab.scenario(ALL)
+    folder = lab.scenario(ALL + "checks: {shared: [boot]}\n")
     arguments = ("run", folder, "--guest", PRODUCTION, "--key", production.key)
     second: list[subprocess.CompletedProcess[str]] = []
     from sandbox.progress import Silent
@@ -177,10 +195,10 @@ def test_a_second_run_of_a_running_guest_is_an_error_while_the_first_one_lasts(
     assert first.decision.verdict is Verdict.PASS, "the first run was not disturbed"
 
 
-def test_a_wrong_key_is_rejected(sandbox: Command, image: DemoImage, tmp_path: Path) -> None:
+def test_a_wrong_key_is_rejected(resumed: Resuming, image: DemoImage, tmp_path: Path) -> None:
     wrong = tmp_path / "key"
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", wrong], Deadline(20, "making a key"))
-    ended = sandbox("run", "security", "--image", image.path, "--format", "qcow2", "--key", wrong)
+    ended = resumed("run", "security", "--image", image.path, "--format", "qcow2", "--key", wrong)
     assert ended.returncode == 2, ended.stdout
     assert "refuses 'root' with the key" in ended.stdout
 
@@ -192,7 +210,7 @@ def test_a_guest_without_sshd_is_inconclusive(lab: Lab, sandbox: Command, key: P
         print,
         links={"/etc/systemd/system/ssh.service": "/dev/null"},
     )
-    folder = lab.scenario(ALL + "deadlines: {boot: 75s}\n")
+    folder = lab.scenario(ALL + "deadlines: {boot: 40s}\n")
     ended = sandbox("run", folder, "--image", mute.path, "--format", "qcow2", "--key", key)
     assert ended.returncode == 3, ended.stdout
     assert "nothing answers on its SSH port" in ended.stdout
@@ -215,13 +233,13 @@ def test_bad(host):
     ids=["exits", "hangs"],
 )
 def test_a_check_that_hangs_or_exits_is_inconclusive(
-    lab: Lab, sandbox: Command, archive: Archive, key: Path, tmp_path: Path, line: str, words: str
+    lab: Lab, resumed: Resuming, archive: Archive, key: Path, tmp_path: Path, line: str, words: str
 ) -> None:
     archive.offer([build_deb("web01-extra", "1.0", out=tmp_path)])
     folder = lab.scenario(
         ALL + "checks: {shared: []}\ndeadlines: {baseline: 40s}\n",
         test_own=BAD_CHECKS.format(line=line),
     )
-    ended = sandbox("run", folder, "--image", lab.image.path, "--format", "qcow2", "--key", key)
+    ended = resumed("run", folder, "--image", lab.image.path, "--format", "qcow2", "--key", key)
     assert ended.returncode == 3, ended.stdout
     assert words in ended.stdout

@@ -21,6 +21,7 @@ from tests.support.guests import certificates
 from tests.support.guests.archive import Archive
 from tests.support.guests.case_parts import (
     ALL,
+    FEW,
     LOOK,
     MEMORY,
     TWIN,
@@ -117,15 +118,17 @@ def test_a_new_version_that_breaks_its_service_fails(
 
 
 def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
-    lab: Lab, archive: Archive, production: Production, tmp_path: Path
+    lab: Lab, archive: Archive, tmp_path: Path
 ) -> None:
     """One check breaks with every reboot, upgraded or not; one fails every other time; one calls
     somebody, on both, only after the upgrade. What the package's script did besides is the
     upgrade's doing, and told, the worst first."""
     archive.offer([site_11(tmp_path, more=MEDDLE + CALLS_HOME)])
     calls = CALLS.replace("assert ", 'assert phase == "before" or ')
-    folder = lab.scenario(ALL + TWIN + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT + calls)
-    record = lab.run(folder, guest=PRODUCTION)
+    folder = lab.scenario(
+        ALL + MEMORY + TWIN + FEW + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT + calls
+    )
+    record = lab.run(folder)
     _expect_call_home(record, set())
     assert verdict(record) is Verdict.INCONCLUSIVE, reason(record)
     assert record.decision is not None
@@ -144,8 +147,6 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     assert twin.after is not None
     assert record.facts.after is not None
     assert record.facts.after.packages != twin.after.packages == twin.before.packages
-    assert record.source is not None
-    assert any("ran on" in proof for proof in record.source.untouched)
     assert "compared with a twin" in render(record, lab.artifacts(record), "text")
     names = {artifact.name for artifact in record.artifacts}
     assert {"control-console.log", "control-checks-before-1.log"} <= names
@@ -207,7 +208,7 @@ def test_a_failing_maintainer_script_fails(lab: Lab, archive: Archive, tmp_path:
         out=tmp_path,
         postinst="#!/bin/sh\necho 'cannot migrate the database' >&2\nexit 3\n",
     )
-    record = lab.run(lab.scenario(ALL + MEMORY), upgrade=str(package))
+    record = lab.run(lab.scenario(ALL + MEMORY + FEW), upgrade=str(package))
     assert verdict(record) is Verdict.FAIL
     assert "web01-extra" in reason(record)
     assert record.facts.upgrade is not None
@@ -228,7 +229,7 @@ def test_a_guest_that_does_not_boot_after_the_upgrade_fails_with_its_screen(
         executable=["/etc/initramfs-tools/hooks/zz-forget-the-disk"],
         postinst="#!/bin/sh\nset -e\nupdate-initramfs -u\n",
     )
-    text = ALL + MEMORY + "reboot: always\ndeadlines: {reboot: 5m}\n"
+    text = ALL + MEMORY + FEW + "reboot: always\ndeadlines: {reboot: 5m}\n"
     record = lab.run(lab.scenario(text), upgrade=str(package))
     assert verdict(record) is Verdict.FAIL
     assert record.facts.reboot is not None
@@ -252,7 +253,7 @@ def test_a_check_that_fails_before_is_inconclusive(
 ) -> None:
     archive.offer([site_11(tmp_path)])
     own = "def test_database(host):\n    assert host.service('postgresql').is_running\n"
-    record = lab.run(lab.scenario(ALL + MEMORY, test_own=own))
+    record = lab.run(lab.scenario(ALL + MEMORY + FEW, test_own=own))
     assert verdict(record) is Verdict.INCONCLUSIVE
     assert "test_database" in reason(record)
 
@@ -261,7 +262,7 @@ def test_an_unreachable_mirror_is_our_error(lab: Lab, archive: Archive, tmp_path
     archive.offer([site_11(tmp_path)])
     archive.down = True
     try:
-        record = lab.run(lab.scenario(ALL + MEMORY))
+        record = lab.run(lab.scenario(ALL + MEMORY + FEW))
     finally:
         archive.down = False
     assert verdict(record) is Verdict.ERROR
@@ -272,7 +273,7 @@ def test_an_unreachable_mirror_is_our_error(lab: Lab, archive: Archive, tmp_path
 def test_nothing_to_upgrade_is_said(lab: Lab, archive: Archive) -> None:
     """And what the guest needs elsewhere is answered for, where the scenario says so."""
     archive.offer([])
-    record = lab.run(lab.scenario(ALL + MEMORY + NEEDS, test_own=ANSWERED))
+    record = lab.run(lab.scenario(ALL + MEMORY + FEW + NEEDS, test_own=ANSWERED))
     assert verdict(record) is Verdict.PASS, reason(record)
     assert "nothing to upgrade" in reason(record)
     assert record.source is not None

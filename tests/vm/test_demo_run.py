@@ -82,7 +82,7 @@ def test_a_vmdk_image_is_rehearsed(lab: Lab, base_image: DemoImage, tmp_path: Pa
         Deadline(300, "converting"),
     )
     folder = lab.scenario(
-        "upgrade: {what: all}\n"
+        "upgrade: {what: all}\nchecks: {shared: [boot, filesystems]}\n"
         f"login: {{key: {base_image.key}}}\n"
         f"source: {{image: {{path: {disk}, format: vmdk, memory: 512MiB}}}}\n"
     )

@@ -10,6 +10,7 @@ from sandbox.demo.broken import build_deb
 from sandbox.records import Outcome, Verdict
 from sandbox.report import render
 from tests.support.guests.archive import Archive
+from tests.support.guests.case_parts import ALL, FEW, MEMORY, TWIN
 from tests.support.guests.guests import Lab
 
 pytestmark = pytest.mark.vm
@@ -23,7 +24,7 @@ def test_a_service_that_dies_late_fails_and_the_twin_is_watched_as_long(
 ) -> None:
     archive.offer([])
     package = build_deb("web01-late", "1.0", out=tmp_path, postinst=DIES_LATE)
-    text = "upgrade: {what: all}\nmemory: 512MiB\ncontrol: always\nwatch: 3m\n"
+    text = ALL + MEMORY + TWIN + FEW + "watch: 3m\n"
     record = lab.run(lab.scenario(text), upgrade=str(package))
     facts = record.facts
     assert record.decision is not None

@@ -10,7 +10,7 @@ from sandbox.demo.broken import SITE_CONFIG, build_deb
 from sandbox.demo.image import DemoImage, derive_image
 from sandbox.records import Verdict
 from tests.support.guests.archive import SOURCE, Archive
-from tests.support.guests.case_parts import ALL, MEMORY, changes_of, reason, site_11, verdict
+from tests.support.guests.case_parts import ALL, FEW, MEMORY, changes_of, reason, site_11, verdict
 from tests.support.guests.guests import Lab
 
 pytestmark = pytest.mark.vm
@@ -36,7 +36,7 @@ def test_a_full_disk_in_the_guest_fails(
     )
     package = build_deb("web01-big", "1.0", out=tmp_path, files={"/opt/big": bytes(80 << 20)})
     text = ALL + MEMORY + "checks: {filesystems_max_percent: 100}\n"
-    record = lab.run(lab.scenario(text), image=nearly_full.path, upgrade=str(package))
+    record = lab.run(lab.scenario(text), image=nearly_full.path, upgrade=str(package), boots=True)
     assert verdict(record) is Verdict.FAIL
     assert "full" in reason(record) or "space" in reason(record)
 
@@ -63,7 +63,7 @@ def test_a_kept_conffile_is_reported_with_its_difference(
         files={SITE_CONFIG: "# edited by the administrator\n"},
     )
     archive.offer([site_11(tmp_path, config="# as shipped by 1.1\n")])
-    record = lab.run(lab.scenario(ALL + MEMORY), image=edited.path)
+    record = lab.run(lab.scenario(ALL + MEMORY + FEW), image=edited.path, boots=True)
     assert record.facts.upgrade is not None
     kept = record.facts.upgrade.conffiles
     assert [(file.path, file.decision) for file in kept] == [(SITE_CONFIG, "kept")]
@@ -81,7 +81,7 @@ def test_a_key_is_injected_for_a_guest_that_accepts_none(
     archive.offer([])
     locked = derive_image(lab.image, "vmlocked", print, remove=["/root/.ssh/authorized_keys"])
     folder = lab.scenario(
-        ALL + MEMORY + "login: {inject: true}\n"
+        ALL + MEMORY + FEW + "login: {inject: true}\n"
         f"source: {{image: {{path: {locked.path}, format: qcow2}}}}\n"
     )
     record = lab.run_as_stated(folder)

@@ -2,13 +2,17 @@
 it; what became of it is printed, with the console's last lines (`pytest -rP` shows them).
 
 A host with VT or SVM (SANDBOX_XEN_HARDWARE=1) carries PVH and HVM all the way. Under QEMU's
-emulated SVM they may stop on the way: then it has to be found that they did not boot, and
-nothing else.
+emulated SVM they may stop on the way, by chance that grows with an idle machine: then it has to be
+found that they did not boot, and nothing else. Tries are counted: of four, PVH has to get there in
+one; the console of each that failed is kept.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +25,7 @@ pytestmark = pytest.mark.xen
 
 SCENARIO = "upgrade: {what: script, script: upgrade.sh}\nreboot: never\nchecks: {shared: []}\n"
 EMULATED = "SANDBOX_XEN_HARDWARE" not in os.environ
+PVH_TRIES, HVM_TRIES = (4, 2) if EMULATED else (1, 1)
 MINUTES = 6 if EMULATED else 15  # what comes up at all under emulation does so in less
 DEADLINES = f"deadlines: {{clone: 10m, boot: {MINUTES}m, baseline: 10m, upgrade: 10m}}\n"
 
@@ -42,29 +47,53 @@ def rehearsed(xen: Xen, host: Host, name: str, xml: str, chain: BootChain) -> tu
     return record, console
 
 
-def expect_pass_or_no_boot(record: RunRecord) -> None:
+def passes(record: RunRecord) -> bool:
+    """Whether it came all the way; a guest that stopped did so while it booted."""
     if EMULATED and verdict(record) is Verdict.INCONCLUSIVE:
         assert record.facts.trouble is not None
         assert record.facts.trouble.phase == "boot"
-    else:
-        assert verdict(record) is Verdict.PASS, reason(record)
+        return False
+    assert verdict(record) is Verdict.PASS, reason(record)
+    return True
 
 
-def test_a_pvh_guest_boots_by_pvgrub_from_its_own_disk(xen: Xen, host: Host) -> None:
+def keep_console(name: str, number: int, console: str) -> None:
+    folder = Path(os.environ.get("TEST_ARTIFACTS") or tempfile.gettempdir())
+    kept = folder / f"{name}-{number}-console.log"
+    kept.write_text(console)
+    print(f"{name} did not boot in try {number}, its console: {kept}")
+
+
+def test_a_pvh_guest_boots_by_pvgrub_from_its_own_disk(
+    xen: Xen, host: Host, tell: Callable[[str], None]
+) -> None:
     name = "sbtest-pvh"
     xml = stopped_as(host, name, type="xenpvh", kernel=f"{GRUB}/grub-i386-xen_pvh.bin")
-    record, console = rehearsed(xen, host, name, xml, BootChain("pvh", "pvgrub", True))
-    expect_pass_or_no_boot(record)
-    assert "Linux version" in console, "not even its own kernel was loaded"
+    for number in range(1, PVH_TRIES + 1):
+        record, console = rehearsed(xen, host, name, xml, BootChain("pvh", "pvgrub", True))
+        assert "Linux version" in console, "not even its own kernel was loaded"
+        if passes(record):
+            tell(f"PVH by pvgrub: 1 of {number} tries came all the way")
+            return
+        keep_console(name, number, console)
+    pytest.fail(f"PVH by pvgrub: 0 of {PVH_TRIES} tries came all the way")
 
 
-def test_an_hvm_guest_boots_by_its_disks_own_loader(xen: Xen, host: Host) -> None:
+def test_an_hvm_guest_boots_by_its_disks_own_loader(
+    xen: Xen, host: Host, tell: Callable[[str], None]
+) -> None:
     """Its kernel talks to Xen's console (hvc0), its firmware and GRUB to a screen: little of
-    that is in the log."""
+    that is in the log. Under emulation no try has to succeed."""
     name = "sbtest-hvm"
     xml = stopped_as(host, name, type="hvm")
     chain = BootChain("hvm", "its disk's boot loader", True)
-    expect_pass_or_no_boot(rehearsed(xen, host, name, xml, chain)[0])
+    passed = 0
+    for number in range(1, HVM_TRIES + 1):
+        record, console = rehearsed(xen, host, name, xml, chain)
+        if passed := int(passes(record)):
+            break
+        keep_console(name, number, console)
+    tell(f"HVM: {passed} of {number} tries came all the way")
 
 
 def test_a_pv_guest_whose_kernel_pvgrub_refuses_is_found_out_at_once(xen: Xen, host: Host) -> None:

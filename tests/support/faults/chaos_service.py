@@ -46,11 +46,17 @@ MANY = 100  # attempts: the truth comes out in the end, however often it is kill
 class Process:
     """One of the service's processes with its children: a process group of their own."""
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        log: Path,
+        program: Sequence[object] = (PROGRAM,),
+    ) -> None:
         self.arguments = tuple(arguments)
         with log.open("ab") as file:
             self._popen = subprocess.Popen(
-                [PROGRAM, *arguments],
+                [*map(str, program), *arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

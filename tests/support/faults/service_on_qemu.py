@@ -27,6 +27,8 @@ from tests.support.faults.chaos_service import Process
 from tests.support.faults.commands import PATIENCE, PROGRAM, Command
 from tests.support.guests import leftovers
 from tests.support.guests.guests import PRODUCTION, Lab
+from tests.support.guests.resuming import PROGRAM as PROGRAM_THAT_RESUMES
+from tests.support.guests.resuming import environment
 from tests.support.guests.sources import alive, uptime
 from tests.support.service.servers import Postgres, Redis
 from workers.database import Database, migrate, open_database
@@ -62,6 +64,7 @@ class Service:
     environment: dict[str, str]
     database: Database
     scenario: Path
+    saved: Path
     processes: list[Process] = field(default_factory=list)
     _commands: list[Command] = field(default_factory=list)
 
@@ -78,8 +81,11 @@ class Service:
         return self._start("beat")
 
     def _start(self, kind: str, **more: str) -> Process:
+        """Its clones of the image go on from a saved boot; those of the running guest boot."""
         log = self.folder / f"{kind}{len(self.processes)}.log"
-        self.processes.append(Process([kind], self.environment | more, log))
+        resumed = environment(self.saved, self.lab.image.path)
+        told = self.environment | resumed | more
+        self.processes.append(Process([kind], told, log, PROGRAM_THAT_RESUMES))
         return self.processes[-1]
 
     def kill_with_children(self, process: Process) -> None:
@@ -128,8 +134,11 @@ class Service:
         self._commands.append(Command(arguments, self.environment, output))
         return self._commands[-1]
 
-    def submit(self) -> str:
-        request = ("--guest", PRODUCTION, "--key", self.lab.image.key)
+    def submit(self, *, running: bool = False) -> str:
+        """A rehearsal of the image, or of the running guest."""
+        image = ("--image", self.lab.image.path, "--format", "qcow2")
+        source = ("--guest", PRODUCTION) if running else image
+        request = (*source, "--key", self.lab.image.key)
         said = self.command("submit", self.scenario, *request, "--json").succeed()
         *_hints, told = said.splitlines()  # there may be no worker yet, it says
         run_id = str(json.loads(told)["run_id"])
@@ -224,10 +233,12 @@ def expect_pass(service: Service, run_id: str, outcomes: list[str]) -> RunRow:
 
 
 @contextlib.contextmanager
-def _service(lab: Lab, postgres: Postgres, redis: Redis, folder: Path) -> Iterator[Service]:
+def _service(
+    lab: Lab, saved: Path, postgres: Postgres, redis: Redis, folder: Path
+) -> Iterator[Service]:
     """A service without processes yet; in the end none of them is left."""
     url, settings = postgres.new_database(), lab.settings
-    environment = {n: v for n, v in os.environ.items() if not n.startswith("SANDBOX_")} | {
+    variables = {n: v for n, v in os.environ.items() if not n.startswith("SANDBOX_")} | {
         "SANDBOX_STATE": str(settings.state),
         "SANDBOX_CONTROL": settings.control,
         "SANDBOX_WATCH": "0",
@@ -241,13 +252,13 @@ def _service(lab: Lab, postgres: Postgres, redis: Redis, folder: Path) -> Iterat
     database = open_database(url)
     migrate(database)
     scenario = lab.scenario(SCENARIO, test_own=CHECKS)
-    made = Service(lab, folder, environment, database, scenario)
+    made = Service(lab, folder, variables, database, scenario, saved)
     try:
         yield made
     finally:
         left = made.end()
         if left:  # a failed test's
-            subprocess.run([PROGRAM, "reap"], env=environment, check=False, capture_output=True)
+            subprocess.run([PROGRAM, "reap"], env=variables, check=False, capture_output=True)
     assert not left, left
 
 
@@ -264,12 +275,13 @@ def untouched(production: Production) -> Iterator[None]:
 @pytest.fixture
 def service(
     lab: Lab,
+    saved: Path,
     postgres_server: Postgres,
     redis_of_chaos: Redis,
     untouched: None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with _service(lab, postgres_server, redis_of_chaos, folder) as made:
+    with _service(lab, saved, postgres_server, redis_of_chaos, folder) as made:
         made.start_beat()
         yield made

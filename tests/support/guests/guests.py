@@ -28,6 +28,7 @@ from sandbox.settings import Settings, shipped_scenarios
 from sandbox.store import Store
 from tests.support.guests import archive as archives
 from tests.support.guests import certificates, leftovers
+from tests.support.guests.saved import ResumingQemu
 
 # Sessions of pytest at the same time on one machine need a production each: name another one.
 PRODUCTION = os.environ.get("TEST_PRODUCTION", "sbtest01")
@@ -70,6 +71,20 @@ def hypervisor() -> Iterator[Hypervisor]:
     driver.close()
 
 
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where booted guests are kept: of all parts of a run of the tests, or of this session."""
+    return Path(os.environ.get("TEST_SAVED_BOOTS") or tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture(scope="session")
+def resuming(saved: Path) -> Iterator[ResumingQemu]:
+    driver = ResumingQemu.connect("qemu:///system", Deadline(20, "connecting"))
+    driver.saved = saved
+    yield driver
+    driver.close()
+
+
 @contextmanager
 def new_state() -> Iterator[Path]:
     """A state folder of the test's own: short, since sockets live beneath it."""
@@ -105,12 +120,17 @@ def settings(state: Path, archive: archives.Archive) -> Settings:
 
 @dataclass
 class Lab:
-    """Rehearse in-process, as the command does; remembers the last run's folder."""
+    """Rehearse in-process, as the command does; remembers the last run's folder.
+
+    Clones of images go on from a saved boot where there is a driver for that, but for tests that
+    are about the boot.
+    """
 
     settings: Settings
     hypervisor: Hypervisor
     image: DemoImage
     folder: Path
+    resuming: ResumingQemu | None = None  # for clones of images
     progress: Silent = field(default_factory=Silent)
 
     def scenario(self, text: str, **files: str) -> Path:
@@ -131,6 +151,7 @@ class Lab:
         image: Path | None = None,
         key: Path | None = None,
         keep: bool = False,
+        boots: bool = False,
     ) -> RunRecord:
         request = Request(
             str(scenario),
@@ -140,16 +161,20 @@ class Lab:
             upgrade=upgrade,
             key=key or self.image.key,
         )
-        return self._rehearse(request, keep)
+        hypervisor = self.hypervisor
+        if self.resuming is not None and request.image is not None and not boots:
+            hypervisor = self.resuming
+            self.resuming.image = str(request.image)
+        return self._rehearse(request, keep, hypervisor)
 
     def run_as_stated(self, scenario: Path) -> RunRecord:
         """Everything as the scenario says it."""
-        return self._rehearse(Request(str(scenario)), False)
+        return self._rehearse(Request(str(scenario)), False, self.hypervisor)
 
-    def _rehearse(self, request: Request, keep: bool) -> RunRecord:
+    def _rehearse(self, request: Request, keep: bool, hypervisor: Hypervisor) -> RunRecord:
         return rehearse(
             prepare(request, self.settings),
-            self.hypervisor,
+            hypervisor,
             Store(self.settings).create(),
             self.settings,
             self.progress,
@@ -163,10 +188,14 @@ class Lab:
 
 @pytest.fixture
 def lab(
-    settings: Settings, hypervisor: Hypervisor, image: DemoImage, tmp_path: Path
+    settings: Settings,
+    hypervisor: Hypervisor,
+    resuming: ResumingQemu,
+    image: DemoImage,
+    tmp_path: Path,
 ) -> Iterator[Lab]:
     before = leftovers.count(settings.state)
-    yield Lab(settings, hypervisor, image, tmp_path)
+    yield Lab(settings, hypervisor, image, tmp_path, resuming)
     assert leftovers.count(settings.state) == before, "a run left something behind"
 
 

@@ -37,20 +37,21 @@ from sandbox.reach import link_local
 # magic, version, length of XML and cookie, was running, compression, offset of the cookie, unused
 _HEADER = struct.Struct("=16s5I56x")
 _BOOT_SECONDS = 300.0
+_BACKUP_FOLDER = "/export/"  # in the clone's folder, of sandbox.hypervisors.libvirt_qemu
 _UP = "systemctl is-system-running --wait; udevadm settle; sync"
 
 
 class ResumingQemu(LibvirtQemu):
     """QEMU's driver, whose clones of ``image`` go on from a saved boot that is kept in ``saved``.
 
-    Without an image (a running source's clone) it is the real driver.
+    Without an image, and for clones of a running source, it is the real driver.
     """
 
-    saved: Path
-    image: Path | None = None
+    saved: Path = Path(os.environ.get("TEST_SAVED_BOOTS", ""))
+    image: str = os.environ.get("TEST_SAVED_IMAGE", "")
 
     def start(self, xml: str, deadline: Deadline) -> None:
-        if self.image is None:
+        if not self.image or _of_a_running_source(xml):
             super().start(xml, deadline)
             return
         boot = SavedBoot(self.saved / _key(xml, self.image))
@@ -123,7 +124,7 @@ def _copy_with_xml(saved: Path, own: Path, xml: str) -> None:
         shutil.copyfileobj(source, target, 1 << 22)
 
 
-def _key(xml: str, image: Path) -> str:
+def _key(xml: str, image: str) -> str:
     """Equal for clones that are the same machine on the same image."""
     root = etree.fromstring(xml.encode())
     own = ("./name", "./uuid", "./metadata", "./devices//source", "./devices//log")
@@ -132,7 +133,7 @@ def _key(xml: str, image: Path) -> str:
             parent = element.getparent()
             assert parent is not None
             parent.remove(element)
-    told = b"\0".join((etree.tostring(root, method="c14n"), str(image).encode()))
+    told = b"\0".join((etree.tostring(root, method="c14n"), image.encode()))
     return hashlib.sha256(told).hexdigest()[:16]
 
 
@@ -164,6 +165,11 @@ def _overlays(xml: str) -> list[Path]:
 def _backing(overlay: Path) -> str:
     facts = json.loads(_qemu_img("info", "-U", "--output=json", "-f", "qcow2", overlay))
     return str(facts["backing-filename"])
+
+
+def _of_a_running_source(xml: str) -> bool:
+    """Its disks stand on the source's own export, and hold what it has written since its boot."""
+    return any(_BACKUP_FOLDER in _backing(overlay) for overlay in _overlays(xml))
 
 
 def _qemu_img(*arguments: object) -> str:
