@@ -1,6 +1,8 @@
 """Rehearse the corpus on real guests under QEMU and say how often the product was right.
 
-    make corpus                                       # all of it: about an hour on two cores
+Cases of one image boot it once: their clones go on from there (support/guests/saved.py).
+
+    make corpus                                       # all of it, on two cores
     make corpus CORPUS="--only 'mirror-*' --only flaky"
     make corpus CORPUS="--records FOLDER"             # keeps what was found in each case, so that
     make corpus CORPUS="--judge FOLDER"               # it can be judged again without a guest
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +29,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sandbox.deadline import Deadline
-from sandbox.hypervisors import driver_for
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.records import Decision, RunRecord
 from sandbox.settings import WATCH, Settings, read_settings, shipped_scenarios
@@ -38,6 +40,7 @@ from tests.corpus.corpus_judge import NONE, Result, as_data, as_text, from_data,
 from tests.support.guests import leftovers
 from tests.support.guests.archive import Archive, serving
 from tests.support.guests.guests import Lab, settings_for
+from tests.support.guests.saved import ResumingQemu
 
 MEMORY = "memory: 512MiB\n"
 
@@ -54,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for variant in dict.fromkeys(case.image for case in cases):
         make_image(variant, print)
-    results = rehearse_all(cases, options)
+    with tempfile.TemporaryDirectory(prefix="sandbox-corpus-", dir="/var/tmp") as saved:
+        os.environ["TEST_SAVED_BOOTS"] = saved  # for the processes of the cases
+        results = rehearse_all(cases, options)
     if options.json:
         results = kept(options.json)
     print(as_text(results))
@@ -172,12 +177,13 @@ def _rehearse(case: Case, state: Path) -> RunRecord:
     work = state / "work"
     work.mkdir()
     image = make_image(case.image, print)
-    driver = driver_for("qemu:///system", Deadline(20, "connecting"))
+    driver = ResumingQemu.connect("qemu:///system", Deadline(20, "connecting"))
     try:
         with serving() as archive:
             _offer(case, archive, work / "packages")
             (work / "scenarios").mkdir()
-            lab = Lab(_settings(case, state, archive), driver, image, work / "scenarios")
+            settings = _settings(case, state, archive)
+            lab = Lab(settings, driver, image, work / "scenarios", resuming=driver)
             if case.shipped:
                 return lab.run(shipped_scenarios() / case.shipped)
             control = f"control: {'always' if case.control else 'never'}\n"

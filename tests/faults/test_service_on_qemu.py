@@ -31,7 +31,7 @@ def test_a_submitted_run_is_rehearsed_and_its_report_can_be_read(
 ) -> None:
     service.start_worker()
     service.upgrade_takes(SHORT)
-    run_id = service.submit(running=True)
+    run_id = service.submit()
     watched = service.command("watch", run_id)
     assert watched.finish() == Verdict.PASS.exit_code, watched.output
     assert "upgrade" in watched.output
