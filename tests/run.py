@@ -29,8 +29,10 @@ from tests.parts import CIRCLES, PARTS, Circle, Part
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "build" / "tests"
-RECORD = ROOT / ".benchmarks" / "tests.json"
+RECORDS = ROOT / ".benchmarks"
+SESSION, PUBLISHED = RECORDS / "session-tests.json", RECORDS / "tests.json"  # one is committed
 BIN = Path(sys.executable).parent
+SHOWN = os.dup(1)  # for what parts show at once: their own output goes to a log
 PATIENCE = 300.0  # seconds for parts to clean up when they are interrupted
 BOOTING, OTHERS = 2, 1  # parts at a time
 
@@ -116,13 +118,13 @@ class Session:
         return not any(other.libvirt in excluded for other in others)
 
     def _run(self, part: Part) -> Ended:
-        print(f"{part.name}: begun: {part.what}", flush=True)
+        say(f"{part.name}: begun: {part.what}")
         folder = FOLDER / part.name
         folder.mkdir(parents=True)
         began, status = time.monotonic(), 0
         environment = os.environ | {
             "TEST_ARTIFACTS": str(folder),
-            "TEST_SHOW": str(sys.stdout.fileno()),
+            "TEST_SHOW": str(SHOWN),
             "TEST_CIRCLE": self.circle,
             "TEST_SAVED_BOOTS": self.saved,
         }
@@ -139,7 +141,7 @@ class Session:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(sys.stdout.fileno(),),
+                    pass_fds=(SHOWN,),
                     start_new_session=True,
                 )
                 self.processes.add(process)
@@ -152,10 +154,16 @@ class Session:
     def _tell(self, ended: Ended, log: Path) -> None:
         said = "passed" if ended.status == 0 else "FAILED"
         counted = f", {ended.passed + ended.failed} tests" if ended.passed + ended.failed else ""
-        print(f"{ended.part.name}: {said} in {_minutes(ended.seconds)}{counted}", flush=True)
+        say(f"{ended.part.name}: {said} in {_minutes(ended.seconds)}{counted}")
         if ended.status and not ended.failed:  # a failed test was shown already
             tail = log.read_text(errors="replace").splitlines()[-40:]
-            print("\n".join(tail), flush=True)
+            say("\n".join(tail))
+
+
+def say(text: str) -> None:
+    """A line in one piece: parts end in several threads."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _read(part: Part, status: int, seconds: float, report: Path) -> Ended:
@@ -202,7 +210,7 @@ def _table(session: Session, seconds: float, worked: float) -> Iterator[str]:
     yield "slowest: " + "; ".join(f"{took:.0f} s {name}" for took, name in slowest[:8])
 
 
-def _record(session: Session, seconds: float, worked: float) -> None:
+def _record(session: Session, seconds: float, worked: float, file: Path) -> None:
     """For comparing: how long each part took, on which machine."""
     record = {
         "circle": session.circle,
@@ -215,8 +223,8 @@ def _record(session: Session, seconds: float, worked: float) -> None:
             for ended in sorted(session.ended, key=lambda one: one.part.name)
         },
     }
-    RECORD.parent.mkdir(exist_ok=True)
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _chosen(names: Sequence[str]) -> tuple[Circle, list[Part]]:
@@ -238,7 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
     parser.add_argument("names", nargs="+", help="quick, test or all; or names of parts")
     parser.add_argument("--pytest", default="", help="further options for every pytest")
-    parser.add_argument("--record", action="store_true", help=f"keep the times in {RECORD.name}")
+    parser.add_argument(
+        "--publish", action="store_true", help=f"keep the times in {PUBLISHED.name}, too"
+    )
     asked = parser.parse_args(arguments)
     circle, parts = _chosen(asked.names)
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -248,8 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.run()
     seconds, worked = time.monotonic() - began, _busy()[0] - before
     print("\n".join(_table(session, seconds, worked)))
-    if asked.record and not session.interrupted:
-        _record(session, seconds, worked)
+    for file in (SESSION, PUBLISHED) if asked.publish else (SESSION,):
+        _record(session, seconds, worked, file)
     failed = [ended.part.name for ended in session.ended if ended.status]
     print(f"logs, and what explains each failure: {FOLDER}")
     if session.interrupted:

@@ -34,7 +34,7 @@ def kept(world: World, *, owner: str = DEAD) -> RunFolder:
     return folder
 
 
-@pytest.mark.parametrize("owner", [DEAD, this_process()])
+@pytest.mark.parametrize("owner", [DEAD, this_process()], ids=["dead", "alive"])
 def test_a_kept_clone_is_removed_before_the_disk_is_full(world: World, owner: str) -> None:
     """Whether or not the command still lives, which may be writing its report."""
     folder = kept(world, owner=owner)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from sandbox.deadline import Deadline
 from sandbox.demo.guest import stop_production
 from sandbox.demo.image import DemoImage
 from sandbox.process import run
+from tests.support.guests import resuming
 from tests.support.guests.guests import Lab
 
 pytestmark = pytest.mark.vm
@@ -32,11 +33,16 @@ def web01() -> Iterator[str]:
         stop_production("web01")
 
 
-def sandbox(state: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def sandbox(
+    state: Path,
+    *arguments: str | Path,
+    program: Sequence[str] = (sys.executable, "-m", "sandbox"),
+    **more: str,
+) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("SANDBOX_")}
     return subprocess.run(
-        [sys.executable, "-m", "sandbox", *map(str, arguments)],
-        env=env | {"SANDBOX_STATE": str(state), "SANDBOX_WATCH": "20"},
+        [*program, *map(str, arguments)],
+        env=env | {"SANDBOX_STATE": str(state), "SANDBOX_WATCH": "20"} | more,
         capture_output=True,
         text=True,
         check=False,
@@ -95,12 +101,14 @@ def test_a_vmdk_image_is_rehearsed(lab: Lab, base_image: DemoImage, tmp_path: Pa
 
 
 def test_init_writes_a_scenario_from_what_runs_in_a_clone(
-    lab: Lab, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, state: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made = sandbox(
         *(state, "init", "web01-own", "--image", lab.image.path, "--format", "qcow2"),
         *("--key", lab.image.key),
+        program=resuming.PROGRAM,
+        **resuming.environment(saved, lab.image.path),
     )
     assert made.returncode == 0, made.stderr
     folder = tmp_path / "scenarios" / "web01-own"
