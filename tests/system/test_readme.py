@@ -14,7 +14,7 @@ from tests.unit.test_readme import README
 @pytest.mark.parametrize(
     "name",
     [
-        *("demo", "test", "clean-demo", "xen-lab", "test-xen", "bench"),
+        *("demo", "test", "quick", "test-all", "clean-demo", "xen-lab", "test-xen", "bench"),
         *("up", "secrets", "image"),
     ],
 )
