@@ -1,0 +1,1 @@
+"""One suite for every implementation; the service, its API and its pages."""

@@ -1,7 +1,6 @@
-"""The fixtures are in labs.py and databases.py, which the tests import by those names.
+"""Fixtures that several files share; what they make is in tests/support."""
 
-Sample records are those of tests/unit.
-"""
+from __future__ import annotations
 
 from tests.support.hosts.labs import (
     deadline,

@@ -18,7 +18,7 @@ from sandbox.process import run
 from sandbox.volumes import host_disks
 from sandbox.volumes.host_disks import PLACE
 from tests.contract.test_volumes import facts, qemu_io, same
-from tests.support.service.stores import (
+from tests.support.hosts.stores import (
     EXPORT,
     NEW,
     REFLINK,

@@ -26,7 +26,7 @@ from sandbox.volumes import BackupExporter, Exporter
 from sandbox.volumes.images import FORMATS, allocated, create_overlay
 from sandbox.volumes.readonly_export import ReadonlyExporter
 from tests.support.hosts.labs import LibvirtLab, make_image
-from tests.support.service.stores import NEW, OLD, SIZE
+from tests.support.hosts.stores import NEW, OLD, SIZE
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Upgrades of known outcome, and how often the verdict is right."""

@@ -1,0 +1,1 @@
+"""Kills, lost servers and restarts at every stage."""

@@ -1,0 +1,1 @@
+"""What tests share, one helper of a kind; stands on no test."""

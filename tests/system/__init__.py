@@ -1,0 +1,1 @@
+"""Real programs of this machine, but no guest."""

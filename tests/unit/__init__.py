@@ -1,0 +1,1 @@
+"""Pure: no process, no socket, no sleep, no libvirt."""

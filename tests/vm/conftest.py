@@ -1,8 +1,8 @@
-"""The fixtures are in guests.py: tests/faults uses them as well."""
+"""Fixtures that several files share; what they make is in tests/support/guests."""
+
+from __future__ import annotations
 
 from tests.support.guests.guests import (
-    PRODUCTION,
-    Lab,
     archive,
     base_image,
     hypervisor,
@@ -17,8 +17,6 @@ from tests.support.guests.guests import (
 )
 
 __all__ = [
-    "PRODUCTION",
-    "Lab",
     "archive",
     "base_image",
     "hypervisor",

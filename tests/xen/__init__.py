@@ -1,0 +1,1 @@
+"""Rehearsals of real guests on Xen."""

@@ -1,4 +1,4 @@
-"""The fixtures are in xenlab.py and its like, which the tests import by that name."""
+"""Fixtures that several files share; what they make is in tests/support/xen."""
 
 from __future__ import annotations
 

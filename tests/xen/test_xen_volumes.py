@@ -15,7 +15,7 @@ from sandbox.errors import RequestError
 from sandbox.hypervisors import Mark
 from sandbox.store import this_process
 from sandbox.volumes import host_disks
-from tests.support.service.stores import (
+from tests.support.hosts.stores import (
     EXPORT,
     MARK,
     REFLINK,

@@ -1,0 +1,1 @@
+"""What ratios are measured with, and how they are shown."""

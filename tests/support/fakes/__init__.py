@@ -1,0 +1,1 @@
+"""Guests, hosts and records without a hypervisor, and what they are made of."""

@@ -1,0 +1,1 @@
+"""What is killed and cut off, and what must hold afterwards."""

@@ -1,6 +1,6 @@
 """Real guests under QEMU: one image, one running production, an archive of our own.
 
-Fixtures for tests/vm and tests/faults; a module of its own, since every folder has a conftest.
+Fixtures for tests/vm and tests/faults.
 """
 
 from __future__ import annotations

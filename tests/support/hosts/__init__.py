@@ -1,0 +1,1 @@
+"""One set of verbs for every hypervisor and every store: what contract tests ask."""

@@ -1,0 +1,1 @@
+"""The service with its servers, vendors and browsers, as its tests need it."""

@@ -1,0 +1,1 @@
+"""What reports and XML look like; regenerate.py writes the reports anew."""
