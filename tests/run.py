@@ -34,7 +34,8 @@ SESSION, PUBLISHED = RECORDS / "session-tests.json", RECORDS / "tests.json"  # o
 BIN = Path(sys.executable).parent
 SHOWN = os.dup(1)  # for what parts show at once: their own output goes to a log
 PATIENCE = 300.0  # seconds for parts to clean up when they are interrupted
-BOOTING, OTHERS = 2, 1  # parts at a time
+CORES = 2  # for parts that boot guests
+OTHERS = 1  # parts at a time that boot none
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Session:
 
     def run(self) -> None:
         """Every slot takes the next part that it may; returns when all have ended."""
-        quick = not any(part.boots for part in self.waiting)
-        kinds = [False] * BOOTING if quick else [True] * BOOTING + [False] * OTHERS
+        guests = any(part.cores for part in self.waiting)
+        kinds = [True] * CORES + [False] * OTHERS if guests else [False] * CORES
         slots = [threading.Thread(target=self._work, args=(boots,)) for boots in kinds]
         for slot in slots:
             slot.start()
@@ -98,7 +99,7 @@ class Session:
 
     def _next(self, boots: bool) -> Part | None:
         with self._changed:
-            while mine := [part for part in self.waiting if part.boots is boots]:
+            while mine := [part for part in self.waiting if bool(part.cores) is boots]:
                 if free := [part for part in mine if self._may_begin(part)]:
                     self.waiting.remove(free[0])
                     self.at_work.append(free[0])
@@ -110,6 +111,8 @@ class Session:
         """While libvirtd is restarted no other part may ask it; that part comes before them. One
         that measures has the machine for itself, when all others have ended."""
         if any(other.alone for other in self.at_work):
+            return False
+        if part.cores and part.cores + sum(other.cores for other in self.at_work) > CORES:
             return False
         if part.alone and (self.at_work or any(not other.alone for other in self.waiting)):
             return False

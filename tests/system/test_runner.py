@@ -25,8 +25,8 @@ from tests.parts import Part
 place = Path({place!r})
 runner.FOLDER, runner.SESSION = place / "out", place / "times.json"
 runner.PARTS = (
-    Part("good", "two that pass", (f"{{place}}/good",), circle="quick", boots=True),
-    Part("bad", "one that fails", (f"{{place}}/bad",), boots=True),
+    Part("good", "two that pass", (f"{{place}}/good",), circle="quick", cores=2),
+    Part("bad", "one that fails", (f"{{place}}/bad",), cores=1),
 )
 # As beneath tests/, whose conftest keeps what explains a failure.
 runner.Part.argvs = lambda self, *_: (("pytest", "-p", "tests.conftest", self.files[0]),)
