@@ -1,8 +1,6 @@
 """Rehearse the corpus on real guests under QEMU and say how often the product was right.
 
-Cases of one image boot it once: their clones go on from there (support/guests/saved.py).
-
-    make corpus                                       # all of it, on two cores
+    make corpus                                       # all of it: about an hour on two cores
     make corpus CORPUS="--only 'mirror-*' --only flaky"
     make corpus CORPUS="--records FOLDER"             # keeps what was found in each case, so that
     make corpus CORPUS="--judge FOLDER"               # it can be judged again without a guest
@@ -16,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
@@ -29,6 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sandbox.deadline import Deadline
+from sandbox.hypervisors import driver_for
 from sandbox.hypervisors.acceleration import acceleration
 from sandbox.records import Decision, RunRecord
 from sandbox.settings import WATCH, Settings, read_settings, shipped_scenarios
@@ -40,7 +38,6 @@ from tests.corpus.corpus_judge import NONE, Result, as_data, as_text, from_data,
 from tests.support.guests import leftovers
 from tests.support.guests.archive import Archive, serving
 from tests.support.guests.guests import Lab, settings_for
-from tests.support.guests.saved import ResumingQemu
 
 MEMORY = "memory: 512MiB\n"
 
@@ -57,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for variant in dict.fromkeys(case.image for case in cases):
         make_image(variant, print)
-    with tempfile.TemporaryDirectory(prefix="sandbox-corpus-", dir="/var/tmp") as saved:
-        os.environ["TEST_SAVED_BOOTS"] = saved  # for the processes of the cases
-        results = rehearse_all(cases, options)
+    results = rehearse_all(cases, options)
     if options.json:
         results = kept(options.json)
     print(as_text(results))
@@ -177,13 +172,12 @@ def _rehearse(case: Case, state: Path) -> RunRecord:
     work = state / "work"
     work.mkdir()
     image = make_image(case.image, print)
-    driver = ResumingQemu.connect("qemu:///system", Deadline(20, "connecting"))
+    driver = driver_for("qemu:///system", Deadline(20, "connecting"))
     try:
         with serving() as archive:
             _offer(case, archive, work / "packages")
             (work / "scenarios").mkdir()
-            settings = _settings(case, state, archive)
-            lab = Lab(settings, driver, image, work / "scenarios", resuming=driver)
+            lab = Lab(_settings(case, state, archive), driver, image, work / "scenarios")
             if case.shipped:
                 return lab.run(shipped_scenarios() / case.shipped)
             control = f"control: {'always' if case.control else 'never'}\n"

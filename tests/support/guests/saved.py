@@ -57,7 +57,8 @@ class ResumingQemu(LibvirtQemu):
         boot = SavedBoot(self.saved / _key(xml, self.image))
         with boot.locked():
             if not boot.memory.exists():
-                super().start(xml, deadline)
+                # Of no run's time: another process may have waited here for its turn.
+                super().start(xml, Deadline(_BOOT_SECONDS, "booting once"))
                 boot.save(self._connection, xml)
         boot.resume(self._connection, xml)
 
