@@ -29,10 +29,10 @@ import libvirt
 from lxml import etree
 
 from sandbox.deadline import Deadline
+from sandbox.demo.guest import Production, link_local
 from sandbox.demo.image import ensure_key
 from sandbox.hypervisors.clone_xml import macs
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.reach import link_local
 
 # magic, version, length of XML and cookie, was running, compression, offset of the cookie, unused
 _HEADER = struct.Struct("=16s5I56x")
@@ -142,13 +142,9 @@ def _wait_until_up(xml: str) -> None:
     deadline = Deadline(_BOOT_SECONDS, "waiting for a clone to be up")
     bridge = etree.fromstring(xml.encode()).find("./devices/interface/source")
     assert bridge is not None
-    address = f"{link_local(macs(xml)[0])}%{bridge.get('bridge')}"
-    argv = [
-        *("ssh", "-i", ensure_key(), "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
-        *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
-        *("-o", "ConnectTimeout=5", f"root@{address}", _UP),
-    ]
-    while subprocess.run(argv, capture_output=True, check=False).returncode == 255:
+    mac = macs(xml)[0]
+    clone = Production(_name(xml), f"{link_local(mac)}%{bridge.get('bridge')}", mac, ensure_key())
+    while subprocess.run(clone.ssh(_UP), capture_output=True, check=False).returncode == 255:
         deadline.sleep(0.5)
 
 
