@@ -19,8 +19,8 @@ from sandbox.reaper import remove_run
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 from tests.support.fakes.xen_host import SHELLS
+from tests.support.machine.processes import is_running
 from tests.support.machine.sshd import wait_for
-from tests.system.test_process import is_running
 
 DOMAIN = "sandbox-20260102-030405-abcdef"
 

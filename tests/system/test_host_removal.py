@@ -21,9 +21,9 @@ from sandbox.volumes import host_disks, lvm
 from sandbox.volumes.host_disks import PLACE, HostDisks
 from tests.support.fakes.lvm_world import MARK, RUN, Scripted, ours, row
 from tests.support.fakes.xen_host import SHELLS
+from tests.support.machine.processes import is_running
 from tests.support.machine.sshd import wait_for
 from tests.support.waiting import soon
-from tests.system.test_process import is_running
 
 OTHER = "20260102-030405-ffffff"
 

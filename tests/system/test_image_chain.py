@@ -12,8 +12,8 @@ from sandbox.errors import RequestError
 from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.process import run
 from sandbox.source import ImageSpec, Source, image_source, proofs, vitals
+from tests.support.guests.small_disks import SIZE, disk, guest, make_image
 from tests.support.waiting import soon
-from tests.system.test_source import SIZE, disk, guest, make_image
 
 SECRET = "/etc/passwd"
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +21,7 @@ from sandbox.observe import is_reboot_due, observe
 from sandbox.observe_parse import compare_versions, parse
 from sandbox.records import Port
 from tests.support.fakes.local_shell import LocalShell
+from tests.support.waiting import wait_until
 from tests.unit.test_observe import MARK
 
 SCRIPT = files("sandbox") / "observe.sh"
@@ -116,7 +116,8 @@ def test_a_replaced_program_is_noticed() -> None:
     shutil.copy("/bin/sleep", program)
     child = subprocess.Popen([str(program), "60"])
     try:
-        time.sleep(0.2)
+        runs = Path(f"/proc/{child.pid}/exe")
+        wait_until(lambda: runs.readlink() == program, f"{program} to run")
         program.unlink()
         seen = observe(LocalShell(), deadline())
     finally:

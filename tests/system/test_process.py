@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, DeadlineExceeded, ToolMissing
 from sandbox.process import TAIL_LINES, kill_group, run, start, tail
+from tests.support.machine.processes import is_running
 from tests.support.machine.sshd import wait_for
 from tests.support.waiting import soon
 
@@ -130,13 +131,6 @@ def test_a_background_program_runs_on_in_a_group_of_its_own(tmp_path: Path) -> N
     kill_group(child.pid)
     assert child.wait() == -signal.SIGKILL
     kill_group(child.pid)  # gone already: silent
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_from_any_thread() -> None:

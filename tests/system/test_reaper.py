@@ -26,9 +26,9 @@ from sandbox.store import RunFolder, Store, start_time, this_process
 from sandbox.volumes import host_disks, lvm
 from sandbox.volumes.host_disks import HostDisks
 from tests.support.fakes.run_world import DEAD
+from tests.support.machine.processes import is_running
 from tests.support.machine.sshd import wait_for
 from tests.support.waiting import soon
-from tests.system.test_process import is_running
 
 
 @pytest.fixture

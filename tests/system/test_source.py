@@ -28,31 +28,9 @@ from sandbox.source import (
     vitals,
 )
 from sandbox.volumes.images import FORMATS
+from tests.support.guests.small_disks import SIZE, disk, guest, make_image
 from tests.support.waiting import soon
 from tests.unit.test_clone_xml import SCHEMA, spec_for
-
-SIZE = 8 << 20
-
-
-def make_image(path: Path, format: str = "qcow2") -> Path:
-    options = ["-o", "force_size=on"] if format == "vpc" else []
-    argv = ["qemu-img", "create", "-q", "-f", format, *options, str(path), str(SIZE)]
-    run(argv, soon())
-    return path
-
-
-def disk(target: str, source: str, *, attributes: str = "type='file'", more: str = "") -> str:
-    return (
-        f"<disk {attributes}><driver name='qemu' type='qcow2'/><source {source}/>"
-        f"<target dev='{target}' bus='virtio'/>{more}</disk>"
-    )
-
-
-def guest(devices: str, os: str = "<type>hvm</type>") -> str:
-    return (
-        "<domain type='kvm'><name>web01</name><memory>65536</memory>"
-        f"<os>{os}</os><devices>{devices}</devices></domain>"
-    )
 
 
 def found(xml: str, *, running: bool = False) -> Source:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import re
 import time
+from functools import partial
 
 import pytest
 from rich.console import Console
 
 from sandbox.records import CheckResult, Outcome, Phase, PhaseTime
 from sandbox.terminal import WORDS, TerminalProgress, seconds
+from tests.support.waiting import wait_until
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -81,14 +83,17 @@ def test_a_percentage_that_begins_anew_is_told_again() -> None:
     assert said(console).count("unpacking") == 2
 
 
+def drawn(console: Console) -> bool:
+    return "working" in said(console)
+
+
 def test_an_unknown_percentage_is_no_bar_and_an_absurd_one_no_crash() -> None:
     for percent in (None, -5.0, 0.0, 250.0):
         console = terminal_console()
         with TerminalProgress(console) as progress:
             progress.phase_started(Phase.UPGRADE, 60)
             progress.detail("working", percent)
-            time.sleep(0.4)
-        assert "working" in said(console)
+            wait_until(partial(drawn, console), "the line to be drawn")
         assert ("█" in said(console) or "░" in said(console)) is (percent is not None)
 
 

@@ -27,8 +27,8 @@ from sandbox.store import RunFolder, Store
 from tests.support.fakes.sample_records import passed
 from tests.support.fakes.stage import Stage, commands_with
 from tests.support.machine.namespaces import GUEST, HOST, Link, linked
+from tests.support.machine.processes import is_running
 from tests.support.machine.sshd import wait_for
-from tests.system.test_process import is_running
 from tests.unit.test_listener import arp
 
 ROUTER, FAR, NEAR, RESOLVER = "198.18.7.2", "203.0.113.7", "192.0.2.9", "192.0.2.53"

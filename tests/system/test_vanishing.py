@@ -17,9 +17,9 @@ from sandbox.errors import HostError, RequestError
 from sandbox.host import LocalHost
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 from sandbox.source import ImageSpec, image_source
+from tests.support.guests.small_disks import SIZE, make_image
 from tests.support.waiting import soon
 from tests.system.test_libvirt_xen import URI, domain_xml
-from tests.system.test_source import SIZE, make_image
 
 MARKED = "https://upgrade-sandbox.invalid/mark/1"
 

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from sandbox import network
-from sandbox.deadline import Deadline
 from sandbox.demo.guest import BRIDGE, Production
 from sandbox.demo.image import DemoImage, derive_image
 from sandbox.hypervisors import Hypervisor
@@ -40,6 +39,7 @@ from tests.support.guests.hostile_program import (
     TRAP,
     words,
 )
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.vm
 
@@ -226,8 +226,10 @@ def _control(
             wire.bind((interface, 0))
             wire.send(b"\xff" * 6 + EVIL_MAC + b"\x88\xb5" + said)
             wire.send(b"\xff" * 6 + EVIL_MAC + b"\x88\xb5" + bytes(50))
-    _wait("the controls", lambda: {"control", "mac"} <= set(watch.on(BRIDGE)))
-    _wait("the controls", lambda: len(ears.all()) >= 3)
+    wait_until(
+        lambda: {"control", "mac"} <= set(watch.on(BRIDGE)), "the controls", seconds=300, every=0.5
+    )
+    wait_until(lambda: len(ears.all()) >= 3, "the controls", seconds=300, every=0.5)
     return {name: watch.on(name) for name in ("lo", BRIDGE)}, ears.all()
 
 
@@ -243,7 +245,7 @@ def _open_gate(
     past_gate = ears.forget()
     _do("nft", "delete", "table", "netdev", net.table)
     _wait_to_hear(ears, *LISTENERS)
-    _wait("the clone", lambda: "tcp" in _inside(clone, "cat", REACHED))
+    wait_until(lambda: "tcp" in _inside(clone, "cat", REACHED), "the clone", seconds=300, every=0.5)
     return past_gate, ears.all(), _inside(clone, "cat", REACHED)
 
 
@@ -278,7 +280,7 @@ def _wait_for_rounds(clone: list[str], rounds: int) -> None:
         return int(_inside(clone, "cat", ROUNDS) or 0)
 
     goal = done() + rounds
-    _wait("the attacker's rounds", lambda: done() >= goal)
+    wait_until(lambda: done() >= goal, "the attacker's rounds", seconds=300, every=0.5)
 
 
 def _inside(clone: list[str], *command: object) -> str:
@@ -295,13 +297,7 @@ def _wait_to_hear(ears: capture.Ears, *words: str) -> None:
         heard = ears.all()
         return all(any(word in name for name in heard) for word in words)
 
-    _wait(f"ears to hear {words}", done)
-
-
-def _wait(what: str, done: Callable[[], bool]) -> None:
-    deadline = Deadline(300, f"waiting for {what}")
-    while not done():
-        deadline.sleep(0.5)
+    wait_until(done, f"ears to hear {words}", seconds=300, every=0.5)
 
 
 def test_the_rehearsal_itself_goes_well(siege: Siege) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Table, select, update
 
-from sandbox.deadline import Deadline
 from sandbox.demo.guest import Production
 from sandbox.errors import SandboxError
 from sandbox.records import Phase, Verdict
@@ -31,6 +30,7 @@ from tests.support.guests.resuming import PROGRAM as PROGRAM_THAT_RESUMES
 from tests.support.guests.resuming import environment
 from tests.support.guests.sources import alive, uptime
 from tests.support.service.servers import Postgres, Redis
+from tests.support.waiting import wait_until
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, runs, verdicts
 from workers.ledger import reading
@@ -192,14 +192,16 @@ class Service:
         return self.row(run_id)
 
     def _wait(self, holds: Callable[[], bool], what: str) -> None:
-        deadline = Deadline(PATIENCE, f"waiting for {what}")
-        while not holds():
-            assert not deadline.expired(), f"{what}\n{self.logs()}"
+        def holds_or_hurry() -> bool:
+            if holds():
+                return True
             with contextlib.suppress(SandboxError), self.database.write() as connection:
                 # As a person might say: a run that ended in an error need not pause.
                 queued = update(runs).where(runs.c.state == State.QUEUED)
                 connection.execute(queued.values(not_before=0.0))
-            time.sleep(0.1)
+            return False
+
+        wait_until(holds_or_hurry, what, seconds=PATIENCE, every=0.1, explain=self.logs)
 
     def logs(self) -> str:
         """For the message of a failed test."""
