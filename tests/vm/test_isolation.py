@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,6 +44,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.vm
 
+_wait = partial(wait_until, seconds=300, every=0.5)  # most of what is asked is asked through SSH
 PROGRAM = "/usr/local/sbin/hostile"
 UNIT = f"""[Unit]
 DefaultDependencies=no
@@ -226,10 +228,8 @@ def _control(
             wire.bind((interface, 0))
             wire.send(b"\xff" * 6 + EVIL_MAC + b"\x88\xb5" + said)
             wire.send(b"\xff" * 6 + EVIL_MAC + b"\x88\xb5" + bytes(50))
-    wait_until(
-        lambda: {"control", "mac"} <= set(watch.on(BRIDGE)), "the controls", seconds=300, every=0.5
-    )
-    wait_until(lambda: len(ears.all()) >= 3, "the controls", seconds=300, every=0.5)
+    _wait(lambda: {"control", "mac"} <= set(watch.on(BRIDGE)), "the controls")
+    _wait(lambda: len(ears.all()) >= 3, "the controls")
     return {name: watch.on(name) for name in ("lo", BRIDGE)}, ears.all()
 
 
@@ -245,7 +245,7 @@ def _open_gate(
     past_gate = ears.forget()
     _do("nft", "delete", "table", "netdev", net.table)
     _wait_to_hear(ears, *LISTENERS)
-    wait_until(lambda: "tcp" in _inside(clone, "cat", REACHED), "the clone", seconds=300, every=0.5)
+    _wait(lambda: "tcp" in _inside(clone, "cat", REACHED), "the clone")
     return past_gate, ears.all(), _inside(clone, "cat", REACHED)
 
 
@@ -280,7 +280,7 @@ def _wait_for_rounds(clone: list[str], rounds: int) -> None:
         return int(_inside(clone, "cat", ROUNDS) or 0)
 
     goal = done() + rounds
-    wait_until(lambda: done() >= goal, "the attacker's rounds", seconds=300, every=0.5)
+    _wait(lambda: done() >= goal, "the attacker's rounds")
 
 
 def _inside(clone: list[str], *command: object) -> str:
@@ -297,7 +297,7 @@ def _wait_to_hear(ears: capture.Ears, *words: str) -> None:
         heard = ears.all()
         return all(any(word in name for name in heard) for word in words)
 
-    wait_until(done, f"ears to hear {words}", seconds=300, every=0.5)
+    _wait(done, f"ears to hear {words}")
 
 
 def test_the_rehearsal_itself_goes_well(siege: Siege) -> None:
