@@ -18,7 +18,8 @@ from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, clone_xml
 from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
 from sandbox.records import Disk
 from sandbox.source import ImageSpec, image_xml
-from tests.support.hosts.labs import DISK_SIZE, Lab, LibvirtLab, ThisRun, make_image, new_run
+from tests.support.guests.small_disks import make_image
+from tests.support.hosts.labs import DISK_SIZE, Lab, LibvirtLab, ThisRun, new_run
 from tests.support.paths import GOLDEN
 
 NVRAM = Path("/var/lib/libvirt/qemu/nvram")

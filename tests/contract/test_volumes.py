@@ -25,8 +25,10 @@ from sandbox.store import RunFolder, Store, start_time
 from sandbox.volumes import BackupExporter, Exporter
 from sandbox.volumes.images import FORMATS, allocated, create_overlay
 from sandbox.volumes.readonly_export import ReadonlyExporter
-from tests.support.hosts.labs import LibvirtLab, make_image
+from tests.support.guests.small_disks import make_image
+from tests.support.hosts.labs import LibvirtLab
 from tests.support.hosts.stores import NEW, OLD, SIZE
+from tests.support.machine.processes import is_running
 
 
 @dataclass
@@ -65,10 +67,7 @@ def same(left: tuple[str, Path | str], right: tuple[str, Path | str]) -> bool:
 
 
 def source_image(folder: Path, format: str, name: str) -> Path:
-    path = folder / f"{name}.{format}"
-    options = ["-o", "force_size=on"] if format == "vpc" else []
-    argv = ["qemu-img", "create", "-q", "-f", format, *options, str(path), str(SIZE)]
-    run(argv, Deadline(20, "qemu-img"))
+    path = make_image(folder / f"{name}.{format}", format, SIZE)
     write_pattern(format, path)
     return path
 
@@ -174,16 +173,8 @@ def test_an_export_ends_with_its_run(world: World) -> None:
     for export in exports:
         said = run(["qemu-img", "info", url(export)], Deadline(20, "info"), check=False)
         assert not said.ok, "the export is still served"
-    assert all(is_gone(pid) for pid in pids)
+    assert not any(is_running(pid) for pid in pids)
     world.write_to_source(0, f"write -P {NEW} 1M 64k")
-
-
-def is_gone(pid: int) -> bool:
-    """Ended; a zombie is our own child, not yet waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_a_running_sources_later_writes_are_not_in_the_export(

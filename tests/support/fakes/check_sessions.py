@@ -11,6 +11,7 @@ from sandbox.checks import CheckSettings
 from sandbox.deadline import Deadline
 from sandbox.records import CheckResult, CheckSession, Observation
 from sandbox.verify import run_checks
+from tests.support.machine.processes import is_running
 from tests.support.machine.sshd import Sshd
 
 OBSERVED = Observation(boot_id="b0", kernel="6.1.0-31-amd64", state="running")
@@ -66,8 +67,4 @@ def by_name(session: CheckSession) -> dict[str, CheckResult]:
 
 
 def gone(pid: str) -> bool:
-    """Whether a process has ended; a zombie that nobody reaps has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    return not is_running(int(pid))

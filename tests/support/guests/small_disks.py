@@ -10,10 +10,10 @@ from tests.support.waiting import soon
 SIZE = 8 << 20  # bytes
 
 
-def make_image(path: Path, format: str = "qcow2") -> Path:
-    """An empty image of ``SIZE`` bytes."""
+def make_image(path: Path, format: str = "qcow2", size: int = SIZE) -> Path:
+    """An empty image of ``size`` bytes, whatever its format rounds to."""
     options = ["-o", "force_size=on"] if format == "vpc" else []
-    argv = ["qemu-img", "create", "-q", "-f", format, *options, str(path), str(SIZE)]
+    argv = ["qemu-img", "create", "-q", "-f", format, *options, str(path), str(size)]
     run(argv, soon())
     return path
 

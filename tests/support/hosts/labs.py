@@ -33,11 +33,12 @@ from sandbox.network import Network, names, network_xml
 from sandbox.process import run
 from sandbox.settings import Settings
 from sandbox.store import Store, this_process
+from tests.support.guests.small_disks import SIZE
 from tests.support.hosts.masked import Masked
 
 URI = "qemu:///system"
 TEST_URI = "test:///default"
-DISK_SIZE = 8 << 20
+DISK_SIZE = SIZE
 
 
 class Lab(Protocol):
@@ -318,8 +319,3 @@ def _lab(kind: str, folder: Path) -> Iterator[Lab]:
         finally:
             tested.remove_everything()
             connection.close()
-
-
-def make_image(path: Path, format: str, size: int = DISK_SIZE) -> Path:
-    run(["qemu-img", "create", "-q", "-f", format, path, str(size)], Deadline(20, "qemu-img"))
-    return path
