@@ -7,12 +7,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sandbox.deadline import Deadline
+from tests.support.machine.forked import Forked
 from tests.support.service.nights_world import HOSTS, World, all_nights, all_runs, web_hook
 from tests.support.service.servers import Postgres, redis_server, short_folder
 from workers import nights
@@ -26,11 +26,8 @@ DAY = 86400.0
 @contextlib.contextmanager
 def process(environment: dict[str, str], log: Path, *arguments: str) -> Iterator[None]:
     """A process of the service in a group of its own; ended as an administrator ends it."""
-    argv = [sys.executable, "-m", "workers.cli", *arguments]
     with log.open("ab") as file:
-        started = subprocess.Popen(
-            argv, env=environment, stdout=file, stderr=file, start_new_session=True
-        )
+        started = Forked(arguments, environment=environment, output=file)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ import pytest
 
 from sandbox.demo.broken import build_deb
 from tests.support.faults.chaos_cells import SEED, Cells
-from tests.support.faults.commands import PROGRAM, Command
+from tests.support.faults.commands import Command
 from tests.support.faults.scenario_of_faults import PACKAGE, SCENARIO
 from tests.support.faults.service_on_qemu import service, untouched
 from tests.support.guests.guests import (
@@ -26,6 +26,7 @@ from tests.support.guests.guests import (
     settings,
     state,
 )
+from tests.support.machine.forked import SANDBOX
 from tests.support.service.servers import Postgres, Redis, postgres, redis_server
 
 __all__ = [
@@ -67,9 +68,15 @@ def sandbox(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Command]]:
     }
     started: list[Command] = []
 
-    def start(*arguments: object, program: Sequence[object] = (PROGRAM,), **more: str) -> Command:
+    def start(
+        *arguments: object,
+        entry: str = SANDBOX,
+        program: Sequence[object] = (),
+        **more: str,
+    ) -> Command:
         output = tmp_path / f"output{len(started)}"
-        started.append(Command(arguments, environment | more, output, program))
+        given = environment | more
+        started.append(Command(arguments, given, output, entry=entry, program=program))
         return started[-1]
 
     yield start

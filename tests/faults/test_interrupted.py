@@ -13,7 +13,8 @@ from sandbox.records import Phase
 from tests.support.faults.commands import Command
 from tests.support.guests import leftovers
 from tests.support.guests.guests import PRODUCTION, Lab
-from tests.support.guests.resuming import PROGRAM, environment
+from tests.support.guests.resuming import environment
+from tests.support.machine.forked import RESUMING
 
 pytestmark = pytest.mark.vm
 
@@ -28,7 +29,7 @@ def test_a_signal_ends_a_run_cleanly(
     number: signal.Signals, phase: Phase, sandbox: Start, scenario: Path, lab: Lab, saved: Path
 ) -> None:
     resumed = environment(saved, lab.image.path)
-    run = sandbox("run", scenario, *_image(lab), program=PROGRAM, **resumed)
+    run = sandbox("run", scenario, *_image(lab), entry=RESUMING, **resumed)
     run.wait_for_phase(phase)
     run.send(number)
     _expect_clean_end(run, sandbox, lab, phase)

@@ -21,7 +21,8 @@ from tests.support.faults.commands import PATIENCE, Command
 from tests.support.faults.scenario_of_faults import SCENARIO
 from tests.support.guests import leftovers
 from tests.support.guests.guests import PRODUCTION, Lab, new_state
-from tests.support.guests.resuming import PROGRAM, environment
+from tests.support.guests.resuming import environment
+from tests.support.machine.forked import RESUMING
 
 pytestmark = pytest.mark.vm
 
@@ -85,7 +86,7 @@ def test_an_image(phase: Phase, sandbox: Start, scenario: Path, lab: Lab, saved:
 
 
 def _resumed(lab: Lab, saved: Path) -> dict[str, Any]:
-    return {"program": PROGRAM, **environment(saved, lab.image.path)}
+    return {"entry": RESUMING, **environment(saved, lab.image.path)}
 
 
 def _image(lab: Lab) -> tuple[object, ...]:

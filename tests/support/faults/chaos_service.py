@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import SandboxError
 from sandbox.records import Verdict
 from sandbox.settings import Settings
+from tests.support.machine.forked import SANDBOX, Forked
 from tests.support.service.servers import Postgres, Redis, short_folder
 from workers import canary
 from workers.app import make_app
@@ -36,7 +36,6 @@ from workers.simulated import STAGES, SimulatedExecutor
 from workers.states import HELD, OPEN, State
 
 _migrating = threading.Lock()  # alembic keeps its state in a module
-PROGRAM = Path(sys.executable).with_name("sandbox")
 PATIENCE = 180.0  # seconds for anything that has to happen in the end; a busy machine
 LEASE, TICK = 8.0, 2.0
 PHASE, AROUND = 0.15, 0.2
@@ -51,26 +50,19 @@ class Process:
         arguments: Sequence[str],
         environment: dict[str, str],
         log: Path,
-        program: Sequence[object] = (PROGRAM,),
+        entry: str = SANDBOX,
     ) -> None:
         self.arguments = tuple(arguments)
         with log.open("ab") as file:
-            self._popen = subprocess.Popen(
-                [*map(str, program), *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
+            self._process = Forked(arguments, environment=environment, output=file, entry=entry)
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
-        return self._popen.poll() is None
+        return self._process.poll() is None
 
     def members(self) -> set[int]:
         """All living processes of the group."""
@@ -85,18 +77,18 @@ class Process:
 
     def send(self, number: int) -> None:
         """To the parent alone, as systemd and containers do."""
-        self._popen.send_signal(number)
+        self._process.send_signal(number)
 
     def send_all(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        return self._popen.wait(seconds)
+        return self._process.wait(seconds)
 
     def kill_all(self) -> None:
         self.send_all(signal.SIGKILL)
-        self._popen.wait()
+        self._process.wait()
         deadline = Deadline(PATIENCE, "waiting for killed processes to end")
         while self.members():
             deadline.sleep(0.02)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,33 +15,44 @@ from typing import Any
 from sandbox.deadline import Deadline
 from sandbox.records import Phase
 from sandbox.terminal import WORDS
+from tests.support.machine import forked
 
-PROGRAM = Path(sys.executable).with_name("sandbox")
 PATIENCE = 600.0  # seconds; a busy machine under emulation
 
 
 class Command:
-    """A started command; its output, both streams, is in a file."""
+    """A started command; its output, both streams, is in a file.
+
+    ``program``: in place of the command, with an interpreter of its own.
+    """
 
     def __init__(
         self,
         arguments: Sequence[object],
         environment: Mapping[str, str],
         output: Path,
-        program: Sequence[object] = (PROGRAM,),
+        *,
+        entry: str = forked.SANDBOX,
+        program: Sequence[object] = (),
         patience: float = PATIENCE,
     ) -> None:
         self._output = output
         self._patience = patience
+        self._process: subprocess.Popen[bytes] | forked.Forked
         with output.open("wb") as file:
-            self._process = subprocess.Popen(
-                [str(word) for word in (*program, *arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env=dict(environment),
-                start_new_session=True,
-            )
+            if program:
+                self._process = subprocess.Popen(
+                    [str(word) for word in (*program, *arguments)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env=dict(environment),
+                    start_new_session=True,
+                )
+            else:
+                self._process = forked.Forked(
+                    arguments, environment=environment, output=file, entry=entry
+                )
 
     @property
     def output(self) -> str:

@@ -23,12 +23,13 @@ from sandbox.errors import SandboxError
 from sandbox.records import Phase, Verdict
 from sandbox.store import Store
 from tests.support.faults.chaos_service import Process
-from tests.support.faults.commands import PATIENCE, PROGRAM, Command
+from tests.support.faults.commands import PATIENCE, Command
 from tests.support.guests import leftovers
 from tests.support.guests.guests import PRODUCTION, Lab
-from tests.support.guests.resuming import PROGRAM as PROGRAM_THAT_RESUMES
 from tests.support.guests.resuming import environment
 from tests.support.guests.sources import alive, uptime
+from tests.support.machine import forked
+from tests.support.machine.forked import RESUMING
 from tests.support.service.servers import Postgres, Redis
 from tests.support.waiting import wait_until
 from workers.database import Database, migrate, open_database
@@ -85,7 +86,7 @@ class Service:
         log = self.folder / f"{kind}{len(self.processes)}.log"
         resumed = environment(self.saved, self.lab.image.path)
         told = self.environment | resumed | more
-        self.processes.append(Process([kind], told, log, PROGRAM_THAT_RESUMES))
+        self.processes.append(Process([kind], told, log, RESUMING))
         return self.processes[-1]
 
     def kill_with_children(self, process: Process) -> None:
@@ -260,7 +261,7 @@ def _service(
     finally:
         left = made.end()
         if left:  # a failed test's
-            subprocess.run([PROGRAM, "reap"], env=variables, check=False, capture_output=True)
+            forked.run(["reap"], environment=variables)
     assert not left, left
 
 

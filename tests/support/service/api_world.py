@@ -6,12 +6,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.deadline import Deadline
+from tests.support.machine.forked import Forked
 from tests.support.service.services import PATIENCE, Service, service
 from workers import tokens
 from workers.tokens import Scope, Token
@@ -44,7 +44,7 @@ class Answer:
 @dataclass
 class Api:
     there: Service
-    process: subprocess.Popen[bytes]
+    process: Forked
     port: int
     made: dict[Scope, tuple[Token, str]] = field(default_factory=dict)
 

@@ -6,11 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.machine import forked
+from tests.support.machine.forked import Forked
 from tests.support.service.servers import Redis, redis_server, short_folder
 from workers.database import Database, migrate, open_database
 from workers.settings import ServiceSettings, read_service_settings
@@ -29,40 +30,27 @@ class Service:
     database: Database
     environment: dict[str, str]
     settings: ServiceSettings
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Forked] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
         """What all its processes logged."""
         return self.folder / "log"
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> Forked:
         """A process of the service, in a group of its own, as systemd would have it."""
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli", *arguments],
-                env=self.environment,
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            process = Forked(arguments, environment=self.environment, output=log, cwd=self.folder)
         self.processes.append(process)
         return process
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "workers.cli", *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
+        return forked.run(
+            arguments, environment=self.environment, cwd=self.folder, timeout=PATIENCE
         )
 
     @staticmethod
-    def kill(process: subprocess.Popen[bytes]) -> None:
+    def kill(process: Forked) -> None:
         """With all its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

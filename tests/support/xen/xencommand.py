@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.faults.commands import PROGRAM, Command
+from tests.support.faults.commands import Command
 from tests.support.xen.xenlab import PATIENCE, Xen
 
 Start = Callable[..., Command]
@@ -28,9 +28,10 @@ def sandbox(xen: Xen, tmp_path: Path) -> Iterator[Start]:
     }
     started: list[Command] = []
 
-    def start(*arguments: object, program: Sequence[object] = (PROGRAM,), **more: str) -> Command:
+    def start(*arguments: object, program: tuple[str, ...] = (), **more: str) -> Command:
         output = tmp_path / f"output{len(started)}"
-        started.append(Command(arguments, environment | more, output, program, PATIENCE))
+        given = environment | more
+        started.append(Command(arguments, given, output, program=program, patience=PATIENCE))
         return started[-1]
 
     yield start
