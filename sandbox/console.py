@@ -12,18 +12,22 @@ from sandbox.host import Host
 from sandbox.process import start
 from sandbox.store import RunFolder
 
-_ABSENT = 30  # seconds without the domain after which nobody waits any more
+# Without the domain it looks after 1, 2, 4, … seconds: each look starts programs on the host. Xen
+# keeps what a guest says meanwhile. After the longest pause nobody waits any more.
+_LONGEST_PAUSE = 16
 # The serial port of an HVM domain, else the Xen console. `cat` ends with the domain's instance.
-_FOLLOW = f"""name=$1 absent=0
-while [ "$absent" -lt {_ABSENT} ]; do
+_FOLLOW = f"""name=$1 pause=1
+while [ "$pause" -le {_LONGEST_PAUSE} ]; do
     if id=$(xl domid "$name" 2>/dev/null); then
-        absent=0
+        pause=1
         tty=$(xenstore-read "/local/domain/$id/serial/0/tty" 2>/dev/null) ||
             tty=$(xenstore-read "/local/domain/$id/console/tty" 2>/dev/null)
         [ -c "$tty" ] && cat -- "$tty" 2>/dev/null
+        sleep 1
+    else
+        sleep "$pause"
+        pause=$((2 * pause))
     fi
-    absent=$((absent + 1))
-    sleep 1
 done
 """
 

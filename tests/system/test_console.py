@@ -118,9 +118,9 @@ def test_it_ends_by_itself_when_the_domain_does_not_come_back(
     xen: XenConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a remote host nobody ends it when the connection broke."""
-    limit = f"-lt {console._ABSENT} ]"
+    limit = f"-le {console._LONGEST_PAUSE} ]"
     assert limit in console._FOLLOW
-    monkeypatch.setattr(console, "_FOLLOW", console._FOLLOW.replace(limit, "-lt 2 ]"))
+    monkeypatch.setattr(console, "_FOLLOW", console._FOLLOW.replace(limit, "-le 1 ]"))
     terminal = xen.boot(7)
     pid = xen.follow()
     assert xen.says(terminal, "x\n")

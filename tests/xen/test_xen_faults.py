@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ import pytest
 from sandbox.demo.broken import build_deb
 from sandbox.errors import HostError
 from sandbox.host import HostLost, RemoteHost
+from sandbox.network import names
 from sandbox.progress import Silent
-from sandbox.records import Phase, Verdict
+from sandbox.records import Outcome, Phase, RunRecord, Verdict
+from sandbox.store import Store
 from sandbox.volumes import host_disks, lvm
 from tests.support.waiting import soon
+from tests.support.xen.needs import ANSWERED, NEEDS
 from tests.support.xen.stubs import defined, stopped_as
+from tests.support.xen.wire import CHECK, Seen, expect_nothing_on
 from tests.support.xen.xencommand import Start
 from tests.support.xen.xenlab import GUEST, LOOK, QUICK, STOPPED, Host, Xen, reason, verdict
 
@@ -25,21 +30,30 @@ ALL = "upgrade: {what: all}\n"
 
 
 def test_two_at_once_one_is_killed_the_other_crashes_and_a_third_does_not_fit(
-    xen: Xen, sandbox: Start, host: Host, tmp_path: Path
+    xen: Xen, sandbox: Start, host: Host, capture: Callable[[], Seen], tmp_path: Path
 ) -> None:
-    """Two clones live beside each other. kill -9 of one, and reaping it, does not touch the
-    other, whose kernel panics in its upgrade: that is found, and is the upgrade's fault."""
-    dom0 = host.run(DOM0_MEMORY)
+    """Two clones live beside each other, one of them with its twin. kill -9 of one, and reaping
+    it, does not touch the other, whose kernel panics in its upgrade: that is found, and is the
+    upgrade's fault. The twin is of the same instant and has the same addresses; neither hears the
+    other, and each has stand-ins of its own."""
+    dom0, source = host.run(DOM0_MEMORY), host.domid(GUEST)
     package = build_deb("sbtest-halt", "1.0", out=tmp_path / "deb", postinst=CRASH)
     scenario = xen.scenario(ALL + QUICK, test_up=LOOK)
-    crashing = sandbox("run", scenario, "--guest", GUEST, "--upgrade", package)
     killed = sandbox("run", scenario, "--guest", STOPPED, "--upgrade", package)
     killed.wait_for_phase(Phase.BOOT)
+    twins = xen.scenario(
+        ALL + QUICK + "control: always\n" + NEEDS, test_attack=CHECK, test_needs=ANSWERED
+    )
+    crashing = sandbox("run", twins, "--guest", GUEST, "--upgrade", package)
     crashing.wait_for_phase(Phase.BOOT)
-    runs, listed = {path.name for path in xen.settings.runs.iterdir()}, host.run("xl list")
+    listed = host.run("xl list")
+    runs = {path.name for path in xen.settings.runs.iterdir()}
     assert len(runs) == 2
     assert all(f"sandbox-{run}" in listed for run in runs), "two clones beside each other"
-    assert host.run(DOM0_MEMORY) == dom0, "dom0 gave memory to clones"
+    disks = host.disks(GUEST)
+    volumes = host.run("lvs --noheadings -o lv_name @upgrade-sandbox").split()
+    assert len(volumes) == 2 * len(disks)
+    assert sum(name.endswith("-control") for name in volumes) == len(disks)
     killed.kill()
     reaped = sandbox("reap").succeed()
     assert "removed domain" in reaped
@@ -51,7 +65,32 @@ def test_two_at_once_one_is_killed_the_other_crashes_and_a_third_does_not_fit(
     assert crashing.finish() == 1, crashing.output
     said = " ".join(crashing.output.split())  # it may be wrapped
     assert "the clone is not running any more: it is crashed" in said, crashing.output
-    assert host.run(DOM0_MEMORY) == dom0, "dom0 ballooned"
+    assert host.run(DOM0_MEMORY) == dom0, "a clone was given dom0's memory, or dom0 ballooned"
+    assert host.domid(GUEST) == source
+    store = Store(xen.settings)
+    (record,) = [one for one in map(store.load, map(store.folder, runs)) if one.guest == GUEST]
+    _expect_an_equal_twin(record)
+    bridges = (names(record.id).bridge, names(record.id, control=True).bridge)
+    expect_nothing_on(bridges, capture(), host.bridge(GUEST))
+
+
+def _expect_an_equal_twin(record: RunRecord) -> None:
+    twin, before = record.facts.control, record.facts.before
+    assert twin is not None
+    assert twin.before is not None
+    assert before is not None
+    assert twin.missing == ""
+    assert twin.before.boot_id != before.boot_id
+    assert twin.before.packages == before.packages
+    own = record.facts.checks_before
+    assert own is not None
+    for session in (own, *twin.checks_before):
+        found = {result.name.partition("::")[2]: result.outcome for result in session.results}
+        assert set(found.values()) == {Outcome.PASSED}, session.results
+        assert {"test_nothing_is_reached", "test_what_it_needs_is_there"} <= set(found)
+    assert record.source is not None
+    assert record.source.method == "thin snapshot"
+    assert any("ran on" in proof for proof in record.source.untouched)
 
 
 CRASH = "#!/bin/sh\necho c >/proc/sysrq-trigger\nsleep 60\n"

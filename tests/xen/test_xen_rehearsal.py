@@ -19,29 +19,13 @@ from sandbox.records import Outcome, Phase, Verdict
 from sandbox.report import render
 from sandbox.store import Store
 from tests.support.guests.archive import Archive
+from tests.support.xen.needs import ANSWERED, NEEDS
 from tests.support.xen.wire import CHECK, CUT_SECONDS, Cut, Seen, cut, expect_nothing_on, our_ssh
 from tests.support.xen.xenlab import GUEST, STOPPED, Administrator, Host, Xen, reason, verdict
 
 pytestmark = pytest.mark.xen
 
 NGINX = "def test_nginx_runs(host):\n    assert host.service('nginx').is_running\n"
-NEEDS = "dependencies: [http: 'http://10.1.2.3:8080', tcp: '10.1.2.3:5432', smtp: 10.1.2.3]\n"
-ASK = """
-import socket
-def ask(port, question, length):
-    with socket.create_connection(("10.1.2.3", port), 60) as stream:
-        stream.sendall(question)
-        return stream.recv(length)
-print(ask(8080, b"GET /health HTTP/1.1" + 2 * bytes([13, 10]), 12), ask(25, b"", 3))
-print(socket.create_connection(("10.1.2.3", 5432), 60).getpeername())
-print(socket.socket().connect_ex(("10.1.2.3", 81)))
-"""
-ANSWERED = f"""
-def test_what_it_needs_is_there(host):
-    done = host.run("python3 -c %s", {ASK!r})
-    said = done.stdout.splitlines()
-    assert said == ["b'HTTP/1.1 200' b'220'", "('10.1.2.3', 5432)", "111"], done
-"""
 
 
 @pytest.fixture(scope="session")
@@ -165,56 +149,6 @@ def test_a_running_guest_gets_its_new_kernel_and_passes(
 
 BY_SCRIPT = "upgrade: {what: script, script: upgrade.sh}\nreboot: never\n"
 AT_WORK = "at-work"
-
-
-class Counting(Silent):
-    """Remembers which volumes of ours there are while the clone is upgraded."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self.volumes: list[str] = []
-
-    def phase_started(self, phase: Phase, deadline: float) -> None:
-        if phase is Phase.UPGRADE:
-            self.volumes = self._host.run("lvs --noheadings -o lv_name @upgrade-sandbox").split()
-
-
-def test_a_running_guest_has_a_clone_and_its_twin(
-    xen: Xen, host: Host, capture: Callable[[], Seen]
-) -> None:
-    """Both from one instant, with the same addresses, and neither hears the other. Each has
-    stand-ins of its own."""
-    scenario = xen.scenario(
-        BY_SCRIPT + "checks: {shared: []}\ncontrol: always\n" + NEEDS,
-        test_attack=CHECK,
-        test_needs=ANSWERED,
-    )
-    (scenario / "upgrade.sh").write_text("#!/bin/sh\n: >/root/upgraded\n")
-    counting = xen.progress = Counting(host)
-    before = host.domid(GUEST)
-    record = xen.run(scenario)
-    assert verdict(record) is Verdict.PASS, reason(record)
-    twin = record.facts.control
-    assert twin is not None
-    assert twin.missing == ""
-    assert twin.checks_before
-    assert twin.checks_after
-    for session in (*twin.checks_before, *twin.checks_after):
-        (asked,) = (c for c in session.results if "what_it_needs" in c.name)
-        assert asked.outcome is Outcome.PASSED, asked.detail
-    assert twin.before is not None
-    assert record.facts.before is not None
-    assert twin.before.boot_id != record.facts.before.boot_id
-    assert twin.before.packages == record.facts.before.packages
-    disks = host.disks(GUEST)
-    assert len(counting.volumes) == 2 * len(disks)
-    assert sum(name.endswith("-control") for name in counting.volumes) == len(disks)
-    assert record.source is not None
-    assert record.source.method == "thin snapshot"
-    assert any("ran on" in proof for proof in record.source.untouched)
-    assert host.domid(GUEST) == before
-    bridges = (names(record.id).bridge, names(record.id, control=True).bridge)
-    expect_nothing_on(bridges, capture(), host.bridge(GUEST))
 
 
 class Cutter(Silent):
