@@ -45,6 +45,7 @@ class Ended:
     part: Part
     status: int
     seconds: float
+    worked: float  # processor seconds of its own programs; libvirt's guests are none of them
     passed: int = 0
     failed: int = 0
     slowest: tuple[tuple[float, str], ...] = ()
@@ -124,7 +125,7 @@ class Session:
         say(f"{part.name}: begun: {part.what}")
         folder = FOLDER / part.name
         folder.mkdir(parents=True)
-        began, status = time.monotonic(), 0
+        began, status, worked = time.monotonic(), 0, 0.0
         environment = os.environ | {
             "TEST_ARTIFACTS": str(folder),
             "TEST_SHOW": str(SHOWN),
@@ -148,9 +149,12 @@ class Session:
                     start_new_session=True,
                 )
                 self.processes.add(process)
-                status = process.wait() or status
+                _, end, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(end)
+                status = process.returncode or status
+                worked += usage.ru_utime + usage.ru_stime
                 self.processes.remove(process)
-        ended = _read(part, status, time.monotonic() - began, report)
+        ended = _read(part, status, time.monotonic() - began, worked, report)
         self._tell(ended, folder / "log")
         return ended
 
@@ -169,16 +173,16 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _read(part: Part, status: int, seconds: float, report: Path) -> Ended:
+def _read(part: Part, status: int, seconds: float, worked: float, report: Path) -> Ended:
     if not report.exists():
-        return Ended(part, status, seconds)
+        return Ended(part, status, seconds, worked)
     cases = list(ET.parse(report).getroot().iter("testcase"))
     failed = sum(any(c.find(tag) is not None for tag in ("failure", "error")) for c in cases)
     slowest = sorted(
         ((float(c.get("time", 0)), f"{c.get('classname')}.{c.get('name')}") for c in cases),
         reverse=True,
     )
-    return Ended(part, status, seconds, len(cases) - failed, failed, tuple(slowest[:5]))
+    return Ended(part, status, seconds, worked, len(cases) - failed, failed, tuple(slowest[:5]))
 
 
 def _minutes(seconds: float) -> str:
@@ -196,14 +200,15 @@ def _busy() -> tuple[float, float]:
 
 def _table(session: Session, seconds: float, worked: float) -> Iterator[str]:
     table = Table(title="the parts", title_justify="left")
-    for head in ("part", "", "passed", "failed", "minutes"):
+    for head in ("part", "", "passed", "failed", "minutes", "own work"):
         table.add_column(head, justify="left" if head in ("part", "") else "right")
     for ended in sorted(session.ended, key=lambda one: -one.seconds):
         said = "passed" if ended.status == 0 else "FAILED"
         counts = (str(ended.passed or ""), str(ended.failed or ""))
-        table.add_row(ended.part.name, said, *counts, f"{ended.seconds / 60:.1f}")
+        times = (f"{ended.seconds / 60:.1f}", f"{ended.worked / 60:.1f}")
+        table.add_row(ended.part.name, said, *counts, *times)
     table.add_section()
-    table.add_row("all", "", "", "", f"{seconds / 60:.1f}")
+    table.add_row("all, with guests", "", "", "", f"{seconds / 60:.1f}", f"{worked / 60:.1f}")
     console = Console(width=80, color_system=None)
     with console.capture() as captured:
         console.print(table)
@@ -222,7 +227,11 @@ def _record(session: Session, seconds: float, worked: float, file: Path) -> None
         "processor_minutes": round(worked / 60, 1),
         "processors": os.cpu_count(),
         "parts": {
-            ended.part.name: {"minutes": round(ended.seconds / 60, 1), "tests": ended.passed}
+            ended.part.name: {
+                "minutes": round(ended.seconds / 60, 1),
+                "processor_minutes": round(ended.worked / 60, 1),
+                "tests": ended.passed,
+            }
             for ended in sorted(session.ended, key=lambda one: one.part.name)
         },
     }

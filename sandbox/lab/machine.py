@@ -135,9 +135,13 @@ def wait_for_guest(lab: Lab, name: str, deadline: Deadline) -> None:
     _wait(lab, ("bash", "-c", _GREET, "bash", name, address), deadline, f"{name} has no SSH")
 
 
+# Asked for a while by one connection: a new one takes an emulated host a second of work.
 # libxl ends a domain whose disks were plugged in too slowly; on a busy machine that can happen to
 # the guests that dom0 starts by itself, and is tried once more.
-_GREET = """timeout 20 bash -c "exec 3<>/dev/tcp/$2/22 && head -c 4 <&3 | grep -q SSH-" && exit
+_GREET = """while [ "$SECONDS" -lt 40 ]; do
+    timeout 20 bash -c "exec 3<>/dev/tcp/$2/22 && head -c 4 <&3 | grep -q SSH-" && exit
+    sleep 2
+done
 [ "$(virsh --quiet domstate "$1")" != "shut off" ] || virsh --quiet start "$1"
 echo "$1 is $(virsh --quiet domstate "$1")" >&2
 exit 1

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from sandbox import network
-from sandbox.deadline import Deadline
 from sandbox.demo.guest import (
     FOLDER,
     Production,
@@ -31,6 +30,7 @@ from tests.support.guests.archive import Archive
 from tests.support.guests.guests import PRODUCTION, Lab
 from tests.support.guests.hostile_program import words
 from tests.support.guests.sources import alive, inside, uptime, virsh
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.vm
 
@@ -171,18 +171,29 @@ def test_a_stopped_source_can_be_started_while_its_clone_runs(
 
 
 def test_a_running_source_runs_on_as_it_was(
-    lab: Lab, production: Production, scenario: Callable[[str], Path]
+    lab: Lab,
+    production: Production,
+    scenario: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Its kept clone goes before the disk is full: the command has ended by then, and what
+    production overwrites still goes to that disk."""
     before, up_since = alive(production), uptime(production)
+    monkeypatch.setattr("sandbox.clone.LEAST_FREE", 1 << 60)
     with capture.Capture() as watch:
-        record = lab.run(scenario(SHOUT), guest=PRODUCTION)
+        record = lab.run(scenario(SHOUT), guest=PRODUCTION, keep=True)
+        wait_until(lambda: not leftovers.count(lab.settings.state), "the disk's watch", every=0.2)
         seen = dict(watch.seen)
-    assert _verdict(record) is Verdict.PASS, record.decision
+    assert (_verdict(record), record.state) == (Verdict.PASS, "kept"), record.decision
     assert record.source is not None
     assert (record.source.kind, record.source.method) == ("running guest", "backup export")
     assert alive(production) == before
     assert uptime(production) > up_since
     assert leftovers.backup_jobs([PRODUCTION]) == 0
+    closed = Store(lab.settings).load(Store(lab.settings).folder(record.id))
+    assert closed.state == "finished"
+    assert closed.source is not None
+    assert "the clone was removed so that the source can write" in closed.source.warnings[-1]
     own = network.names(record.id).bridge
     for sign in ("shout", "cry"):
         where = {interface for interface, said in seen if said == sign}
@@ -211,28 +222,6 @@ def test_all_disks_of_a_running_source_are_cloned_at_one_instant(
     first, second = (int(line) for line in log.splitlines() if line.isdecimal())
     assert first - second in (0, 1), "the disks are of different instants"
     assert 0 < first < now[0], "the source went on writing"
-
-
-def test_a_kept_clone_of_a_running_source_goes_before_the_disk_is_full(
-    lab: Lab,
-    production: Production,
-    scenario: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The command has ended by then: what production overwrites still goes to that disk."""
-    before = alive(production)
-    monkeypatch.setattr("sandbox.clone.LEAST_FREE", 1 << 60)
-    record = lab.run(scenario("true"), guest=PRODUCTION, keep=True)
-    assert (_verdict(record), record.state) == (Verdict.PASS, "kept")
-    deadline = Deadline(60, "waiting for the disk's watch")
-    while leftovers.count(lab.settings.state):
-        deadline.sleep(0.2)
-    assert leftovers.backup_jobs([PRODUCTION]) == 0
-    assert alive(production) == before
-    closed = Store(lab.settings).load(Store(lab.settings).folder(record.id))
-    assert closed.state == "finished"
-    assert closed.source is not None
-    assert "the clone was removed so that the source can write" in closed.source.warnings[-1]
 
 
 def _verdict(record: RunRecord) -> Verdict:

@@ -26,6 +26,7 @@ from sandbox.records import RunRecord
 from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 from tests.support.fakes.sample_records import write_artifacts
+from tests.support.machine import forked
 from workers.cli import main
 
 if TYPE_CHECKING:
@@ -89,9 +90,8 @@ class World:
 
 
 def sandbox(*arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own, its output in pipes."""
-    argv = [*COMMAND, *arguments]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+    """The real command in a process of its own, its output in files."""
+    return forked.run(arguments, environment=environment, timeout=60)
 
 
 def in_terminal(*arguments: str, environment: Mapping[str, str], columns: int = 100) -> str:
