@@ -62,7 +62,7 @@ def _boot_id(production: Production) -> str:
 
 # The clone of a running source boots; that of an image goes on from a saved boot. `make test` has
 # every phase once, `make test-all` both ways.
-BOOTED = list(Phase) if WIDE else [Phase.PLAN, Phase.CLONE, Phase.BOOT, Phase.UPGRADE]
+BOOTED = list(Phase) if WIDE else [Phase.PLAN, Phase.CLONE, Phase.BOOT]
 RESUMED = list(Phase)[1:] if WIDE else [phase for phase in Phase if phase not in BOOTED]
 
 

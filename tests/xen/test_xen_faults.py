@@ -38,14 +38,14 @@ def test_two_at_once_one_is_killed_the_other_crashes_and_a_third_does_not_fit(
     other, and each has stand-ins of its own."""
     dom0, source = host.run(DOM0_MEMORY), host.domid(GUEST)
     package = build_deb("sbtest-halt", "1.0", out=tmp_path / "deb", postinst=CRASH)
-    scenario = xen.scenario(ALL + QUICK, test_up=LOOK)
-    killed = sandbox("run", scenario, "--guest", STOPPED, "--upgrade", package)
-    killed.wait_for_phase(Phase.BOOT)
     twins = xen.scenario(
         ALL + QUICK + "control: always\n" + NEEDS, test_attack=CHECK, test_needs=ANSWERED
     )
     crashing = sandbox("run", twins, "--guest", GUEST, "--upgrade", package)
     crashing.wait_for_phase(Phase.BOOT)
+    scenario = xen.scenario(ALL + QUICK, test_up=LOOK)
+    killed = sandbox("run", scenario, "--guest", STOPPED, "--upgrade", package)
+    killed.wait_for_phase(Phase.BOOT)
     listed = host.run("xl list")
     runs = {path.name for path in xen.settings.runs.iterdir()}
     assert len(runs) == 2
