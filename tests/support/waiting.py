@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sandbox.deadline import Deadline
+from sandbox.errors import DeadlineExceeded
 
 PATIENCE = 60.0  # seconds; a bound against waiting for ever, never a measurement
 
@@ -31,3 +32,12 @@ def wait_until(
     while not holds():
         deadline.check(explain())
         deadline.sleep(every)
+
+
+def holds_soon(holds: Callable[[], object], seconds: float = PATIENCE) -> bool:
+    """Whether it holds before so many seconds are over, for an assertion of its own."""
+    try:
+        wait_until(holds, "what is asserted", seconds=seconds, every=0.02)
+    except DeadlineExceeded:
+        return False
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from sandbox.upgraders.script import ScriptUpgrader
 from tests.support.fakes.apt_world import Rehearsal
 from tests.support.fakes.local_shell import LocalShell
 from tests.support.machine.package_server import loopback_port
+from tests.support.waiting import wait_until
 
 SHELLS = [s for s in (("dash",), ("bash", "--posix"), ("busybox", "sh")) if shutil.which(s[0])]
 
@@ -84,8 +84,14 @@ def test_a_changed_conffile_is_kept_and_told(rehearsal: Rehearsal) -> None:
 @pytest.mark.usefixtures("updates")
 def test_a_conffile_left_by_an_earlier_upgrade_is_not_told(rehearsal: Rehearsal) -> None:
     (rehearsal.world.root / "etc/old.conf.dpkg-dist").write_text("long ago")
-    (rehearsal.world.root / "etc/web.conf").write_text("old\n")
-    time.sleep(0.05)
+    last, probe = rehearsal.world.root / "etc/web.conf", rehearsal.world.root / "probe"
+    last.write_text("old\n")
+
+    def later() -> bool:
+        probe.touch()
+        return probe.stat().st_mtime_ns > last.stat().st_ctime_ns
+
+    wait_until(later, "files of now to be newer")
     assert rehearsal.run(UpgradeRequest("all")).conffiles == ()
 
 

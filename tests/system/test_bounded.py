@@ -23,7 +23,7 @@ from sandbox.hypervisors import bounded as module
 from sandbox.hypervisors.bounded import bounded
 from sandbox.hypervisors.libvirt_base import failed
 from sandbox.hypervisors.libvirt_xen import LibvirtXen
-from tests.support.machine.sshd import wait_for
+from tests.support.waiting import holds_soon
 
 SOON = 0.2
 
@@ -155,7 +155,7 @@ class Daemon:
             start_new_session=True,
         )
         try:
-            assert wait_for(lambda: listens(place / "run" / "libvirt-sock"), 30)
+            assert holds_soon(lambda: listens(place / "run" / "libvirt-sock"), 30)
         except BaseException:
             self.end()
             raise

@@ -20,7 +20,7 @@ from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 from tests.support.fakes.xen_host import SHELLS
 from tests.support.machine.processes import is_running
-from tests.support.machine.sshd import wait_for
+from tests.support.waiting import holds_soon
 
 DOMAIN = "sandbox-20260102-030405-abcdef"
 
@@ -67,7 +67,7 @@ class XenConsole:
     def says(self, terminal: int, text: str) -> bool:
         """Say something; whether it got into the log."""
         os.write(terminal, text.encode())
-        return wait_for(lambda: text in self.log.read_text(), 20)
+        return holds_soon(lambda: text in self.log.read_text(), 20)
 
 
 @pytest.fixture(params=SHELLS)
@@ -111,7 +111,7 @@ def test_it_ends_with_its_run(xen: XenConsole) -> None:
     assert xen.says(terminal, "x\n")
     removed = remove_run(FakeHypervisor(), xen.run).removed
     assert f"console process {pid}" in removed
-    assert wait_for(lambda: not is_running(pid))
+    assert holds_soon(lambda: not is_running(pid))
 
 
 def test_it_ends_by_itself_when_the_domain_does_not_come_back(
@@ -125,4 +125,4 @@ def test_it_ends_by_itself_when_the_domain_does_not_come_back(
     pid = xen.follow()
     assert xen.says(terminal, "x\n")
     xen.end(terminal)
-    assert wait_for(lambda: not is_running(pid), 20)
+    assert holds_soon(lambda: not is_running(pid), 20)

@@ -19,8 +19,8 @@ from sandbox.host import Host, HostLost, RemoteHost
 from sandbox.process import kill_group, start
 from tests.support.fakes.guest_world import port_of
 from tests.support.fakes.host_way import LOOPBACK, Way, way_to
-from tests.support.machine.sshd import Sshd, children, wait_for
-from tests.support.waiting import soon
+from tests.support.machine.sshd import Sshd, children
+from tests.support.waiting import holds_soon, soon
 
 # -- commands, here and there -----------------------------------------------------------------
 
@@ -150,7 +150,7 @@ def test_a_command_that_is_given_up_does_not_end_the_shared_connection(
     before, host = way.logins(), way.host()
     with (tmp_path / "output").open("wb") as output:
         child = start(host.command(["sh", "-c", "echo started; sleep 60"]), output)
-    assert wait_for(lambda: (tmp_path / "output").read_text() == "started\n", 30)
+    assert holds_soon(lambda: (tmp_path / "output").read_text() == "started\n", 30)
     kill_group(child.pid)  # as a deadline does
     child.wait()
     assert host.run(["true"], soon()).ok

@@ -24,8 +24,8 @@ from sandbox.volumes.host_disks import HostDisks
 from tests.support.fakes.host_way import way_to
 from tests.support.fakes.lvm_world import MARK, RUN, pool_row, report, row
 from tests.support.fakes.xen_host import GUEST, SHELLS, XenHost
-from tests.support.machine.sshd import running_sshd, wait_for
-from tests.support.waiting import soon
+from tests.support.machine.sshd import running_sshd
+from tests.support.waiting import holds_soon, soon
 
 SIZE = 1 << 20
 LONG = 600  # seconds of a watchdog that has no part in a test
@@ -47,7 +47,7 @@ def xen(
     monkeypatch.setattr(host_disks, "FOLDER", PurePosixPath(folder / "host-clones"))
     yield made
     made.release()  # whatever still waits ends by itself
-    assert wait_for(lambda: not made.script_processes())
+    assert holds_soon(lambda: not made.script_processes())
 
 
 def volumes(*names: str) -> list[Disk]:
@@ -184,9 +184,9 @@ def test_a_guest_runs_on_when_the_script_is_ended(xen: XenHost, number: signal.S
     xen.release()  # a shell minds a signal when its command has ended
     thread.join()
     assert isinstance(problems[0], CommandFailed)
-    assert wait_for(lambda: xen.pauses == 0)
+    assert holds_soon(lambda: xen.pauses == 0)
     assert xen.calls == ["pause", "lvcreate paused=1 root", "unpause"]
-    assert wait_for(lambda: xen.watchdogs() == [])
+    assert holds_soon(lambda: xen.watchdogs() == [])
 
 
 def test_a_guest_runs_on_when_the_script_is_killed(xen: XenHost) -> None:
@@ -195,8 +195,8 @@ def test_a_guest_runs_on_when_the_script_is_killed(xen: XenHost) -> None:
     assert xen.hanging()
     for pid in xen.script_processes():
         os.kill(pid, signal.SIGKILL)
-    assert wait_for(lambda: xen.pauses == 0, 120), "the watchdog did not unpause it"
-    assert wait_for(lambda: xen.watchdogs() == [])
+    assert holds_soon(lambda: xen.pauses == 0, 120), "the watchdog did not unpause it"
+    assert holds_soon(lambda: xen.watchdogs() == [])
     xen.release()
     thread.join()
     assert isinstance(problems[0], CommandFailed)
@@ -207,7 +207,7 @@ def test_copies_that_take_too_long_are_of_no_instant(xen: XenHost) -> None:
     xen.hang()
     thread, problems = in_background(patience=1)
     assert xen.hanging()
-    assert wait_for(lambda: xen.pauses == 0, 30)
+    assert holds_soon(lambda: xen.pauses == 0, 30)
     xen.release()
     thread.join()
     assert isinstance(problems[0], CommandFailed)
@@ -226,9 +226,9 @@ def test_a_guest_runs_on_when_we_give_up(xen: XenHost) -> None:
     xen.release()
     thread.join()
     assert isinstance(problems[0], CommandFailed)
-    assert wait_for(lambda: xen.calls[-1:] == ["unpause"], 20)
+    assert holds_soon(lambda: xen.calls[-1:] == ["unpause"], 20)
     assert xen.pauses == 0
-    assert wait_for(lambda: xen.watchdogs() == [])
+    assert holds_soon(lambda: xen.watchdogs() == [])
 
 
 def test_a_guest_runs_on_when_the_connection_is_cut(xen: XenHost, tmp_path: Path) -> None:
@@ -242,9 +242,9 @@ def test_a_guest_runs_on_when_the_connection_is_cut(xen: XenHost, tmp_path: Path
         thread.join()
         assert isinstance(problems[0], HostLost)
         xen.release()
-        assert wait_for(lambda: xen.calls[-1:] == ["unpause"], 20)
+        assert holds_soon(lambda: xen.calls[-1:] == ["unpause"], 20)
         assert xen.pauses == 0
-        assert wait_for(lambda: xen.watchdogs() == [])
+        assert holds_soon(lambda: xen.watchdogs() == [])
 
 
 def test_a_pool_that_is_nearly_full_is_left_alone(xen: XenHost) -> None:

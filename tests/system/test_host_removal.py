@@ -22,8 +22,7 @@ from sandbox.volumes.host_disks import PLACE, HostDisks
 from tests.support.fakes.lvm_world import MARK, RUN, Scripted, ours, row
 from tests.support.fakes.xen_host import SHELLS
 from tests.support.machine.processes import is_running
-from tests.support.machine.sshd import wait_for
-from tests.support.waiting import soon
+from tests.support.waiting import holds_soon, soon
 
 OTHER = "20260102-030405-ffffff"
 
@@ -210,7 +209,7 @@ def test_only_the_runs_own_servers_are_ended(place: Place, tmp_path: Path) -> No
     ]
     (place.lists / "xvda.pid").write_text(f"{started[1].pid}\n")
     try:
-        assert wait_for(lambda: all(is_running(child.pid) for child in started))
+        assert holds_soon(lambda: all(is_running(child.pid) for child in started))
         place.remove()
         assert started[0].wait(10) < 0
         assert [child.poll() for child in started[1:]] == [None, None]

@@ -18,8 +18,7 @@ from sandbox.deadline import Deadline
 from sandbox.errors import CommandFailed, DeadlineExceeded, ToolMissing
 from sandbox.process import TAIL_LINES, kill_group, run, start, tail
 from tests.support.machine.processes import is_running
-from tests.support.machine.sshd import wait_for
-from tests.support.waiting import soon
+from tests.support.waiting import holds_soon, soon
 
 
 def test_output_status_and_arguments_as_they_are() -> None:
@@ -82,7 +81,7 @@ def test_the_deadline_kills_the_whole_group(tmp_path: Path) -> None:
         run(["sh", "-c", f"sleep 60 & echo $! >{pid}; wait"], Deadline(0.5, "boot"))
     assert time.monotonic() - started < 30
     assert caught.value.phase == "boot: sh"
-    assert wait_for(lambda: not is_running(int(pid.read_text())))
+    assert holds_soon(lambda: not is_running(int(pid.read_text())))
 
 
 def test_the_deadline_holds_although_somebody_else_has_the_output_open(tmp_path: Path) -> None:
@@ -116,18 +115,18 @@ except KeyboardInterrupt:
     print("interrupted")
 """
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert wait_for(lambda: pid.exists() and pid.read_text().strip() != "")
+    assert holds_soon(lambda: pid.exists() and pid.read_text().strip() != "")
     child.send_signal(signal.SIGINT)
     out, _ = child.communicate(timeout=10)
     assert out == "interrupted\n"
-    assert wait_for(lambda: not is_running(int(pid.read_text())))
+    assert holds_soon(lambda: not is_running(int(pid.read_text())))
 
 
 def test_a_background_program_runs_on_in_a_group_of_its_own(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         child = start(["sh", "-c", "echo out; echo err >&2; sleep 60"], log)
     assert os.getpgid(child.pid) == child.pid != os.getpgrp()
-    assert wait_for(lambda: (tmp_path / "log").read_text() == "out\nerr\n")
+    assert holds_soon(lambda: (tmp_path / "log").read_text() == "out\nerr\n")
     kill_group(child.pid)
     assert child.wait() == -signal.SIGKILL
     kill_group(child.pid)  # gone already: silent

@@ -24,6 +24,7 @@ from tests.support.machine.package_server import (
     proxy_for,
     receive,
 )
+from tests.support.waiting import wait_until
 
 # --- fetching and caching -------------------------------------------------------------------
 
@@ -187,15 +188,12 @@ def test_nothing_is_left_behind(source: Source, tmp_path: Path) -> None:
         assert proxy.socket == path
         hanging = connect(path)
         hanging.sendall(f"GET {source.url + DEB} HTTP/1.1\r\n\r\n".encode())
-        time.sleep(0.2)
+        wait_until(lambda: source.requests, "the request to reach its source")
     assert hanging.recv(100) == b""
     assert not path.exists()
     assert not list((tmp_path / "cache").glob("part-*"))
     hanging.close()
-    until = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < until:
-        time.sleep(0.05)
-    assert threading.active_count() <= before + 1  # the source's own thread may still sleep
+    wait_until(lambda: threading.active_count() <= before, "its threads and the source's to end")
 
 
 def test_sources_read_later_are_let_through(source: Source, tmp_path: Path) -> None:

@@ -27,8 +27,7 @@ from sandbox.volumes import host_disks, lvm
 from sandbox.volumes.host_disks import HostDisks
 from tests.support.fakes.run_world import DEAD
 from tests.support.machine.processes import is_running
-from tests.support.machine.sshd import wait_for
-from tests.support.waiting import soon
+from tests.support.waiting import holds_soon, soon
 
 
 @pytest.fixture
@@ -175,10 +174,10 @@ def test_a_whole_group_is_ended(hypervisor: FakeHypervisor, store: Store, tmp_pa
         ["sh", "-c", f"sleep 60 & echo $! >{pid}; wait"], start_new_session=True
     )
     folder.register(child.pid, "virt-customize")
-    assert wait_for(lambda: pid.exists() and pid.read_text().strip() != "")
+    assert holds_soon(lambda: pid.exists() and pid.read_text().strip() != "")
     remove_run(hypervisor, folder)
     assert child.wait(5) == -signal.SIGKILL
-    assert wait_for(lambda: not is_running(int(pid.read_text())))
+    assert holds_soon(lambda: not is_running(int(pid.read_text())))
 
 
 def test_a_process_that_does_not_lead_its_group_takes_nobody_along(
@@ -248,7 +247,7 @@ def test_the_run_of_a_killed_process_is_reaped(hypervisor: FakeHypervisor, store
     run_id = child.stdout.readline().strip()
     assert leftovers(hypervisor, store) == (), "its owner lives"
     os.kill(child.pid, signal.SIGKILL)
-    assert wait_for(lambda: leftovers(hypervisor, store) == (run_id,))
+    assert holds_soon(lambda: leftovers(hypervisor, store) == (run_id,))
     child.communicate()
     assert [done.run for done in reap(hypervisor, store)] == [run_id]
     assert not store.folder(run_id).clone.exists()

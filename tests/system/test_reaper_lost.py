@@ -17,7 +17,7 @@ from sandbox.hypervisors.fake import FakeHypervisor
 from sandbox.reaper import reap, remove_run
 from sandbox.settings import Settings
 from sandbox.store import Store
-from tests.support.machine.sshd import wait_for
+from tests.support.waiting import holds_soon
 from tests.system.test_reaper import clone_of, hypervisor, store
 
 __all__ = ["hypervisor", "store"]
@@ -36,7 +36,7 @@ def test_the_processes_of_a_lost_state_folder_are_ended_too(
         ["qemu-nbd", "--read-only", "--persistent", "-f", "raw", "--socket", socket, image]
     )
     try:
-        assert wait_for(socket.exists)
+        assert holds_soon(socket.exists)
         shutil.rmtree(tmp_path / "other")
         (done,) = reap(hypervisor, store)
         assert done.run == other.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from sandbox.space_guard import SpaceGuard
 from sandbox.volumes.danger import LEAST_FREE, disk_danger
+from tests.support.waiting import wait_until
 from tests.unit.test_space_guard import Alarm
 
 
@@ -26,13 +28,14 @@ def test_space_that_runs_out_later_is_noticed(tmp_path: Path) -> None:
 
 
 def test_enough_space_is_no_alarm(tmp_path: Path) -> None:
-    alarm = Alarm()
+    alarm, looks = Alarm(), itertools.count()
 
     def danger() -> str:
+        next(looks)
         return disk_danger(tmp_path, free=lambda _path: LEAST_FREE)
 
     with SpaceGuard(danger, alarm, interval=0.01):
-        time.sleep(0.2)
+        wait_until(lambda: next(looks) > 10, "some looks")
     assert alarm.said == []
 
 
@@ -43,25 +46,19 @@ def test_too_little_is_one_alarm_with_the_figures(tmp_path: Path) -> None:
         return disk_danger(tmp_path, free=lambda _path: 5 << 20)
 
     with SpaceGuard(danger, alarm, interval=0.01):
-        assert alarm.rung.wait(5)
-        time.sleep(0.1)
+        wait_until(lambda: alarm.rung.is_set() and not _is_watching(), "the watch to end")
     assert len(alarm.said) == 1
     assert f"{tmp_path} has only 5 MiB free" in alarm.said[0]
     assert alarm.threads == {"space-guard"}
 
 
 def test_leaving_ends_the_watch_at_once() -> None:
-    looked: list[float] = []
-
-    def danger() -> str:
-        looked.append(time.monotonic())
-        return ""
-
     started = time.monotonic()
-    with SpaceGuard(danger, Alarm(), interval=30):
-        pass
-    assert time.monotonic() - started < 25
-    count = len(looked)
-    time.sleep(0.1)
-    assert len(looked) == count
-    assert "space-guard" not in {thread.name for thread in threading.enumerate()}
+    with SpaceGuard(lambda: "", Alarm(), interval=300):
+        assert _is_watching()
+    assert time.monotonic() - started < 250
+    assert not _is_watching()
+
+
+def _is_watching() -> bool:
+    return "space-guard" in {thread.name for thread in threading.enumerate()}

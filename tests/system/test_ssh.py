@@ -16,8 +16,8 @@ from sandbox.deadline import Deadline
 from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, RequestError
 from sandbox.ssh import HOST, Connection, Login, config_text, ssh_command
 from tests.support.fakes.guest_world import login_of, port_of
-from tests.support.machine.sshd import Sshd, running_sshd, wait_for
-from tests.support.waiting import soon
+from tests.support.machine.sshd import Sshd, running_sshd
+from tests.support.waiting import holds_soon, soon
 
 LOOPBACK = "127.0.0.1"
 
@@ -108,7 +108,7 @@ def test_a_stream_says_when_the_guest_is_lost(connection: Connection, sshd: Sshd
     cut.start()
     assert connection.stream(["sleep", "30"], soon(), lambda _d: None, input=b"") == 255
     cut.join()
-    assert wait_for(lambda: not connection.alive())
+    assert holds_soon(lambda: not connection.alive())
 
 
 def test_a_refused_key_is_refused_for_good(sshd: Sshd, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_port_is_the_same_after_a_reconnect(
     connection.open(LOOPBACK, soon())
     port = connection.forward(echo, soon())
     subprocess.run(["kill", "-KILL", str(registered[0][0])], check=True)
-    assert wait_for(lambda: not connection.alive())
+    assert holds_soon(lambda: not connection.alive())
     give_up = soon()
     while not connection.alive():  # as Guest.enter does: the old session may still have the port
         try:

@@ -29,7 +29,8 @@ from sandbox.settings import Settings
 from sandbox.store import RunFolder, Store
 from tests.support.fakes.host_way import Way, way_to
 from tests.support.fakes.stage import Bridged, Stage, commands_with
-from tests.support.machine.sshd import Sshd, wait_for
+from tests.support.machine.sshd import Sshd
+from tests.support.waiting import holds_soon
 from tests.system.test_tried import TRY, waited
 
 NEEDED = (
@@ -216,7 +217,7 @@ def processes(bridge: str) -> list[int]:
 def nothing_is_left(bridge: str) -> bool:
     """The kernel clears a network of nobody's in its own time."""
     port = Path(f"/sys/class/net/{bridge}-s")
-    return wait_for(lambda: processes(bridge) == [] and not port.exists(), 20)
+    return holds_soon(lambda: processes(bridge) == [] and not port.exists(), 20)
 
 
 def test_they_end_with_the_bridge_and_with_nothing_else(

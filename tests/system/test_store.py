@@ -18,7 +18,7 @@ from sandbox.store import (
     is_alive,
     start_time,
 )
-from tests.support.machine.sshd import wait_for
+from tests.support.waiting import holds_soon
 
 OWNER = "import time\nfrom sandbox.store import this_process\nprint(this_process(), flush=True)\n"
 
@@ -58,7 +58,7 @@ def test_a_killed_owner_is_dead_even_before_its_status_is_collected(
     mark, child = owner
     assert is_alive(mark)
     os.kill(child.pid, signal.SIGKILL)
-    assert wait_for(lambda: not is_alive(mark)), "a zombie counts as alive"
+    assert holds_soon(lambda: not is_alive(mark)), "a zombie counts as alive"
     child.wait()
     assert not is_alive(mark)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import time
 from functools import partial
 
 import pytest
@@ -46,7 +45,9 @@ def play(console: Console) -> str:
         progress.check(CheckResult(name="test_a", outcome=Outcome.PASSED))
         progress.check(CheckResult(name="test_b", outcome=Outcome.FAILED, message="it is down"))
         progress.check(CheckResult(name="test_c", outcome=Outcome.SKIPPED))
-        time.sleep(0.6)  # the live line is drawn four times a second
+        if console.is_terminal:  # its live line is drawn four times a second
+            counted = "2 checks hold, 1 do not"
+            wait_until(lambda: counted in said(console), "the live line to be drawn")
         progress.phase_ended(ended(Phase.VERIFY, ok=False, note="2 of 3 checks hold"))
     return said(console)
 
@@ -106,7 +107,8 @@ def test_a_guest_cannot_write_to_the_terminal(make: type[Console]) -> None:
         progress.phase_started(Phase.VERIFY, 60)
         progress.detail(evil, 50.0)
         progress.check(CheckResult(name=evil, outcome=Outcome.ERROR, message=evil))
-        time.sleep(0.4)
+        if console.is_terminal:
+            wait_until(lambda: "[bold]x[/bold]" in said(console), "the live line to be drawn")
         progress.phase_ended(ended(Phase.VERIFY, note=evil))
     assert isinstance(console.file, io.StringIO)
     raw = console.file.getvalue()

@@ -28,7 +28,7 @@ from tests.support.fakes.sample_records import passed
 from tests.support.fakes.stage import Stage, commands_with
 from tests.support.machine.namespaces import GUEST, HOST, Link, linked
 from tests.support.machine.processes import is_running
-from tests.support.machine.sshd import wait_for
+from tests.support.waiting import holds_soon
 from tests.unit.test_listener import arp
 
 ROUTER, FAR, NEAR, RESOLVER = "198.18.7.2", "203.0.113.7", "192.0.2.9", "192.0.2.53"
@@ -76,7 +76,7 @@ def link(folder: RunFolder) -> Iterator[Link]:
         made.run(made.guest, "ip", "route", "add", "default", "via", ROUTER)
         made.run(made.guest, "ip", "addr", "add", "192.0.2.10/24", "dev", "eth0")
         ledger.listen(Away(made.host), made.network.bridge, folder)
-        assert wait_for(lambda: "listening\n" in notes(folder), 20)
+        assert holds_soon(lambda: "listening\n" in notes(folder), 20)
         yield made
 
 
@@ -95,7 +95,7 @@ def found(folder: RunFolder, switch: int | None = None) -> Ledger:
 
 
 def waited(folder: RunFolder, line: str) -> None:
-    assert wait_for(lambda: f"{line}\n" in notes(folder), 20), notes(folder)
+    assert holds_soon(lambda: f"{line}\n" in notes(folder), 20), notes(folder)
 
 
 def test_what_a_guest_tries_is_heard_and_refused_at_once(link: Link, folder: RunFolder) -> None:
@@ -161,7 +161,7 @@ def test_it_ends_with_the_bridge_and_is_nobody_until_then(link: Link, folder: Ru
     assert "\nCapEff:\t0000000000000000\n" in status
     assert is_running(program.pid)
     link.run(link.host, "ip", "link", "del", link.network.bridge)
-    assert wait_for(lambda: not is_running(program.pid), 20)
+    assert holds_soon(lambda: not is_running(program.pid), 20)
     assert notes(folder) == "listening\n"
     assert "only for a while" in found(folder).missing
 
@@ -177,7 +177,7 @@ def test_it_listens_on_every_kind_of_host_and_ends_there(machine: Host, folder: 
         subprocess.run(["ip", "link", *words], check=True)
     try:
         ledger.listen(machine, bridge, folder)
-        assert wait_for(lambda: "listening\n" in notes(folder), 20), notes(folder)
+        assert holds_soon(lambda: "listening\n" in notes(folder), 20), notes(folder)
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as guest:
             guest.bind((f"{bridge}-g", 0x0806))
             guest.settimeout(20)
@@ -188,7 +188,7 @@ def test_it_listens_on_every_kind_of_host_and_ends_there(machine: Host, folder: 
     finally:
         subprocess.run(["ip", "link", "del", f"{bridge}-g"], check=True)
         subprocess.run(["ip", "link", "del", bridge], check=True)
-    assert wait_for(lambda: commands_with(f"{ledger.LISTENER} {bridge}") == [], 20)
+    assert holds_soon(lambda: commands_with(f"{ledger.LISTENER} {bridge}") == [], 20)
 
 
 def test_a_listener_that_nobody_wrote_down_is_found_and_ended(
@@ -211,7 +211,7 @@ def test_a_host_without_python_is_said_and_costs_nothing(folder: RunFolder) -> N
 
 def test_a_bridge_that_is_not_there_is_said(folder: RunFolder) -> None:
     ledger.listen(LocalHost(), "sbtest-no", folder)
-    assert wait_for(lambda: "No such device" in notes(folder), 20)
+    assert holds_soon(lambda: "No such device" in notes(folder), 20)
     assert found(folder).missing == "cannot listen at the bridge: [Errno 19] No such device"
 
 
@@ -220,7 +220,7 @@ def test_one_that_dies_is_said_and_what_it_heard_is_kept(link: Link, folder: Run
     waited(folder, f"tcp {FAR} 443")
     (program,) = folder.processes()
     os.kill(program.pid, signal.SIGKILL)
-    assert wait_for(lambda: not is_running(program.pid), 20)
+    assert holds_soon(lambda: not is_running(program.pid), 20)
     assert "only for a while" in found(folder).missing
     assert len(found(folder).destinations) == 1
 

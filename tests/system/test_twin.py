@@ -19,7 +19,7 @@ from sandbox.records import RunRecord, Verdict
 from sandbox.store import RunFolder, Store
 from sandbox.twin import Cut, make_twin
 from tests.support.fakes.stage import Stage
-from tests.support.waiting import soon
+from tests.support.waiting import soon, wait_until
 
 GIB = 1 << 30
 
@@ -165,8 +165,9 @@ def test_leaving_does_not_wait_for_what_it_does(stage: Stage) -> None:
     plan, clone, folder = started(stage)
     slow = replace(plan, seconds=dict.fromkeys(plan.seconds, 600.0))
     began = time.monotonic()
+    own = domain_name(folder.id, control=True)
     with make_twin(slow, stage.hypervisor, clone, folder, soon()):
-        time.sleep(0.5)
+        wait_until(lambda: own in stage.hypervisor.domains, "the twin to be started")
     assert time.monotonic() - began < 60, "it waited for a guest that never boots"
 
 

@@ -17,8 +17,9 @@ from sandbox.deadline import Deadline
 from sandbox.records import CheckEnd, CheckResult, Outcome
 from sandbox.verify import run_checks
 from tests.support.fakes.check_sessions import OBSERVED, Rehearsal, by_name, gone
-from tests.support.machine.sshd import Sshd, running_sshd, wait_for
+from tests.support.machine.sshd import Sshd, running_sshd
 from tests.support.paths import ROOT
+from tests.support.waiting import holds_soon
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_a_hung_check_is_named_and_nothing_of_it_stays(rehearse: Rehearsal, tmp_
     assert "in test_hangs" in session.results[-1].detail
     assert time.monotonic() - started < 100
     for pid in pids.read_text().split():
-        assert wait_for(lambda pid=pid: gone(pid)), f"process {pid} is still there"
+        assert holds_soon(lambda pid=pid: gone(pid)), f"process {pid} is still there"
 
 
 def test_a_check_that_ignores_the_polite_request_is_killed(rehearse: Rehearsal) -> None:
@@ -202,11 +203,11 @@ def test_checks_end_with_the_sandbox_that_is_killed(sshd: Sshd, tmp_path: Path) 
     """
     killed = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
     try:
-        assert wait_for(lambda: pid.exists() and pid.read_text().endswith("."), 30)
+        assert holds_soon(lambda: pid.exists() and pid.read_text().endswith("."), 30)
     finally:
         killed.kill()
         killed.wait()
-    assert wait_for(lambda: gone(pid.read_text().rstrip(".")))
+    assert holds_soon(lambda: gone(pid.read_text().rstrip(".")))
 
 
 def test_a_file_that_hangs_while_it_is_loaded_is_named(rehearse: Rehearsal) -> None:

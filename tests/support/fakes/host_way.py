@@ -16,7 +16,8 @@ import pytest
 from sandbox import host as host_module
 from sandbox.host import RemoteHost
 from tests.support.fakes.guest_world import port_of
-from tests.support.machine.sshd import Sshd, wait_for
+from tests.support.machine.sshd import Sshd
+from tests.support.waiting import holds_soon
 
 LOOPBACK = "127.0.0.1"
 
@@ -74,4 +75,4 @@ def way_to(sshd: Sshd) -> Iterator[Way]:
         for master in masters:
             argv = ["ssh", "-F", "none", "-o", f"ControlPath={master}", "-O", "exit", "x"]
             subprocess.run(argv, check=True, capture_output=True)
-        assert wait_for(lambda: way.programs() == []), way.programs()
+        assert holds_soon(lambda: way.programs() == []), way.programs()

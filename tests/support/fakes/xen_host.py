@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from tests.support.fakes.lvm_world import pool_row, report, row
-from tests.support.machine.sshd import wait_for
+from tests.support.waiting import holds_soon
 
 GUEST = "web 01's"
 SHELLS = ("dash", "busybox", "bash")
@@ -95,7 +95,7 @@ class XenHost:
         (self.folder / "release").touch()
 
     def hanging(self) -> bool:
-        return wait_for((self.folder / "hanging").exists, 20)
+        return holds_soon((self.folder / "hanging").exists, 20)
 
     def script_processes(self) -> list[int]:
         """The shells that run the host's script."""

@@ -6,7 +6,6 @@ import getpass
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -115,14 +114,3 @@ def running_sshd(
 def end(process: subprocess.Popen[bytes]) -> None:
     kill_tree(process.pid)
     process.wait()
-
-
-def wait_for(condition: object, seconds: float = 60.0) -> bool:
-    """Poll a callable until it is true; false when it never is."""
-    assert callable(condition)
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
