@@ -53,9 +53,6 @@ NOT_UNPACKED = (
     "path-exclude=/usr/share/locale/*",
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
-    # Of its initramfs what is for hardware that it does not have: a fifth of a rebuild.
-    "path-exclude=/usr/share/initramfs-tools/hooks/dmsetup",
-    "path-exclude=/usr/share/initramfs-tools/hooks/thermal",
 )
 # Laid into the tree before its packages are configured: they shape the first initramfs.
 EARLY_FILES = {
