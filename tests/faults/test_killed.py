@@ -33,8 +33,8 @@ EMPTY = (Phase.PLAN, Phase.CLEANUP)
 # The real command, but for its end: at the so-manieth process that it would note down.
 DIE_AT_REGISTERING = """
 import os, signal, sys
-from sandbox.cli import main
 from sandbox.store import RunFolder
+from tests.support.guests.resuming import main
 register, left = RunFolder.register, int(sys.argv.pop(1))
 def die(*arguments):
     global left
@@ -117,12 +117,13 @@ def _kill_in(phase: Phase, run: Command, sandbox: Start, lab: Lab) -> None:
     ids=["watch", "nbd", "listener", "ssh"],
 )
 def test_before_a_process_was_noted_down(
-    number: int, role: str, sandbox: Start, scenario: Path, lab: Lab
+    number: int, role: str, sandbox: Start, scenario: Path, lab: Lab, saved: Path
 ) -> None:
     """Too short a moment to be hit by luck: the command kills itself in it."""
     program = (sys.executable, "-c", DIE_AT_REGISTERING, number)
-    run = sandbox("run", scenario, *_image(lab), program=program)
-    assert run.finish() == -signal.SIGKILL
+    resumed = environment(saved, lab.image.path)
+    run = sandbox("run", scenario, *_image(lab), program=program, **resumed)
+    assert run.finish() == -signal.SIGKILL, run.output
     assert leftovers.count(lab.settings.state)[role] == 1, "this kill would prove nothing"
     reaped = sandbox("reap").succeed()
     assert leftovers.count(lab.settings.state) == {}, reaped

@@ -30,6 +30,11 @@ from tests.support.guests import archive as archives
 from tests.support.guests import certificates, leftovers
 from tests.support.guests.saved import ResumingQemu
 
+# A phase's own deadline is what a test may be about; without one it may take what a machine with
+# much else to do needs.
+PATIENT = (
+    "deadlines: {clone: 10m, boot: 20m, baseline: 20m, upgrade: 40m, reboot: 20m, verify: 20m}\n"
+)
 # Sessions of pytest at the same time on one machine need a production each: name another one.
 PRODUCTION = os.environ.get("TEST_PRODUCTION", "sbtest01")
 
@@ -137,7 +142,8 @@ class Lab:
         """A scenario folder; a check file is given as ``test_x="..."``."""
         folder = self.folder / f"scenario{len(list(self.folder.iterdir()))}"
         folder.mkdir()
-        (folder / "scenario.yaml").write_text(text)
+        own = text if "deadlines:" in text else PATIENT + text
+        (folder / "scenario.yaml").write_text(own)
         for name, content in files.items():
             (folder / f"{name}.py").write_text(content)
         return folder
