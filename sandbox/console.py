@@ -13,7 +13,7 @@ from sandbox.process import start
 from sandbox.store import RunFolder
 
 # Without the domain it looks after 1, 2, 4, … seconds: each look starts programs on the host. Xen
-# keeps what a guest says meanwhile. After the longest pause nobody waits any more.
+# keeps what a guest says meanwhile. It ends after the longest pause.
 _LONGEST_PAUSE = 16
 # The serial port of an HVM domain, else the Xen console. `cat` ends with the domain's instance.
 _FOLLOW = f"""name=$1 pause=1

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from tests.support.machine.forker import STATUS
 from tests.support.paths import ROOT
@@ -106,8 +106,9 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """As ``subprocess.run`` with captured output; killed when it takes longer than ``timeout``."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        given: dict[str, Any] = {"environment": environment, "cwd": cwd, "entry": entry}
-        process = Forked(arguments, output=output, errors=errors, **given)
+        process = Forked(
+            arguments, environment=environment, output=output, errors=errors, cwd=cwd, entry=entry
+        )
         try:
             status = process.wait(timeout)
         finally:

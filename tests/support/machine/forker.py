@@ -76,7 +76,7 @@ def _tell_ends(waiting: dict[int, socket.socket]) -> None:
             with waiting.pop(pid) as told:
                 try:
                     told.send(STATUS.pack(os.waitstatus_to_exitcode(status)))
-                except BrokenPipeError:  # nobody asks any more
+                except BrokenPipeError:  # its session of pytest has ended
                     continue
 
 
