@@ -16,7 +16,8 @@ dd if="$guest" of=/dev/vg0/web01-root bs=1M conv=sparse,fsync status=none
 mkfs.ext4 -q /dev/vg0/web01-data
 mkfs.xfs -q -m reflink=1 /dev/vg0/images
 mkdir -p /srv/images
-echo '/dev/vg0/images /srv/images xfs defaults 0 2' >>/etc/fstab
+# systemd's 90 seconds are too few where a busy machine emulates this one.
+echo '/dev/vg0/images /srv/images xfs defaults,x-systemd.device-timeout=900 0 2' >>/etc/fstab
 systemctl daemon-reload
 mount /srv/images
 qemu-img convert -f raw -O qcow2 "$guest" /srv/images/db01.qcow2

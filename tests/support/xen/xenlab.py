@@ -235,10 +235,10 @@ def left(state: Path, host: Host) -> Iterator[None]:
     """Nothing of this test's runs stays on the host, nor on this machine. Stand-ins end there by
     themselves when their bridge is gone, as fast as an emulated host lets them."""
     yield
-    limit = Deadline(60, "looking for leftovers")
-    while leftovers(state, host) and not limit.expired():
+    limit = Deadline(300, "looking for leftovers")
+    while (found := leftovers(state, host)) and not limit.expired():
         limit.sleep(1)
-    assert leftovers(state, host) == {}
+    assert found == {}
 
 
 @cache
