@@ -100,17 +100,6 @@ def edit_disk(
     run(["e2fsck", "-f", "-n", f"{raw}?offset={OFFSET}"], deadline)
 
 
-def read_file(raw: Path, inside: str, work: Path, deadline: Deadline) -> str:
-    """The text of a file of a disk made by :func:`write_disk`; ``work`` is a folder to use."""
-    copy = work / "read"
-    _debugfs(raw, [f'dump "{inside}" {copy}'], deadline)
-    if not copy.exists():
-        raise HostError(f"{raw} has no {inside}")
-    text = copy.read_text()
-    copy.unlink()
-    return text
-
-
 def _holds(raw: Path, path: str, local: Path | None, deadline: Deadline) -> bool:
     """Whether a file got there whole: on a full disk debugfs leaves its size but not its data."""
     if local is None:

@@ -97,6 +97,7 @@ def build_image(
     progress: Callable[[str], None],
     *,
     extra_packages: Sequence[str] = (),
+    without: Sequence[str] = (),
     customise: Callable[[Path], None] | None = None,
     variant: str = HOSTNAME,
     size: int = SIZE,
@@ -104,13 +105,14 @@ def build_image(
 ) -> DemoImage:
     """Return web01's image, built once for each point release and version of this builder.
 
-    ``extra_packages`` come from the release too. ``customise`` gets the finished tree and may
-    change any file of it; as its code cannot be hashed, name what it makes with ``variant``.
+    ``extra_packages`` come from the release too; of those that it has anyway, ``without`` are left
+    out. ``customise`` gets the finished tree and may change any file of it; as its code cannot be
+    hashed, name what it makes with ``variant``.
     Raises :class:`HostError` when the packages cannot be had.
     """
     mirror = find_mirror()
     key = ensure_key(cache)
-    packages = sorted({*PACKAGES, *extra_packages})
+    packages = sorted({*PACKAGES, *extra_packages} - {*without})
     identity = _identity(mirror, packages, size, key)
     path = cache / "images" / f"{variant}-{identity}.qcow2"
     with build_folder(path, progress) as folder:

@@ -98,7 +98,14 @@ def build_lab(
     provision itself, and leaves the images alone from then on. Raises :class:`HostError`.
     """
     mirror = find_mirror()
-    base = build_image(progress, cache=cache)
+    base = build_image(
+        progress,
+        extra_packages=("tiny-initramfs",),
+        without=("initramfs-tools",),
+        customise=_as_pv_guest,
+        variant="web01-pv",
+        cache=cache,
+    )
     target = cache / "images" / f"lab-{_identity(mirror, base)}"
     images = _images_in(target, base.key)
     with build_folder(target, progress) as folder:
@@ -116,13 +123,12 @@ def build_lab(
         progress("writing dom0's disk")
         _write_disk(tree, folder, made / "root.qcow2", deadline)
         shutil.rmtree(tree)
-        _make_guest(base, folder, deadline)
         run(
             ["qemu-img", "create", "-q", "-f", "qcow2", made / "data.qcow2", str(DATA_SIZE)],
             deadline,
         )
         progress("first start: dom0 makes its volumes and guests (some minutes under emulation)")
-        first_start(_images_in(made, base.key), folder / "guest.qcow2")
+        first_start(_images_in(made, base.key), base.path)
         for path in made.iterdir():
             path.chmod(0o444)
         made.rename(target)
@@ -203,23 +209,22 @@ def _write_disk(tree: Path, folder: Path, root: Path, deadline: Deadline) -> Non
     raw.unlink()
 
 
-def _make_guest(base: DemoImage, folder: Path, deadline: Deadline) -> None:
-    """The demo's web01 as a PV guest: the same system, with its console where Xen has it."""
-    raw, work = folder / "guest.raw", folder / "guest-files"
-    work.mkdir()
-    disk.to_raw(base.path, raw, deadline)
-    files = {}
-    for inside in ("/boot/grub/grub.cfg", "/etc/default/grub.d/web01.cfg"):
-        text = disk.read_file(raw, inside, work, deadline)
+def _as_pv_guest(tree: Path) -> None:
+    """The demo's web01 with its console where Xen has it, and with a small initramfs.
+
+    initramfs-tools starts a thousand programs for a new kernel: in an emulated PV guest that took
+    two thirds of the upgrade's time. A boot took a fifth more with what it makes.
+    """
+    for inside in ("boot/grub/grub.cfg", "etc/default/grub.d/web01.cfg"):
+        text = (tree / inside).read_text()
         changed = text.replace("console=tty0 console=ttyS0", "console=hvc0 mitigations=off")
         if changed == text:
-            raise HostError(f"{inside} of web01 names no console", "report it")
-        files[inside] = work / inside.rpartition("/")[2]
-        files[inside].write_text(changed)
-        files[inside].chmod(0o644)
-    disk.edit_disk(raw, deadline, files=files, links={}, remove=())
-    disk.to_qcow2(raw, folder / "guest.qcow2", deadline)
-    raw.unlink()
+            raise HostError(f"/{inside} of web01 names no console", "report it")
+        write(tree / inside, changed)
+    write(
+        tree / "etc/tiny-initramfs/tiny-initramfs.conf", (DATA / "tiny-initramfs.conf").read_text()
+    )
+    run(["chroot", tree, "update-tirfs"], Deadline(300, "making web01's initramfs"))
 
 
 def _identity(mirror: Mirror, base: DemoImage) -> str:
