@@ -103,7 +103,7 @@ def build_lab(
         extra_packages=("tiny-initramfs",),
         without=("initramfs-tools",),
         customise=_as_pv_guest,
-        variant="web01-pv",
+        variant=f"web01-pv-{digest(Path(__file__).read_bytes())}",
         cache=cache,
     )
     target = cache / "images" / f"lab-{_identity(mirror, base)}"
@@ -221,9 +221,10 @@ def _as_pv_guest(tree: Path) -> None:
         if changed == text:
             raise HostError(f"/{inside} of web01 names no console", "report it")
         write(tree / inside, changed)
-    write(
-        tree / "etc/tiny-initramfs/tiny-initramfs.conf", (DATA / "tiny-initramfs.conf").read_text()
-    )
+    modules = (tree / "usr/share/initramfs-tools/modules.d/web01").read_text().split()
+    # Left to itself it looks for the disk of the machine that builds the image.
+    config = f"AUTO_MODULES=no\nINCLUDE_MODULES={','.join(modules)}\nMICROCODE=no\n"
+    write(tree / "etc/tiny-initramfs/tiny-initramfs.conf", config)
     run(["chroot", tree, "update-tirfs"], Deadline(300, "making web01's initramfs"))
 
 
