@@ -15,6 +15,7 @@ from sandbox.deadline import Deadline
 from sandbox.records import CheckEnd, CheckResult, Outcome
 from tests.support.fakes.check_sessions import Rehearsal
 from tests.support.machine.sshd import Sshd, running_sshd
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +96,22 @@ def test_no_connection_to_begin_with_is_a_lost_one(rehearse: Rehearsal, tmp_path
 def test_a_guest_that_refuses_one_more_session_for_a_moment_is_asked_again(
     rehearse: Rehearsal, tmp_path: Path
 ) -> None:
+    """The only session that there may be is taken until the check has begun, and a second more."""
     (tmp_path / "sshd").mkdir()
+    taken, begun = tmp_path / "taken", tmp_path / "begun"
+    hold = f"touch {taken}; until [ -e {begun} ]; do sleep 0.1; done; sleep 1"
     with running_sshd(tmp_path / "sshd", "MaxSessions 1\n") as server:
-        hog = ["ssh", "-F", str(server.ssh_config), "-n", "clone", "sleep 3"]
-        busy = subprocess.Popen(hog)
+        busy = subprocess.Popen(["ssh", "-F", str(server.ssh_config), "-n", "clone", hold])
         try:
+            wait_until(taken.exists, "the session to be taken")
             session = rehearse(
                 {
-                    "test_a.py": """
+                    "test_a.py": f"""
                         import time
+                        from pathlib import Path
 
                         def test_a(host):
+                            Path({str(begun)!r}).touch()
                             started = time.monotonic()
                             assert host.run("echo there").stdout == "there\\n"
                             print("waited", time.monotonic() - started > 0.5)
@@ -114,6 +120,7 @@ def test_a_guest_that_refuses_one_more_session_for_a_moment_is_asked_again(
                 server=server,
             )
         finally:
+            begun.touch()
             busy.wait()
     assert session.end is CheckEnd.COMPLETE, session.message
     assert session.results[0].outcome is Outcome.PASSED
