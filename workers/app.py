@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from celery import Celery
 from kombu.entity import Queue
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from workers.settings import ServiceSettings
 
 SERVICE_QUEUE = "service"

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from sandbox.errors import HostError, RequestError
+from sandbox.core.errors import HostError, RequestError
 from workers.settings import ServiceSettings
 
 RECORD = "run.json"

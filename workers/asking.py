@@ -13,13 +13,13 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from sandbox.errors import RequestError, SandboxError
-from sandbox.hosts import default_host, find_host, inventory
-from sandbox.listing import STYLES, aligned
-from sandbox.records import Verdict
-from sandbox.report.clean import one_line
+from sandbox.cli.listing import STYLES, aligned
+from sandbox.core.clean_text import one_line
+from sandbox.core.errors import RequestError, SandboxError
+from sandbox.core.records import Verdict
+from sandbox.hosts.inventory import default_host, find_host, inventory
 from sandbox.report.view import instant
-from sandbox.request import Request
+from sandbox.scenario.request import Request
 from workers import intake
 from workers.database import Database
 from workers.ledger import reading, submitting

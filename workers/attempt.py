@@ -19,9 +19,9 @@ from functools import partial
 
 import structlog
 
-from sandbox.errors import RequestError, SandboxError
-from sandbox.interruption import interruptible
-from sandbox.records import Verdict
+from sandbox.core.errors import RequestError, SandboxError
+from sandbox.core.interruption import interruptible
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.executors import Executor, NotNow
 from workers.ledger.history import past_of

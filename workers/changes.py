@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, select, tuple_, update
 
-from sandbox.records import Verdict
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.records import Verdict
 from sandbox.report.view import instant
 from workers import notify
 from workers.database import Database

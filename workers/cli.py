@@ -5,7 +5,7 @@ The library's own commands know nothing of these. Heavy imports wait until a com
 
 from __future__ import annotations
 
-from sandbox.cli import main
+from sandbox.cli.main import main
 from workers import commands, operations
 from workers.api import commands as api
 from workers.chat import commands as chat

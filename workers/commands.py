@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sandbox.errors import RequestError
-from sandbox.interruption import interruptible
-from sandbox.options import WATCHING_CODES, completing, to_rehearse
+from sandbox.cli.options import WATCHING_CODES, completing, to_rehearse
+from sandbox.core.errors import RequestError
+from sandbox.core.interruption import interruptible
 
 if TYPE_CHECKING:
     from workers.database import Database
@@ -54,7 +54,7 @@ def submit(
       sandbox submit security --guest web01
       sandbox submit kernel --guest db01 --host xen1 --priority gate --wait
     """
-    from sandbox.request import Request
+    from sandbox.scenario.request import Request
     from workers import asking
 
     if guest is not None and image is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sandbox.errors import HostError, RequestError
+from sandbox.core.errors import HostError, RequestError
 from workers.ledger.values import Claim, Outcome
 from workers.settings import ServiceSettings
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from sqlalchemy import select
 
-from sandbox.errors import RequestError
-from sandbox.store import Store
+from sandbox.core.errors import RequestError
+from sandbox.core.store import Store
 from workers.artifacts import Folder, Place, Stored, place_for
 from workers.database import Database
 from workers.database.schema import attempts

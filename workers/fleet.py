@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Row, ScalarSelect, Select, func, select
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import runs, verdicts
 from workers.ledger import reading

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.ledger import reading
 from workers.ledger.values import RunRow

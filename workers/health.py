@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers.app import make_app
 from workers.database import Database, require_schema
 from workers.listening import address

@@ -9,12 +9,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from sandbox.errors import RequestError
-from sandbox.listing import aligned
-from sandbox.report.clean import one_line
+from sandbox.cli.listing import aligned
+from sandbox.core.clean_text import one_line
+from sandbox.core.errors import RequestError
+from sandbox.core.wording import count
 from sandbox.report.view import instant
-from sandbox.trust import Rate
-from sandbox.wording import count
+from sandbox.verdict.flakiness import Rate
 from workers.database import Database
 from workers.ledger.history import CheckHistory, Mark, history
 

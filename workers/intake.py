@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from sandbox.request import Request, find_scenario, prepare
 from sandbox.scenario import load_scenario
+from sandbox.scenario.request import Request, find_scenario, prepare
 from workers.app import make_app
 from workers.database import Database, require_schema
 from workers.ledger import reading, submitting

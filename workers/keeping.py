@@ -21,9 +21,9 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, select
 
-from sandbox.errors import SandboxError
-from sandbox.settings import SERVICE_PREFIX
-from sandbox.store import RunFolder, Store
+from sandbox.core.errors import SandboxError
+from sandbox.core.settings import SERVICE_PREFIX
+from sandbox.core.store import RunFolder, Store
 from workers.artifacts import Place, files_of, place_for
 from workers.database import Database, open_database
 from workers.database.clock import now

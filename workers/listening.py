@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 
 
 def address(listen: str, example: str) -> tuple[str, int]:

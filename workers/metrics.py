@@ -17,8 +17,8 @@ from prometheus_client.core import (
 )
 from sqlalchemy import Connection, Select, func, select
 
-from sandbox.errors import RequestError, SandboxError
-from sandbox.records import Verdict
+from sandbox.core.errors import RequestError, SandboxError
+from sandbox.core.records import Verdict
 from workers.database import Database, open_database
 from workers.database.clock import now
 from workers.database.schema import counters, pools, runs, state_in

@@ -14,8 +14,8 @@ import structlog
 from sqlalchemy import ColumnElement, and_, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from sandbox.errors import RequestError
-from sandbox.records import Verdict
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Verdict
 from workers import notify
 from workers.database import Database
 from workers.database.schema import night_guests, nights, notices, runs

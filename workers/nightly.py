@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import click
 
-from sandbox.listing import aligned
-from sandbox.report.clean import one_line
+from sandbox.cli.listing import aligned
+from sandbox.core.clean_text import one_line
 from workers.database import Database, require_schema
 from workers.mornings import find_night, last_nights, unsent
 from workers.nights import Scheduled, read_schedules

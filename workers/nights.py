@@ -14,11 +14,11 @@ import structlog
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sandbox.errors import RequestError, SandboxError
-from sandbox.hosts import inventory
-from sandbox.request import Request, apply, find_scenario, scenario_names
+from sandbox.core.errors import RequestError, SandboxError
+from sandbox.core.settings import Settings
+from sandbox.hosts.inventory import inventory
 from sandbox.scenario import FILE_NAME, Scenario, Schedule, load_scenario
-from sandbox.settings import Settings
+from sandbox.scenario.request import Request, apply, find_scenario, scenario_names
 from workers.database import Database
 from workers.database.schema import night_guests, nights, schedules
 from workers.ledger.submitting import submit_in

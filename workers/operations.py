@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from sandbox.cli import doctor
-from sandbox.errors import RequestError
-from sandbox.interruption import interruptible
+from sandbox.cli.main import doctor
+from sandbox.core.errors import RequestError
+from sandbox.core.interruption import interruptible
 from workers.commands import open_service
 
 LISTEN = "127.0.0.1:9171"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
-from sandbox.errors import RequestError
-from sandbox.hosts import find_host
-from sandbox.request import Request
+from sandbox.core.errors import RequestError
+from sandbox.hosts.inventory import find_host
 from sandbox.scenario import Scenario
+from sandbox.scenario.request import Request
 from workers.ledger.values import Order
 from workers.settings import ServiceSettings
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, literal, select, tuple_
 
-from sandbox.errors import RequestError, SandboxError
-from sandbox.hosts import KnownHost, default_host, inventory
-from sandbox.records import Verdict
-from sandbox.request import find_scenario, scenario_names
+from sandbox.core.errors import RequestError, SandboxError
+from sandbox.core.records import Verdict
+from sandbox.hosts.inventory import KnownHost, default_host, inventory
 from sandbox.scenario import load_scenario
+from sandbox.scenario.request import find_scenario, scenario_names
 from workers.database import Database
 from workers.database.schema import runs, state_in
 from workers.presence import WorkerRow, present

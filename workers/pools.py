@@ -9,10 +9,10 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from sandbox.deadline import Deadline
-from sandbox.errors import SandboxError
-from sandbox.hosts import connected, find_host
-from sandbox.volumes import lvm
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import SandboxError
+from sandbox.hosts.inventory import connected, find_host
+from sandbox.hosts.volumes import lvm
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import pools

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sandbox import __version__
-from sandbox.errors import SandboxError
+from sandbox.core.errors import SandboxError
 from workers.database import Database, open_database
 from workers.database.clock import now
 from workers.database.schema import workers

@@ -21,7 +21,7 @@ from celery import signals
 from celery.beat import Scheduler
 from celery.exceptions import SecurityWarning
 
-from sandbox.errors import SandboxError
+from sandbox.core.errors import SandboxError
 from workers import logs
 from workers.app import SERVICE_QUEUE, make_app, queue_of
 from workers.artifacts import place_for

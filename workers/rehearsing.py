@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sandbox import closing
-from sandbox.errors import HostError, RequestError
-from sandbox.hosts import KnownHost, connected, find_host
-from sandbox.hypervisors.acceleration import acceleration
-from sandbox.pipeline import rehearse
-from sandbox.reaper import reap
-from sandbox.records import CheckResult, Phase, PhaseTime, RunRecord
-from sandbox.records import Outcome as CheckOutcome
-from sandbox.request import Request, prepare
+from sandbox.clone.reaper import reap
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.records import CheckResult, Phase, PhaseTime, RunRecord
+from sandbox.core.records import Outcome as CheckOutcome
+from sandbox.core.store import RunFolder, Store
+from sandbox.hosts.drivers.acceleration import acceleration
+from sandbox.hosts.inventory import KnownHost, connected, find_host
+from sandbox.rehearsal import recovery
+from sandbox.rehearsal.recipe import rehearse
 from sandbox.scenario import Scenario
-from sandbox.store import RunFolder, Store
+from sandbox.scenario.request import Request, prepare
 from workers.executors import NotNow, Teller
 from workers.ledger.checks import tallies
 from workers.ledger.values import Claim, Outcome
@@ -60,7 +60,7 @@ class RehearsalExecutor:
                 )
             finally:
                 self.left = disown(place)
-        closing.write_page(place, record)
+        recovery.write_page(place, record)
         trouble = record.facts.trouble
         if trouble is not None and trouble.no_room:
             if not self.left:
@@ -75,7 +75,7 @@ class RehearsalExecutor:
         store = Store(self._settings)
         with connected(host) as hypervisor:
             reaped = reap(hypervisor, store)
-        closing.close_killed(store, reaped)
+        recovery.close_killed(store, reaped)
         stuck = [problem for done in reaped for problem in done.failed]
         if stuck:
             raise HostError(
@@ -154,7 +154,7 @@ def _seconds(record: RunRecord) -> dict[str, float]:
 
 
 class _Told:
-    """Implements :class:`sandbox.progress.Progress`: tells whoever watches the run."""
+    """Implements :class:`sandbox.core.progress.Progress`: tells whoever watches the run."""
 
     def __init__(self, tell: Teller) -> None:
         self._tell = tell

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from sandbox.closing import told
-from sandbox.errors import RequestError
-from sandbox.records import RunRecord
+from sandbox.core.errors import RequestError
+from sandbox.core.records import RunRecord
+from sandbox.core.store import RunFolder, Store
+from sandbox.rehearsal.recovery import told
 from sandbox.report import render
-from sandbox.store import RunFolder, Store
 from workers.artifacts import RECORD, Wanted, everything
 from workers.database import Database
 from workers.database.schema import attempts

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy import select
 
-from sandbox.doctor import NOT_FIT, print_findings
-from sandbox.errors import HostError, SandboxError
-from sandbox.host_checks import Check, Finding, State
-from sandbox.wording import count
+from sandbox.core.errors import HostError, SandboxError
+from sandbox.core.wording import count
+from sandbox.doctor.examine import NOT_FIT, print_findings
+from sandbox.doctor.host_checks import Check, Finding, State
 from workers import canary
 from workers.app import make_app
 from workers.artifacts import Folder, place_for

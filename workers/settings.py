@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sandbox.errors import RequestError
-from sandbox.settings import SERVICE_PREFIX, Settings, one_of, read_settings
+from sandbox.core.errors import RequestError
+from sandbox.core.settings import SERVICE_PREFIX, Settings, one_of, read_settings
 
 VARIABLES = {
     "DATABASE": "SQLAlchemy URL of the truth (default: SQLite in SANDBOX_STATE)",

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from sandbox.errors import HostError, RequestError
-from sandbox.records import Phase, Verdict
-from sandbox.store import is_alive, this_process
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.records import Phase, Verdict
+from sandbox.core.store import is_alive, this_process
 from workers.executors import NotNow, Teller
 from workers.ledger.values import Claim, Outcome
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 
 
 class State(StrEnum):

@@ -9,8 +9,8 @@ from enum import Enum
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sandbox.records import Verdict
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.records import Verdict
 from workers.schedule import night_id
 
 MOST_LINES = 40  # of one paragraph: a chat takes no more

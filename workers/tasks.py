@@ -10,8 +10,8 @@ from functools import partial
 import structlog
 from celery import Celery
 
-from sandbox.errors import SandboxError
-from sandbox.hosts import find_host
+from sandbox.core.errors import SandboxError
+from sandbox.hosts.inventory import find_host
 from workers import canary, housekeeping, logs
 from workers.app import backlog, queue_of
 from workers.attempt import work_off

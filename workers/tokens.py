@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Row, insert, or_, select, update
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import tokens

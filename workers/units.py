@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sandbox.errors import ToolMissing
+from sandbox.core.errors import ToolMissing
 
 UNIT = Path(__file__).resolve().parent / "data" / "upgrade-sandbox-worker.service"
 

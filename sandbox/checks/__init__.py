@@ -1,6 +1,6 @@
 """The checks: what a scenario demands of its guest, before and after the upgrade.
 
-`sandbox.verify` starts them in a process of their own (`worker`), where `plugin` gives them
+`sandbox.checks.runner` starts them in a process of their own (`worker`), where `plugin` gives them
 their fixtures and reports every result at once (`protocol`). What the shared checks decide is
 in `compare`, as pure functions over observations.
 """
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
-from sandbox.records import Record
+from sandbox.core.records import Record
 
 PORT_PATTERN = re.compile(r"(?:(?P<protocol>tcp|udp)/)?(?P<port>[0-9]{1,5})")
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from sandbox.checks.compare import EVERY_ADDRESS, plain_address
 from sandbox.checks.connection import Connection
-from sandbox.deadline import Deadline
-from sandbox.records import Port
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Port
 
 REQUEST_SECONDS = 10.0
 DISCOVERY_SECONDS = 5.0

@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from statistics import median
 
 from sandbox.checks import PORT_PATTERN
-from sandbox.noise import TRANSIENT_UNITS, is_a_containers, normalised, tells_of_the_host
-from sandbox.noise import is_lasting as is_lasting  # a part of what is decided here
-from sandbox.records import Filesystem, Observation, Port
+from sandbox.core.noise import TRANSIENT_UNITS, is_a_containers, normalised, tells_of_the_host
+from sandbox.core.noise import is_lasting as is_lasting  # a part of what is decided here
+from sandbox.core.records import Filesystem, Observation, Port
 
 # That a start may take longer, or three times as long: file systems are checked, hosts are busy.
 SLOWER_SECONDS = 60

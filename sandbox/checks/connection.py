@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded
-from sandbox.process import run, tail
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded
+from sandbox.core.process import run, tail
 
 # What ssh says on stderr when it would have to open a connection of its own. Such a command
 # never reached the guest, so its status 255 cannot be the guest's.

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sandbox.checks import CheckSettings
 from sandbox.checks.connection import Connection
-from sandbox.records import Observation, Record
+from sandbox.core.records import Observation, Record
 
 PhaseName = Literal["before", "after"]
 TEMPORARY = "check-tmp"  # folder for temporary files of the checks, removed after them

@@ -17,8 +17,8 @@ from sandbox.checks.connection import Connection
 from sandbox.checks.facts import Facts
 from sandbox.checks.job import Job
 from sandbox.checks.protocol import Channel, Event, clean, one_line
-from sandbox.deadline import Deadline
-from sandbox.records import CheckResult, Filesystem, Observation, Outcome, Port
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import CheckResult, Filesystem, Observation, Outcome, Port
 
 NOTHING = "sandbox_nothing_to_check"
 SPARE_SECONDS = 10.0  # a check that waits gives up this long before the phase's end

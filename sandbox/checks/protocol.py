@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
-from sandbox.records import CheckResult, Record
+from sandbox.core.records import CheckResult, Record
 
 MAX_DETAIL = 64 * 1024  # characters of traceback and output kept for one check
 MAX_MESSAGE = 500

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sandbox.deadline import Deadline
-from sandbox.process import run
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
 
 DATA = Path(__file__).parent / "data"
 SITE_PACKAGE = "web01-site"
@@ -44,7 +44,7 @@ def build_deb(
     ``prerm`` …) to their texts; ``postinst`` is short for the one that most packages have.
     ``fields`` are further lines of the control file (``Breaks``, ``Section`` …).
     Raises :class:`ValueError` for a path that is not absolute or a script that dpkg does not
-    know, and :class:`~sandbox.errors.CommandFailed` when dpkg-deb refuses the package.
+    know, and :class:`~sandbox.core.errors.CommandFailed` when dpkg-deb refuses the package.
     """
     maintainer_scripts = dict(scripts or {})
     if postinst is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sandbox.interruption import interruptible
+from sandbox.core.interruption import interruptible
 
 
 @click.command()
@@ -30,8 +30,8 @@ def down() -> None:
 @click.option("--picture", type=click.Path(path_type=Path), help="Save a picture (SVG) there.")
 def run(picture: Path | None) -> None:
     """Rehearse two upgrades of web01: a good one, and one that breaks nginx."""
+    from sandbox.core.settings import read_settings
     from sandbox.demo.show import rehearse_both
-    from sandbox.settings import read_settings
 
     with interruptible():
         sys.exit(rehearse_both(read_settings(), picture, click.echo))

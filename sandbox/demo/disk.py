@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError
-from sandbox.process import run
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.core.process import run
 
 SECTOR = 512
 FIRST_SECTOR = 2048  # of the only partition: 1 MiB, the gap holds GRUB's core image

@@ -19,10 +19,10 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandbox.deadline import Deadline
-from sandbox.errors import GuestUnreachable, HostError, RequestError
-from sandbox.hypervisors.acceleration import acceleration
-from sandbox.process import run
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import GuestUnreachable, HostError, RequestError
+from sandbox.core.process import run
+from sandbox.hosts.drivers.acceleration import acceleration
 
 if TYPE_CHECKING:
     from sandbox.demo.image import DemoImage

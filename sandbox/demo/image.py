@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.core.process import run
 from sandbox.demo import disk
 from sandbox.demo.broken import DATA, build_site
 from sandbox.demo.mirror import Mirror, find_mirror
-from sandbox.errors import HostError
-from sandbox.process import run
 
 CACHE = Path("/var/cache/upgrade-sandbox")
 HOSTNAME = "web01"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError
-from sandbox.process import run
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.core.process import run
 
 INDEX_FORMAT = "$(REPO_URI)|$(CODENAME)|$(RELEASE)|$(COMPONENT)|$(LABEL)|$(FILENAME)"
 # Settings without which a guest could not use the host's mirror (a snapshot, a proxy).

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import SandboxError
+from sandbox.core.process import run
+from sandbox.core.settings import Settings, read_settings
+from sandbox.core.store import Store
 from sandbox.demo.show import rehearse_both
-from sandbox.errors import SandboxError
-from sandbox.process import run
-from sandbox.settings import Settings, read_settings
-from sandbox.store import Store
 
 FOLDER = Path(".readme")
 # Headless, as root, and silent: without the last five it looks up hosts of its maker's.

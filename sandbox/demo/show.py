@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sandbox.cli.foreground import rehearse_in_terminal
+from sandbox.core.records import Verdict
+from sandbox.core.settings import Settings
 from sandbox.demo.broken import build_broken_site
 from sandbox.demo.guest import Production, start_production, stop_production
 from sandbox.demo.image import build_image
-from sandbox.foreground import rehearse_in_terminal
-from sandbox.records import Verdict
-from sandbox.request import Request
-from sandbox.settings import Settings
+from sandbox.scenario.request import Request
 
 NAME = "web01"
 Say = Callable[[str], None]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sandbox.errors import RequestError
-from sandbox.records import RunRecord
+from sandbox.core.errors import RequestError
+from sandbox.core.records import RunRecord
 
 FORMATS = ("text", "json", "junit", "markdown", "html")
 

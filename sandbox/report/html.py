@@ -19,12 +19,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from sandbox.ranking import SHOWN, tally
-from sandbox.records import ConffileDecision, RunRecord
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.records import ConffileDecision, RunRecord
 from sandbox.report.timeline import timeline_svg
 from sandbox.report.view import FORECASTS, View, duration, instant, read_artifact, size
-from sandbox.trust import Rate, kept_name
+from sandbox.verdict.flakiness import Rate, kept_name
+from sandbox.verdict.severity import SHOWN, tally
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCREEN_BYTES = 2 * 1024 * 1024

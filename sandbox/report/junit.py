@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from sandbox.records import CheckEnd, CheckResult, CheckSession, Outcome, Verdict
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.records import CheckEnd, CheckResult, CheckSession, Outcome, Verdict
 from sandbox.report.view import View
 
 

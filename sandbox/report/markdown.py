@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from sandbox.differences import CheckChange
-from sandbox.ranking import SHOWN, Line, tally
-from sandbox.records import CheckResult, ConffileDecision
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.records import CheckResult, ConffileDecision
+from sandbox.core.wording import count
 from sandbox.report.view import FORECASTS, TRIED, View, duration, instant
-from sandbox.wording import count
+from sandbox.verdict.diff import CheckChange
+from sandbox.verdict.severity import SHOWN, Line, tally
 
 LIMIT = 60_000  # characters; a GitHub comment takes 65,536
 _ROWS = 100

@@ -11,12 +11,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sandbox.differences import Effect
-from sandbox.ranking import SHOWN, Line, Severity, tally
-from sandbox.records import CheckResult
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.records import CheckResult
+from sandbox.core.wording import count
 from sandbox.report.view import FORECASTS, TRIED, View, duration, instant
-from sandbox.wording import count
+from sandbox.verdict.diff import Effect
+from sandbox.verdict.severity import SHOWN, Line, Severity, tally
 
 WIDTH = 100
 _ROWS = 60

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from sandbox.records import PhaseTime, RunRecord
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.records import PhaseTime, RunRecord
 from sandbox.report.view import duration
 
 _ROW = 38  # pixels a phase

@@ -9,7 +9,17 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from sandbox.differences import (
+from sandbox.core.clean_text import clean, one_line, tail_lines
+from sandbox.core.records import (
+    Destination,
+    Facts,
+    PackageChange,
+    RunRecord,
+    UpgradeStatus,
+    Verdict,
+)
+from sandbox.core.wording import count, reached
+from sandbox.verdict.diff import (
     CheckChange,
     Differences,
     Effect,
@@ -17,11 +27,8 @@ from sandbox.differences import (
     compare_checks,
     without_drift,
 )
-from sandbox.forecasts import REBOOT, Forecast, forecasts
-from sandbox.ranking import Line, ranked
-from sandbox.records import Destination, Facts, PackageChange, RunRecord, UpgradeStatus, Verdict
-from sandbox.report.clean import clean, one_line, tail_lines
-from sandbox.wording import count, reached
+from sandbox.verdict.downtime import REBOOT, Forecast, forecasts
+from sandbox.verdict.severity import Line, ranked
 
 TRIED = "What the clone tried to reach"  # a section's title
 FORECASTS = "Downtime: what the starts before let expect, and what happened"

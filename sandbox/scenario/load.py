@@ -10,9 +10,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from sandbox import strict_yaml
-from sandbox.errors import RequestError
-from sandbox.records import Dependency, Expectations
+from sandbox.core import strict_yaml
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Dependency, Expectations
+from sandbox.managers import What
 from sandbox.scenario import values
 from sandbox.scenario.model import (
     SHARED_CHECKS,
@@ -32,7 +33,6 @@ from sandbox.scenario.model import (
 from sandbox.scenario.paths import Roots, beneath, existing_file
 from sandbox.scenario.problems import Problem, rule_problems, scenario_error, shape_problems
 from sandbox.scenario.schedule import Schedule
-from sandbox.upgraders import What
 
 FILE_NAME = "scenario.yaml"
 _KEYWORDS = ("all", "security", "kernel")

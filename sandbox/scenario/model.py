@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
 
 from sandbox.checks import CheckSettings
-from sandbox.errors import RequestError
-from sandbox.records import Expectations
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Expectations
+from sandbox.managers import UpgradeRequest, What
 from sandbox.scenario import values
 from sandbox.scenario.needed import Needed
 from sandbox.scenario.paths import (
@@ -37,7 +38,6 @@ from sandbox.scenario.section import (
     Section,
     schema,
 )
-from sandbox.upgraders import UpgradeRequest, What
 
 # What ships in scenarios/shared, for the schema where no folder is at hand.
 SHARED_CHECKS = (

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, PlainValidator
 
-from sandbox.records import Dependency
+from sandbox.core.records import Dependency
 from sandbox.scenario import values
 from sandbox.scenario.section import Section, schema
 

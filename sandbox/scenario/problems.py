@@ -10,13 +10,13 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
+from sandbox.core.strict_yaml import Document, KeyPath, dotted
+from sandbox.managers import What
 from sandbox.scenario.model import ScenarioFile
 from sandbox.scenario.needed import KINDS
 from sandbox.scenario.schedule import schedule_problems
 from sandbox.scenario.values import did_you_mean, nearest, shown
-from sandbox.strict_yaml import Document, KeyPath, dotted
-from sandbox.upgraders import What
 
 
 class ScenarioError(RequestError):

@@ -7,7 +7,7 @@ from typing import get_args
 
 import yaml
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from sandbox.scenario import values
 from sandbox.scenario.model import ImageFormat
 

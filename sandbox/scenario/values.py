@@ -14,7 +14,7 @@ from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from sandbox.checks import PORT_PATTERN
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 
 # Debian policy 5.6.1 and 5.6.12; a name that ends in "-" would be a removal to apt-get.
 PACKAGE_NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]"

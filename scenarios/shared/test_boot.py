@@ -14,8 +14,8 @@ from sandbox.checks.compare import (
     state_worse,
 )
 from sandbox.checks.facts import Facts
-from sandbox.deadline import Deadline
-from sandbox.records import Observation
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Observation
 
 
 def test_default_target_is_reached(now: Observation, host: Host, patience: Deadline) -> None:

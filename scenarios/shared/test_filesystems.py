@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandbox.checks import CheckSettings
 from sandbox.checks.compare import fullness, real_filesystems
-from sandbox.records import Filesystem, Observation
+from sandbox.core.records import Filesystem, Observation
 
 
 def test_has_room(each_filesystem: Filesystem, now: Observation, settings: CheckSettings) -> None:

@@ -14,8 +14,8 @@ from sandbox.checks.answers import SERVER_ERROR, Answer, as_before, ask_until, d
 from sandbox.checks.compare import listeners
 from sandbox.checks.connection import Connection
 from sandbox.checks.facts import Facts
-from sandbox.deadline import Deadline
-from sandbox.records import Observation
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Observation
 
 
 def test_url_answers(

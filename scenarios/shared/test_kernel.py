@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.checks.compare import newer_kernel
-from sandbox.records import Observation
+from sandbox.core.records import Observation
 
 
 def test_newest_installed_kernel_runs(now: Observation, phase: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandbox.checks import CheckSettings
 from sandbox.checks.compare import new_kernel_errors
-from sandbox.records import Observation
+from sandbox.core.records import Observation
 
 
 def test_no_new_errors(before: Observation, now: Observation, settings: CheckSettings) -> None:

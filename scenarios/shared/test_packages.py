@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.records import Observation
+from sandbox.core.records import Observation
 
 
 def test_nothing_is_half_configured(now: Observation) -> None:

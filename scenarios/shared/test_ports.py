@@ -7,8 +7,8 @@ import time
 from testinfra.host import Host
 
 from sandbox.checks.compare import parse_listening, port_problem
-from sandbox.deadline import Deadline
-from sandbox.records import Observation, Port
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Observation, Port
 
 
 def test_still_listens(each_port: Port, now: Observation, host: Host, patience: Deadline) -> None:

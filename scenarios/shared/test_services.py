@@ -8,8 +8,8 @@ from testinfra.host import Host
 
 from sandbox.checks import CheckSettings
 from sandbox.checks.compare import describe_lost_units, lost_units, parse_unit_states
-from sandbox.deadline import Deadline
-from sandbox.records import Observation
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Observation
 
 SHOW = "systemctl show --property=LoadState --property=ActiveState --property=SubState --"
 

@@ -8,8 +8,8 @@ from testinfra.host import Host
 
 from sandbox.checks import CheckSettings
 from sandbox.checks.compare import left_behind, new_failed_units, started_again
-from sandbox.deadline import Deadline
-from sandbox.records import Observation
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Observation
 
 
 def test_no_new_failed_units(

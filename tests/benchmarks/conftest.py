@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.settings import Settings
 from sandbox.demo.guest import Production, start_production, stop_production
 from sandbox.demo.image import DemoImage, build_image
-from sandbox.hypervisors import Hypervisor, driver_for
-from sandbox.settings import Settings
+from sandbox.hosts.drivers import Hypervisor, driver_for
 from tests.support.benchmarks.table import Measurement, Results, as_table, write
 from tests.support.paths import ROOT
 

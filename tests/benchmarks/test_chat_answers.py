@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from tests.support.benchmarks.table import Measurement, Results
 from tests.support.service import chat_world as says
 from tests.support.service.api_world import started

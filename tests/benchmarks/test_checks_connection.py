@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 import pytest
 
 from sandbox.checks import CheckSettings
-from sandbox.deadline import Deadline
+from sandbox.checks.runner import run_checks
+from sandbox.clone.ssh import HOST, Connection, Login
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
+from sandbox.core.records import CheckEnd, Observation, Outcome
 from sandbox.demo.guest import Production
-from sandbox.process import run
-from sandbox.records import CheckEnd, Observation, Outcome
-from sandbox.ssh import HOST, Connection, Login
-from sandbox.verify import run_checks
 from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]

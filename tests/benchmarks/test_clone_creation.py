@@ -19,21 +19,21 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.clone import CloneOrder, create_clone
-from sandbox.deadline import Deadline
+from sandbox.clone.create import CloneOrder, create_clone
+from sandbox.clone.reaper import remove_run
+from sandbox.clone.ssh import Login
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
+from sandbox.core.records import Disk
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store, this_process
 from sandbox.demo.guest import Production
-from sandbox.hypervisors import Hypervisor, Mark
-from sandbox.hypervisors.acceleration import acceleration
-from sandbox.process import run
-from sandbox.reaper import remove_run
-from sandbox.records import Disk
-from sandbox.settings import Settings
-from sandbox.source import ImageSpec, Source, guest_source, image_source
-from sandbox.ssh import Login
-from sandbox.store import RunFolder, Store, this_process
-from sandbox.volumes import BackupExporter, Exporter
-from sandbox.volumes.images import allocated, create_overlay
-from sandbox.volumes.readonly_export import ReadonlyExporter
+from sandbox.hosts.drivers import Hypervisor, Mark
+from sandbox.hosts.drivers.acceleration import acceleration
+from sandbox.hosts.source import ImageSpec, Source, guest_source, image_source
+from sandbox.hosts.volumes import BackupExporter, Exporter
+from sandbox.hosts.volumes.images import allocated, create_overlay
+from sandbox.hosts.volumes.readonly_export import ReadonlyExporter
 from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = pytest.mark.benchmark

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
+from sandbox.core.settings import read_settings
 from sandbox.demo.guest import Production
 from sandbox.demo.mirror import find_mirror
-from sandbox.process import run
-from sandbox.proxy import PackageProxy
-from sandbox.settings import read_settings
+from sandbox.network.proxy.package_proxy import PackageProxy
 from tests.support.benchmarks.table import Measurement, Results
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]

@@ -19,15 +19,15 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import CheckEnd, RunRecord, Verdict
+from sandbox.core.settings import Settings, read_settings, shipped_scenarios
+from sandbox.core.store import Store
 from sandbox.demo.image import DemoImage
 from sandbox.demo.mirror import find_mirror
-from sandbox.hypervisors import Hypervisor
-from sandbox.proxy import PackageProxy
-from sandbox.records import CheckEnd, RunRecord, Verdict
-from sandbox.settings import Settings, read_settings, shipped_scenarios
-from sandbox.source import ImageSpec
-from sandbox.store import Store
+from sandbox.hosts.drivers import Hypervisor
+from sandbox.hosts.source import ImageSpec
+from sandbox.network.proxy.package_proxy import PackageProxy
 from tests.support.benchmarks.by_hand import ByHand, essence, rehearse_by_hand
 from tests.support.benchmarks.table import Measurement, Results
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from tests.support.benchmarks.fleet import Fleet, fleet
 from tests.support.benchmarks.table import Measurement, Results
 from workers.app import make_app

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.clone import CloneOrder, create_clone
-from sandbox.guest import Guest
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.clone_xml import macs, memory_of
-from sandbox.reach import find
-from sandbox.reaper import remove_run
-from sandbox.records import Disk
-from sandbox.settings import Settings
-from sandbox.source import Source, guest_source
-from sandbox.ssh import Login
-from sandbox.store import RunFolder, Store, this_process
-from sandbox.volumes.host_disks import HostDisks, remove
+from sandbox.clone.create import CloneOrder, create_clone
+from sandbox.clone.discovery import find
+from sandbox.clone.guest import Guest
+from sandbox.clone.reaper import remove_run
+from sandbox.clone.ssh import Login
+from sandbox.core.records import Disk
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store, this_process
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.clone_xml import macs, memory_of
+from sandbox.hosts.source import Source, guest_source
+from sandbox.hosts.volumes.host_disks import HostDisks, remove
 from tests.support.benchmarks.table import Measurement, Results
 from tests.support.waiting import soon
 from tests.support.xen.xenlab import GUEST, Host, host

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.core.progress import Silent
+from sandbox.core.records import Verdict
+from sandbox.core.settings import Settings
 from sandbox.demo.broken import build_deb
-from sandbox.progress import Silent
-from sandbox.records import Verdict
-from sandbox.settings import Settings
 from tests.support.benchmarks.table import Measurement, Results
 from tests.support.guests.archive import SOURCE, Archive
 from tests.support.xen.xenlab import (

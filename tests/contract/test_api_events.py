@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.records import Verdict
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Verdict
 from tests.support.service.api_world import HOST, Api, api
 from tests.support.service.services import PATIENCE
 from workers import tokens

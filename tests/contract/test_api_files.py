@@ -12,8 +12,8 @@ import pytest
 from lxml import etree
 from sqlalchemy import update
 
-from sandbox.records import Decision, RunRecord, Verdict
-from sandbox.store import Store
+from sandbox.core.records import Decision, RunRecord, Verdict
+from sandbox.core.store import Store
 from tests.support.service.api_world import HOST, Api, api
 from workers.artifacts import NoSuchFile, Place, place_for
 from workers.database.schema import attempts

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from tests.support.service.api_world import HOST, MANY, Api, api, started
 from tests.support.service.servers import Postgres
 from tests.support.service.services import PATIENCE, service

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from tests.support.service.api_world import GUEST, HOST, Answer, Api, api
 from workers.database.clock import now
 from workers.database.schema import idempotency_keys, runs

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from tests.support.service.api_world import HOST, Api, api
 from workers.ledger.leases import claim, finish
 from workers.ledger.submitting import submit

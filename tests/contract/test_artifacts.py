@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
-from sandbox.errors import HostError, RequestError
+from sandbox.core.errors import HostError, RequestError
 from workers.artifacts import S3, Folder, NoSuchFile, Place, files_of, place_for
 from workers.settings import ServiceSettings, read_service_settings
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from sandbox.scenario import load_scenario
 from tests.support.service.nights_world import DAY, DUE, FIRST_SEEN, Hook, World, rehearse, web_hook
 from workers import changes, housekeeping, mornings, nights, notify

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from sandbox.host_checks import State
+from sandbox.doctor.host_checks import State
 from tests.support.service import chat_world as says
 from tests.support.service.chat_world import Sent, chat_of, service_settings
 from tests.support.service.ledger_world import PASS, taken

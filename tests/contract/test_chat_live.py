@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from tests.support.service import chat_world as says
 from tests.support.service.api_world import Answer, Api, started
 from tests.support.service.chat_world import (

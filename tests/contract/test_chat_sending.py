@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from sandbox.host_checks import State
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
+from sandbox.doctor.host_checks import State
 from tests.support.service.chat_world import LINK, chat_of
 from tests.support.service.ledger_world import FAIL, PASS, order, taken
 from tests.support.service.vendors import HEAD, REPOSITORY, Said, Vendors, vendors

@@ -10,7 +10,7 @@ import urllib.request
 
 import redis
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from tests.support.service.embedded import PATIENCE, Service, alive, eventually, service
 from workers.states import State
 

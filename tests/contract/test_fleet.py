@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.fleet import Answer, Standing, fleet, pending
 from workers.ledger.leases import claim, finish

@@ -11,8 +11,8 @@ import pytest
 from lxml import etree
 from markdown_it import MarkdownIt
 
-from sandbox.records import Decision, RunRecord, Verdict
-from sandbox.store import Store
+from sandbox.core.records import Decision, RunRecord, Verdict
+from sandbox.core.store import Store
 from tests.support.service.api_world import HOST
 from tests.support.service.gate_world import GITHUB, Ci, answer, between, ci
 from workers.ledger.leases import claim, finish, note_folder

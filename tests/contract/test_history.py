@@ -11,10 +11,10 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 import workers.database
-from sandbox.errors import HostError
-from sandbox.records import Past, Verdict
-from sandbox.settings import Settings
-from sandbox.trust import Rate
+from sandbox.core.errors import HostError
+from sandbox.core.records import Past, Verdict
+from sandbox.core.settings import Settings
+from sandbox.verdict.flakiness import Rate
 from tests.support.service.api_world import Api, api
 from tests.support.service.ledger_world import PASS, order, take, taken
 from workers import retention

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from sandbox.errors import RequestError
-from sandbox.host import LocalHost
-from sandbox.process import run
-from sandbox.volumes import host_disks
-from sandbox.volumes.host_disks import PLACE
+from sandbox.core.errors import RequestError
+from sandbox.core.process import run
+from sandbox.hosts.transport import LocalHost
+from sandbox.hosts.volumes import host_disks
+from sandbox.hosts.volumes.host_disks import PLACE
 from tests.contract.test_volumes import facts, qemu_io, same
 from tests.support.hosts.stores import (
     EXPORT,

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, HostError, RequestError
-from sandbox.hypervisors import driver_for
-from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, clone_xml
-from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.records import Disk
-from sandbox.source import ImageSpec, image_xml
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded, HostError, RequestError
+from sandbox.core.records import Disk
+from sandbox.hosts.drivers import driver_for
+from sandbox.hosts.drivers.clone_xml import CloneDisk, CloneSpec, clone_xml
+from sandbox.hosts.drivers.libvirt_qemu import LibvirtQemu
+from sandbox.hosts.source import ImageSpec, image_xml
 from tests.support.guests.small_disks import make_image
 from tests.support.hosts.labs import DISK_SIZE, Lab, LibvirtLab, ThisRun, new_run
 from tests.support.paths import GOLDEN
@@ -167,7 +167,7 @@ def test_a_network_lives_from_create_to_destroy(lab: Lab, this_run: ThisRun) -> 
 
 
 def test_a_taken_subnet_is_said_to_be_in_use(qemu_lab: Lab, this_run: ThisRun) -> None:
-    """:func:`sandbox.network.create` goes on to the next one because of these words."""
+    """:func:`sandbox.network.isolation.create` goes on to the next one because of these words."""
     other = new_run()
     qemu_lab.hypervisor.create_network(this_run.network_xml())
     with pytest.raises(HostError, match="in use"):

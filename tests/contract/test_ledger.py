@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sandbox.errors import HostError, RequestError
-from sandbox.records import Verdict
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.records import Verdict
 from tests.support.service.ledger_world import FAIL, LEASE, PASS, order, row, take, taken
 from workers.database import Database, migrate, open_database, require_schema, schema_versions
 from workers.database.schema import metadata, runs, verdicts

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, select
 
-from sandbox.errors import RequestError
-from sandbox.records import Verdict
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Verdict
 from tests.support.service.ledger_world import (
     ERROR,
     FAIL,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from tests.support.service.nights_world import (
     DAY,
     DUE,

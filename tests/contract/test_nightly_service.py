@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from tests.support.machine.forked import Forked
 from tests.support.service.nights_world import HOSTS, World, all_nights, all_runs, web_hook
 from tests.support.service.servers import Postgres, redis_server, short_folder

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from sandbox.request import Request, prepare
+from sandbox.scenario.request import Request, prepare
 from tests.support.service.nights_world import (
     DAY,
     DUE,

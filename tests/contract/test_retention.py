@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, func, insert, select, update
 
-from sandbox.deadline import Deadline
-from sandbox.records import Verdict
-from sandbox.settings import Settings
-from sandbox.store import Store
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Verdict
+from sandbox.core.settings import Settings
+from sandbox.core.store import Store
 from tests.support.service.servers import short_folder
 from workers import housekeeping, retention
 from workers.artifacts import Folder

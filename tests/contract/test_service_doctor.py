@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import text, update
 
-from sandbox.deadline import Deadline
-from sandbox.doctor import examine
-from sandbox.host_checks import Finding, State
+from sandbox.core.deadline import Deadline
+from sandbox.doctor.examine import examine
+from sandbox.doctor.host_checks import Finding, State
 from tests.support.service.services import HOSTS, PATIENCE, Service, service
 from workers import service_checks
 from workers.database.clock import now

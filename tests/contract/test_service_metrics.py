@@ -13,10 +13,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
-from sandbox.errors import HostError, RequestError
-from sandbox.hosts import KnownHost
-from sandbox.settings import Settings
-from sandbox.volumes.lvm import Pool
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.settings import Settings
+from sandbox.hosts.inventory import KnownHost
+from sandbox.hosts.volumes.lvm import Pool
 from tests.support.service.ledger_world import ERROR, FAIL, PASS, order, taken
 from workers import housekeeping, metrics
 from workers.database import Database, open_database

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from sandbox.deadline import Deadline
-from sandbox.records import Verdict
-from sandbox.store import Store
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Verdict
+from sandbox.core.store import Store
 from tests.contract.test_service_metrics import samples
 from tests.support.service.services import PATIENCE, Service, service
 from workers.database.schema import attempts

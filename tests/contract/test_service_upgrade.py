@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 import workers.database
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from tests.support.service.ledger_world import PASS, order, row, taken
 from workers.database import (
     Database,

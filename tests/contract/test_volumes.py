@@ -14,17 +14,17 @@ from pathlib import Path
 import libvirt_qemu
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, HostError
-from sandbox.hypervisors import Export
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.process import run
-from sandbox.reaper import remove_run
-from sandbox.records import Disk
-from sandbox.store import RunFolder, Store, start_time
-from sandbox.volumes import BackupExporter, Exporter
-from sandbox.volumes.images import FORMATS, allocated, create_overlay
-from sandbox.volumes.readonly_export import ReadonlyExporter
+from sandbox.clone.reaper import remove_run
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import CommandFailed, HostError
+from sandbox.core.process import run
+from sandbox.core.records import Disk
+from sandbox.core.store import RunFolder, Store, start_time
+from sandbox.hosts.drivers import Export
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.volumes import BackupExporter, Exporter
+from sandbox.hosts.volumes.images import FORMATS, allocated, create_overlay
+from sandbox.hosts.volumes.readonly_export import ReadonlyExporter
 from tests.support.guests.small_disks import make_image
 from tests.support.hosts.labs import LibvirtLab
 from tests.support.hosts.stores import NEW, OLD, SIZE

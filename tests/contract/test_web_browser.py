@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from sandbox.records import Verdict
-from sandbox.trust import Rate
+from sandbox.core.records import Verdict
+from sandbox.verdict.flakiness import Rate
 from tests.contract.web_example import LONG, example
 from tests.support.service.api_world import HOST, Api
 from tests.support.service.browsers import PHONE, Window, chromium, window

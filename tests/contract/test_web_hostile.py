@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import expect
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after
 from tests.support.service.api_world import Api
 from tests.support.service.browsers import Window, chromium, window

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import insert
 
-from sandbox.volumes.lvm import Pool
+from sandbox.hosts.volumes.lvm import Pool
 from tests.support.fakes.sample_records import (
     broken_nginx,
     inconclusive,

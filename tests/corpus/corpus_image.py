@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
 from sandbox.demo.image import CACHE, DemoImage, build_image, derive_image, digest, write
-from sandbox.process import run
 from tests.corpus.corpus_case import DEMO
 from tests.corpus.corpus_machine import MACHINE, SHOP_CONF, SHOP_CONF_TEXT
 from tests.support.guests.archive import SOURCES_LIST

@@ -25,12 +25,12 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from sandbox.deadline import Deadline
-from sandbox.hypervisors import driver_for
-from sandbox.hypervisors.acceleration import acceleration
-from sandbox.records import Decision, RunRecord
-from sandbox.settings import WATCH, Settings, read_settings, shipped_scenarios
-from sandbox.verdict import decide
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Decision, RunRecord
+from sandbox.core.settings import WATCH, Settings, read_settings, shipped_scenarios
+from sandbox.hosts.drivers import driver_for
+from sandbox.hosts.drivers.acceleration import acceleration
+from sandbox.verdict.decide import decide
 from tests.corpus.cases import CASES
 from tests.corpus.corpus_case import Case
 from tests.corpus.corpus_image import make_image

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import func, select
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from tests.support.faults.chaos_cells import LEAST, Cells, dice
 from tests.support.faults.chaos_judge import judge
 from tests.support.faults.chaos_plague import HOSTS, a_busy_worker, fill, plague

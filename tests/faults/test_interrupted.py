@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.core.records import Phase
 from sandbox.demo.guest import Production
-from sandbox.records import Phase
 from tests.support.faults.commands import Command
 from tests.support.guests import leftovers
 from tests.support.guests.guests import PRODUCTION, Lab

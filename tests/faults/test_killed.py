@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Phase
 from sandbox.demo.guest import Production
-from sandbox.records import Phase
 from tests.support.circle import WIDE
 from tests.support.faults.commands import PATIENCE, Command
 from tests.support.faults.scenario_of_faults import SCENARIO
@@ -33,7 +33,7 @@ EMPTY = (Phase.PLAN, Phase.CLEANUP)
 # The real command, but for its end: at the so-manieth process that it would note down.
 DIE_AT_REGISTERING = """
 import os, signal, sys
-from sandbox.store import RunFolder
+from sandbox.core.store import RunFolder
 from tests.support.guests.resuming import main
 register, left = RunFolder.register, int(sys.argv.pop(1))
 def die(*arguments):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.records import Phase, Verdict
-from sandbox.store import start_time
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Phase, Verdict
+from sandbox.core.store import start_time
 from tests.support.faults.chaos_cells import dice
 from tests.support.faults.service_on_qemu import WINDOW, Service, expect_pass
 

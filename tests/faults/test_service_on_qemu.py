@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.records import Phase, Verdict
+from sandbox.core.records import Phase, Verdict
 from tests.support.faults.chaos_cells import dice
 from tests.support.faults.service_on_qemu import ENDLESS, Service, expect_pass
 from tests.support.guests import leftovers

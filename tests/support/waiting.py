@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded
 
 PATIENCE = 60.0  # seconds; a bound against waiting for ever, never a measurement
 
@@ -25,7 +25,7 @@ def wait_until(
 ) -> None:
     """Wait until ``holds`` is true, asked again every so many seconds.
 
-    Raises :class:`~sandbox.errors.DeadlineExceeded` that names ``what`` and ends with what
+    Raises :class:`~sandbox.core.errors.DeadlineExceeded` that names ``what`` and ends with what
     ``explain`` returns.
     """
     deadline = Deadline(seconds, f"waiting for {what}")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.admission import admitted, overhead
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, HostError
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded, HostError
+from sandbox.hosts.admission import admitted, overhead
 from tests.support.waiting import soon
 from tests.unit.test_admission import GIB, MIB, host
 from tests.unit.test_admission import place as place

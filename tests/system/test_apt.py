@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import RequestError
-from sandbox.proxy import PackageProxy
-from sandbox.records import ConffileDecision, UpgradeLog, UpgradeStatus
-from sandbox.upgraders import UpgradeRequest, choose, detect
-from sandbox.upgraders.script import ScriptUpgrader
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import RequestError
+from sandbox.core.records import ConffileDecision, UpgradeLog, UpgradeStatus
+from sandbox.managers import UpgradeRequest, choose, detect
+from sandbox.managers.script import ScriptUpgrader
+from sandbox.network.proxy.package_proxy import PackageProxy
 from tests.support.fakes.apt_world import Rehearsal
 from tests.support.fakes.local_shell import LocalShell
 from tests.support.machine.package_server import loopback_port

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.errors import DeadlineExceeded, GuestRestarted, GuestUnreachable, RequestError
-from sandbox.records import UpgradeStatus
-from sandbox.upgraders import UpgradeRequest, apt
+from sandbox.core.errors import DeadlineExceeded, GuestRestarted, GuestUnreachable, RequestError
+from sandbox.core.records import UpgradeStatus
+from sandbox.managers import UpgradeRequest, apt
 from tests.support.fakes.apt_world import Rehearsal
 
 # --- what goes wrong ------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.records import UpgradeStatus
-from sandbox.upgraders import UpgradeRequest
+from sandbox.core.records import UpgradeStatus
+from sandbox.managers import UpgradeRequest
 from tests.support.fakes.apt_world import AptWorld, Rehearsal
 
 NEXT = UpgradeRequest("release", release="trixie")

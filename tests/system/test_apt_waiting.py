@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import DeadlineExceeded, GuestBusy, NotFetched
-from sandbox.records import UpgradeStatus
-from sandbox.upgraders import UpgradeRequest, apt
-from sandbox.upgraders.apt_parse import package_at_work, still_fetches, waits_for_lock
+from sandbox.core.errors import DeadlineExceeded, GuestBusy, NotFetched
+from sandbox.core.records import UpgradeStatus
+from sandbox.managers import UpgradeRequest, apt
+from sandbox.managers.apt_parse import package_at_work, still_fetches, waits_for_lock
 from tests.support.fakes.apt_world import QuietHandler, Rehearsal
 
 ALL = UpgradeRequest("all")

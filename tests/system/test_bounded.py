@@ -16,13 +16,13 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError
-from sandbox.host import HostLost, LocalHost
-from sandbox.hypervisors import bounded as module
-from sandbox.hypervisors.bounded import bounded
-from sandbox.hypervisors.libvirt_base import failed
-from sandbox.hypervisors.libvirt_xen import LibvirtXen
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.hosts.drivers import bounded as module
+from sandbox.hosts.drivers.bounded import bounded
+from sandbox.hosts.drivers.libvirt_base import failed
+from sandbox.hosts.drivers.libvirt_xen import LibvirtXen
+from sandbox.hosts.transport import HostLost, LocalHost
 from tests.support.waiting import holds_soon
 
 SOON = 0.2
@@ -221,7 +221,7 @@ def test_a_libvirtd_that_is_stopped_costs_the_time_of_a_call(
 
 
 def test_a_libvirtd_that_died_is_lost(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.hypervisors.libvirt_base._RECONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("sandbox.hosts.drivers.libvirt_base._RECONNECT_SECONDS", 1.0)
     driver = LibvirtXen(daemon.uri, libvirt.open(daemon.uri), LocalHost())
     daemon.end()
     for ask in (driver.guests, driver.marked_domains, lambda: driver.destroy("x", "y")):

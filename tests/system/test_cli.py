@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 from sandbox import __version__
-from sandbox.errors import DeadlineExceeded, GuestUnreachable, HostError, RequestError
-from sandbox.options import EXIT_CODES
-from sandbox.records import Verdict
-from sandbox.store import RunFolder
+from sandbox.cli.options import EXIT_CODES
+from sandbox.core.errors import DeadlineExceeded, GuestUnreachable, HostError, RequestError
+from sandbox.core.records import Verdict
+from sandbox.core.store import RunFolder
 from tests.support.fakes.run_world import COMMAND, ESCAPE, World, in_terminal, sandbox
 from tests.support.fakes.sample_records import broken_nginx, inconclusive, mirror_error, passed
 from workers.cli import main
@@ -126,7 +126,7 @@ def test_run_ends_with_the_verdicts_code(
         asked.append((request, options))
         return verdict
 
-    monkeypatch.setattr("sandbox.foreground.rehearse_in_terminal", rehearse)
+    monkeypatch.setattr("sandbox.cli.foreground.rehearse_in_terminal", rehearse)
     told = world.invoke("run", "security", "--guest", "web01", "--keep", "--json")
     codes = {"pass": 0, "fail": 1, "rejected": 2, "inconclusive": 3, "error": 4}
     assert told.exit_code == codes[verdict.value]
@@ -151,7 +151,7 @@ def test_errors_end_with_their_code_a_message_and_a_hint(
     def fail(*_arguments: object, **_options: object) -> None:
         raise problem
 
-    monkeypatch.setattr("sandbox.listing.print_runs", fail)
+    monkeypatch.setattr("sandbox.cli.listing.print_runs", fail)
     told = world.invoke("list")
     assert (told.exit_code, told.stdout) == (status, "")
     if isinstance(problem, KeyboardInterrupt):
@@ -311,7 +311,7 @@ def test_a_terminal_gets_colours_and_a_pipe_does_not(
 
 SLOW = """
 import contextlib, sys, time
-import sandbox.foreground
+import sandbox.cli.foreground
 
 def rehearse(*_arguments, **_options):
     try:
@@ -322,7 +322,7 @@ def rehearse(*_arguments, **_options):
         time.sleep(1.5)
         print("clean", flush=True)
 
-sandbox.foreground.rehearse_in_terminal = rehearse
+sandbox.cli.foreground.rehearse_in_terminal = rehearse
 from workers.cli import main
 main(["run", "security", "--guest", "web01"], prog_name="sandbox")
 """
@@ -373,8 +373,8 @@ def test_a_fault_of_ours_is_no_verdict_of_fail(
     def fail(*_given: object, **_named: object) -> None:
         raise slip
 
-    monkeypatch.setattr("sandbox.listing.print_runs", fail, raising=False)
-    monkeypatch.setattr("sandbox.settings.read_settings", fail)
+    monkeypatch.setattr("sandbox.cli.listing.print_runs", fail, raising=False)
+    monkeypatch.setattr("sandbox.core.settings.read_settings", fail)
     done = CliRunner().invoke(main, ["list"])
     assert done.exit_code == 4
     assert str(slip) in done.output

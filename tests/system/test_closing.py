@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from sandbox.closing import PAGE, write_page
-from sandbox.records import Phase, PhaseTime, RunRecord
+from sandbox.core.records import Phase, PhaseTime, RunRecord
+from sandbox.rehearsal.recovery import PAGE, write_page
 from tests.support.fakes.run_world import World
 from tests.support.fakes.sample_records import passed
 from tests.system.test_removing import keep
@@ -34,7 +34,7 @@ def test_a_page_that_cannot_be_written_again_does_not_stay_as_it_was(
     def fail(*_: object) -> str:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("sandbox.closing.render", fail)
+    monkeypatch.setattr("sandbox.rehearsal.recovery.render", fail)
     assert world.invoke("rm", folder.id).exit_code == 0
     assert not (folder.artifacts / PAGE).exists()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sandbox import completing
-from sandbox.errors import HostError
-from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.cli import completion
+from sandbox.core.errors import HostError
+from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.fakes.run_world import World, sandbox
 from tests.support.fakes.sample_records import passed
 
@@ -75,24 +75,24 @@ def inventory(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             found.define(f"<domain><name>{guest if 'xen1' in uri else guest[::-1]}</name></domain>")
         return found
 
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", driver_for)
 
 
 @pytest.mark.usefixtures("inventory")
 def test_completion_of_guests_and_hosts() -> None:
-    assert completing.hosts("") == ["xen1", "xen2"]
-    assert completing.hosts("xen2") == ["xen2"]
-    assert completing.guests("web", "xen1") == ["web01", "web02"]
-    assert completing.guests("", None) == ["10bd", "10bew", "20bew"]
-    assert completing.guests("", "xen2") == []
-    assert completing.guests("", "nonesuch") == []
+    assert completion.hosts("") == ["xen1", "xen2"]
+    assert completion.hosts("xen2") == ["xen2"]
+    assert completion.guests("web", "xen1") == ["web01", "web02"]
+    assert completion.guests("", None) == ["10bd", "10bew", "20bew"]
+    assert completion.guests("", "xen2") == []
+    assert completion.guests("", "nonesuch") == []
 
 
 @pytest.mark.usefixtures("inventory")
 def test_guests_of_the_host_that_is_named_on_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from click.shell_completion import ShellComplete
 
-    from sandbox.cli import main
+    from sandbox.cli.main import main
 
     asked = ShellComplete(main, {}, "sandbox", "_SANDBOX_COMPLETE")
 
@@ -111,8 +111,8 @@ def test_a_host_that_hangs_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> No
         time.sleep(10)
         raise HostError("too late")
 
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
-    monkeypatch.setattr(completing, "SECONDS", 0.2)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", driver_for)
+    monkeypatch.setattr(completion, "SECONDS", 0.2)
     started = time.monotonic()
-    assert completing.guests("", None) == []
+    assert completion.guests("", None) == []
     assert time.monotonic() - started < 8

@@ -8,14 +8,12 @@ from typing import cast
 
 import pytest
 
-from sandbox import confirming, inside, pipeline, twin
 from sandbox.checks import CheckSettings
-from sandbox.confirming import confirm
-from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, HostError
-from sandbox.guest import Guest
-from sandbox.plan import Plan, make_plan
-from sandbox.records import (
+from sandbox.checks.runner import share_of_checks
+from sandbox.clone.guest import Guest
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, HostError
+from sandbox.core.records import (
     Autopsy,
     CheckEnd,
     CheckSession,
@@ -27,9 +25,12 @@ from sandbox.records import (
     UnitTrace,
     Watch,
 )
-from sandbox.run import Run
-from sandbox.twin import Twin
-from sandbox.verify import share_of_checks
+from sandbox.rehearsal import control as control_module
+from sandbox.rehearsal import recipe, retest, steps
+from sandbox.rehearsal.control import Twin
+from sandbox.rehearsal.plan import Plan, make_plan
+from sandbox.rehearsal.retest import confirm
+from sandbox.rehearsal.run import Run
 from tests.support.fakes.sample_records import passing_facts, session
 from tests.support.fakes.stage import Stage
 
@@ -75,8 +76,8 @@ def asked(
             raise said
         return cast(CheckSession, said)
 
-    monkeypatch.setattr(confirming, "checked", checked)
-    monkeypatch.setattr(inside, "observe_units", lambda *_args: RUNS)
+    monkeypatch.setattr(retest, "checked", checked)
+    monkeypatch.setattr(steps, "observe_units", lambda *_args: RUNS)
     found = confirm(plan, run, cast(Guest, guest or Back()), Deadline(20, "verify"))
     assert next(told, None) is None, "each was asked for"
     return found
@@ -132,12 +133,12 @@ def test_a_host_that_fails_the_second_start_unproves_nothing(
     def start_again(*_args: object) -> None:
         raise problem
 
-    monkeypatch.setattr(pipeline, "start_again", start_again)
+    monkeypatch.setattr(recipe, "start_again", start_again)
     if raised:
         with pytest.raises(GuestUnreachable):
-            pipeline._start_once_more(plan, run, cast(Guest, Back()))
+            recipe._start_once_more(plan, run, cast(Guest, Back()))
     else:
-        pipeline._start_once_more(plan, run, cast(Guest, Back()))
+        recipe._start_once_more(plan, run, cast(Guest, Back()))
     assert run.facts.second_start is None
     (failed,) = run.record.phases
     assert (failed.phase, failed.ok) == (Phase.REBOOT, False)
@@ -171,11 +172,11 @@ def test_what_is_looked_into(
     def examine(_guest: Guest, units: list[str], _deadline: Deadline) -> Autopsy:
         return Autopsy(units=tuple(UnitTrace(unit=unit) for unit in units))
 
-    monkeypatch.setattr(inside, "examine", examine)
+    monkeypatch.setattr(steps, "examine", examine)
     settings = plan.check_settings.model_copy(update={"ignore_units": ignored})
     run.learn(before=RUNS, after=after, control=there)
     tolerant = replace(plan, check_settings=settings)
-    found = inside.find_out(tolerant, run, cast(Guest, Back()), Deadline(20, "verify"))
+    found = steps.find_out(tolerant, run, cast(Guest, Back()), Deadline(20, "verify"))
     assert (tuple(one.unit for one in found.units) if found else None) == asked
 
 
@@ -186,9 +187,9 @@ def test_what_cannot_be_looked_into_costs_no_verdict(
     def examine(*_args: object) -> Autopsy:
         raise problem
 
-    monkeypatch.setattr(inside, "examine", examine)
+    monkeypatch.setattr(steps, "examine", examine)
     run.learn(before=RUNS, after=FAILED)
-    assert inside.find_out(plan, run, cast(Guest, Back()), Deadline(20, "verify")) is None
+    assert steps.find_out(plan, run, cast(Guest, Back()), Deadline(20, "verify")) is None
 
 
 @pytest.mark.parametrize(("phase", "share"), [(450.0, 390.0), (100.0, 80.0), (0.0, 0.0)])
@@ -240,11 +241,11 @@ def beside_a_watched_clone(
         told.append((str(given["phase"]), settings.restarts_at_first))
         return GREEN
 
-    monkeypatch.setattr(twin, "observe", lambda *_args: next(shown))
-    monkeypatch.setattr(twin, "run_checks", checks)
-    monkeypatch.setattr(twin, "Aside", Nothing)
-    monkeypatch.setattr(twin, "ROUNDS", 1)
-    monkeypatch.setattr(twin, "LATER", 0.1)
+    monkeypatch.setattr(control_module, "observe", lambda *_args: next(shown))
+    monkeypatch.setattr(control_module, "run_checks", checks)
+    monkeypatch.setattr(control_module, "Aside", Nothing)
+    monkeypatch.setattr(control_module, "ROUNDS", 1)
+    monkeypatch.setattr(control_module, "LATER", 0.1)
     folder = stage.new_folder()
     control = Twin(plan, stage.hypervisor, folder, lambda _cut: cast(Guest, Twinned()))
     with control:

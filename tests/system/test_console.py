@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import console
-from sandbox.host import LocalHost
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.reaper import remove_run
-from sandbox.settings import Settings
-from sandbox.store import RunFolder, Store
+from sandbox.clone.reaper import remove_run
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store
+from sandbox.hosts.drivers import xen_console
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.transport import LocalHost
 from tests.support.fakes.xen_host import SHELLS
 from tests.support.machine.processes import is_running
 from tests.support.waiting import holds_soon
@@ -59,7 +59,7 @@ class XenConsole:
         self.ends.remove(terminal)
 
     def follow(self) -> int:
-        console.follow_console(LocalHost(), DOMAIN, self.log, self.run)
+        xen_console.follow_console(LocalHost(), DOMAIN, self.log, self.run)
         (program,) = self.run.processes()
         assert program.role == "console"
         return program.pid
@@ -118,9 +118,9 @@ def test_it_ends_by_itself_when_the_domain_does_not_come_back(
     xen: XenConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a remote host nobody ends it when the connection broke."""
-    limit = f"-le {console._LONGEST_PAUSE} ]"
-    assert limit in console._FOLLOW
-    monkeypatch.setattr(console, "_FOLLOW", console._FOLLOW.replace(limit, "-le 1 ]"))
+    limit = f"-le {xen_console._LONGEST_PAUSE} ]"
+    assert limit in xen_console._FOLLOW
+    monkeypatch.setattr(xen_console, "_FOLLOW", xen_console._FOLLOW.replace(limit, "-le 1 ]"))
     terminal = xen.boot(7)
     pid = xen.follow()
     assert xen.says(terminal, "x\n")

@@ -6,14 +6,15 @@ import threading
 
 import pytest
 
-from sandbox import evidence, space_guard
-from sandbox.errors import HostError
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.records import Disk, Phase, SourceFacts, Trouble, Verdict
-from sandbox.run import Run
-from sandbox.store import RunFolder
-from sandbox.volumes import host_space
-from sandbox.volumes.danger import look
+from sandbox.clone import space_guard
+from sandbox.core.errors import HostError
+from sandbox.core.records import Disk, Phase, SourceFacts, Trouble, Verdict
+from sandbox.core.store import RunFolder
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.volumes import host_space
+from sandbox.hosts.volumes.danger import look
+from sandbox.rehearsal import evidence
+from sandbox.rehearsal.run import Run
 from tests.support.fakes.lvm_world import Scripted, ours, pool_row
 from tests.support.fakes.stage import Stage
 from tests.support.waiting import soon

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded
 
 
 def test_time_runs_down_and_never_below_nothing() -> None:

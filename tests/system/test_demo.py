@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.process import run
 from sandbox.demo import disk, guest, image, mirror
 from sandbox.demo.broken import SITE_CONFIG, build_broken_site, build_deb, build_site
-from sandbox.errors import HostError, RequestError
-from sandbox.hypervisors import acceleration
-from sandbox.process import run
+from sandbox.hosts.drivers import acceleration
 
 
 def output(*argv: str | Path) -> str:

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from sandbox import disk_watch, hypervisors
-from sandbox.errors import HostError
-from sandbox.reaper import remove_run
-from sandbox.records import RunRecord, Verdict
+from sandbox.clone import disk_watch
+from sandbox.clone.reaper import remove_run
+from sandbox.core.errors import HostError
+from sandbox.core.records import RunRecord, Verdict
+from sandbox.core.store import RunFolder, this_process
+from sandbox.hosts import drivers
 from sandbox.report import render
-from sandbox.store import RunFolder, this_process
 from tests.support.fakes.run_world import DEAD, World
 from tests.support.fakes.sample_records import passed
 from tests.support.fakes.stage import Stage, commands_with
@@ -98,7 +99,7 @@ def test_with_room_nothing_happens(world: World, turns: list[Callable[[], None]]
 def test_a_hypervisor_that_does_not_answer_is_asked_again(
     world: World, turns: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, answering = kept(world), hypervisors.driver_for
+    folder, answering = kept(world), drivers.driver_for
     problems = [HostError("libvirtd restarts")] * 2
 
     def driver_for(*arguments: object) -> object:
@@ -106,7 +107,7 @@ def test_a_hypervisor_that_does_not_answer_is_asked_again(
             raise problems.pop()
         return answering(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", driver_for)
     turns += [nothing, nothing]
     disk_watch.watch(URI, folder.clone, FULL)
     assert (world.clones(), problems, turns) == ([], [], [])
@@ -120,7 +121,7 @@ def test_it_is_there_as_long_as_a_clone_is_kept(stage: Stage) -> None:
     folder = stage.folders[-1]
     (watcher,) = [p for p in folder.processes() if p.role == "disk watch"]
     assert os.readlink(f"/proc/{watcher.pid}/cwd") == "/"
-    assert [c for c in commands_with(str(folder.clone)) if "sandbox.disk_watch fake:///" in c]
+    assert [c for c in commands_with(str(folder.clone)) if "sandbox.clone.disk_watch fake:///" in c]
     assert f"disk watch process {watcher.pid}" in remove_run(stage.hypervisor, folder).removed
     assert stage.left() == []
 
@@ -138,7 +139,7 @@ def test_it_is_small_and_ends_by_itself(tmp_path: Path) -> None:
     """It may be there for weeks."""
     clone = tmp_path / "clone"
     clone.mkdir()
-    argv = [sys.executable, "-P", "-m", "sandbox.disk_watch", URI, f"{clone}/", "0"]
+    argv = [sys.executable, "-P", "-m", "sandbox.clone.disk_watch", URI, f"{clone}/", "0"]
     child = subprocess.Popen(argv)
     try:
         for _ in range(200):

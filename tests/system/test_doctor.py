@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import host_checks, network
-from sandbox.doctor import examine
-from sandbox.host_checks import Check, Finding, State
-from sandbox.network import Network
+from sandbox.doctor import host_checks
+from sandbox.doctor.examine import examine
+from sandbox.doctor.host_checks import Check, Finding, State
+from sandbox.network import isolation
+from sandbox.network.isolation import Network
 from tests.support.fakes.run_world import DEAD, ESCAPE, World, in_terminal, sandbox
 from tests.support.fakes.sample_records import passed
 
@@ -40,13 +41,13 @@ def check(world: World, name: str) -> Finding:
 def bridges(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Network]]:
     """The throw-away bridges that a test's checks make; none may outlive the test."""
     made: list[Network] = []
-    real = network.names
+    real = isolation.names
 
     def names(run_id: str) -> Network:
         made.append(real(run_id))
         return made[-1]
 
-    monkeypatch.setattr("sandbox.network.names", names)
+    monkeypatch.setattr("sandbox.network.isolation.names", names)
     yield made
     assert made
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
@@ -126,14 +127,14 @@ def test_a_gate_that_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_gate(names: Network, _port: int) -> str:
         return f"table netdev {names.table} {{ }}\n"
 
-    monkeypatch.setattr("sandbox.network.gate_rules", open_gate)
+    monkeypatch.setattr("sandbox.network.isolation.gate_rules", open_gate)
     found = examine(host_checks.gate_closes)
     assert found.state is State.BAD
 
 
 @pytest.mark.usefixtures("bridges")
 def test_rules_that_the_kernel_refuses_leave_no_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.network.gate_rules", lambda _names, _port: "nonsense\n")
+    monkeypatch.setattr("sandbox.network.isolation.gate_rules", lambda _names, _port: "nonsense\n")
     found = examine(host_checks.gate_closes)
     assert found.state is State.BAD
 
@@ -195,7 +196,7 @@ def test_exit_code_is_0_when_only_warnings_are_left(
         yield Check("A", "one", lambda: Finding(State.OK, "fine"))
         yield Check("B", "two", lambda: Finding(State.WARNING, "slow", "buy a new one"))
 
-    monkeypatch.setattr("sandbox.doctor.all_checks", two)
+    monkeypatch.setattr("sandbox.doctor.examine.all_checks", two)
     told = world.invoke("doctor")
     assert told.exit_code == 0
     assert "buy a new one" in told.stdout

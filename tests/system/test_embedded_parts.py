@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers import health
 from workers.database import migrate, open_database
 from workers.database.clock import now

@@ -14,19 +14,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sandbox import foreground
-from sandbox.closing import PAGE, write_page
-from sandbox.errors import HostError, RequestError
-from sandbox.records import RunRecord, Verdict
-from sandbox.request import Request
-from sandbox.store import Store
+from sandbox.cli import foreground
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.records import RunRecord, Verdict
+from sandbox.core.store import Store
+from sandbox.rehearsal.recovery import PAGE, write_page
+from sandbox.scenario.request import Request
 from tests.support.fakes.sample_records import broken_nginx, passed
 from tests.support.fakes.stage import GUEST, Stage
 
 
 @pytest.fixture(autouse=True)
 def in_memory(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", lambda *_: stage.hypervisor)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", lambda *_: stage.hypervisor)
     monkeypatch.setattr(foreground, "acceleration", lambda: "tcg")
 
 

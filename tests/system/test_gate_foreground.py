@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from sandbox import foreground as terminal
-from sandbox.errors import HostError, RequestError
-from sandbox.records import Verdict
-from sandbox.request import Request
+from sandbox.cli import foreground as terminal
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.records import Verdict
+from sandbox.scenario.request import Request
 from tests.support.fakes.stage import Stage
 from workers.cli import main
 from workers.gating import files, foreground, ways
@@ -26,7 +26,7 @@ from workers.states import State
 
 @pytest.fixture(autouse=True)
 def in_memory(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", lambda *_: stage.hypervisor)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", lambda *_: stage.hypervisor)
     monkeypatch.setattr(terminal, "acceleration", lambda: "tcg")
 
 

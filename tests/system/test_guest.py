@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox import guest as guest_module
-from sandbox import guest_jobs
-from sandbox.deadline import Deadline
-from sandbox.errors import (
+from sandbox.clone import guest as guest_module
+from sandbox.clone import jobs
+from sandbox.clone.guest import Guest
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import (
     CommandFailed,
     ConnectionLost,
     DeadlineExceeded,
     GuestRestarted,
     GuestUnreachable,
 )
-from sandbox.guest import Guest
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.process import Completed, run
+from sandbox.core.process import Completed, run
+from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.fakes.guest_world import (
     DOMAIN,
     INTERPRETERS,
@@ -86,7 +86,7 @@ def test_any_status_and_any_words_in_every_shell(
 ) -> None:
     words = [word.replace("\0", "").encode(errors="replace").decode() for word in words]
     script = f'for word; do printf "%s|" "$word"; done; exit {status}'
-    program = guest_jobs.as_program(script).encode()
+    program = jobs.as_program(script).encode()
     done = run([*interpreter, "-s", "--", *words], soon(), input=program, check=False)
     assert done.stdout == "".join(f"{word}|" for word in words)
     assert done.status == (254 if status == 255 else status)
@@ -289,6 +289,6 @@ def test_a_file_that_cannot_be_put_says_why(guest: Guest, tmp_path: Path) -> Non
 @pytest.mark.parametrize("interpreter", INTERPRETERS, ids=lambda words: words[0])
 @pytest.mark.parametrize("name", ["bare", "-dash", "./x/y"])
 def test_names_without_a_folder(interpreter: tuple[str, ...], tmp_path: Path, name: str) -> None:
-    argv = [*interpreter, "-c", guest_jobs.RECEIVE, "sh", name]
+    argv = [*interpreter, "-c", jobs.RECEIVE, "sh", name]
     run(argv, soon(), input=b"content", cwd=tmp_path)
     assert (tmp_path / name).read_bytes() == b"content"

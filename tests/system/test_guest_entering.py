@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import guest as guest_module
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, GuestUnreachable, HostError
-from sandbox.guest import Guest
-from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.clone import guest as guest_module
+from sandbox.clone.guest import Guest
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded, GuestUnreachable, HostError
+from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.fakes.guest_world import (
     DOMAIN,
     Commands,

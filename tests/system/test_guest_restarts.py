@@ -8,17 +8,18 @@ from typing import cast
 
 import pytest
 
-from sandbox import inside, pipeline, twin
-from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, GuestRestarted, GuestUnreachable
-from sandbox.guest import Guest
-from sandbox.plan import Plan, make_plan
-from sandbox.records import CheckResult as Result
-from sandbox.records import CheckSession, Observation, Outcome, Phase, RunRecord, Verdict
-from sandbox.run import Run
-from sandbox.twin import Twin
-from sandbox.upgraders import Simulation
-from sandbox.verdict import decide
+from sandbox.clone.guest import Guest
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import ConnectionLost, GuestRestarted, GuestUnreachable
+from sandbox.core.records import CheckResult as Result
+from sandbox.core.records import CheckSession, Observation, Outcome, Phase, RunRecord, Verdict
+from sandbox.managers import Simulation
+from sandbox.rehearsal import control as control_module
+from sandbox.rehearsal import recipe, steps
+from sandbox.rehearsal.control import Twin
+from sandbox.rehearsal.plan import Plan, make_plan
+from sandbox.rehearsal.run import Run
+from sandbox.verdict.decide import decide
 from tests.support.fakes.sample_records import observation, passing_facts, upgrade
 from tests.support.fakes.stage import Stage
 from tests.support.waiting import soon
@@ -62,14 +63,14 @@ def plan(stage: Stage) -> Plan:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inside, "observe_units", lambda *_args: BEFORE)
-    monkeypatch.setattr(inside, "observe", lambda *_args: BEFORE)
+    monkeypatch.setattr(steps, "observe_units", lambda *_args: BEFORE)
+    monkeypatch.setattr(steps, "observe", lambda *_args: BEFORE)
 
 
 Ask = Callable[[Plan, Run, Guest], object]
 ASKED: list[tuple[Ask, str]] = [
-    (lambda plan, run, guest: inside.must_reboot(plan, run, guest, soon()), "once it was upgraded"),
-    (lambda plan, run, guest: inside.first_look(run, guest, soon()), "soon after its upgrade"),
+    (lambda plan, run, guest: steps.must_reboot(plan, run, guest, soon()), "once it was upgraded"),
+    (lambda plan, run, guest: steps.first_look(run, guest, soon()), "soon after its upgrade"),
 ]
 
 
@@ -98,9 +99,9 @@ def test_after_a_reboot_of_ours_it_is_the_new_start_that_counts(plan: Plan, run:
     reboot = passing_facts().reboot
     assert reboot is not None
     run.learn(reboot=reboot)
-    assert inside.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_after)), soon()) == BEFORE
+    assert steps.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_after)), soon()) == BEFORE
     with pytest.raises(GuestRestarted):
-        inside.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_before)), soon())
+        steps.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_before)), soon())
 
 
 @pytest.mark.parametrize(
@@ -147,16 +148,16 @@ def test_a_restart_in_mid_upgrade(
         def enter(self, _deadline: Deadline) -> str:
             return boot_id
 
-    monkeypatch.setattr(inside, "choose", lambda *_args: Upgrader())
+    monkeypatch.setattr(steps, "choose", lambda *_args: Upgrader())
     there = Anything()
     with pytest.raises(type(problem) if told == "the cable" else GuestRestarted) as caught:
-        inside.upgrade(plan, run, there, there, there, soon())  # type: ignore[arg-type]
+        steps.upgrade(plan, run, there, there, there, soon())  # type: ignore[arg-type]
     assert told in caught.value.message
     assert changing == [False, False, True]
 
 
 def test_before_anything_is_changed_its_twin_is_not_asked(run: Run) -> None:
-    with pytest.raises(GuestRestarted), pipeline._its_twin_too(run, cast(Twin, None)):
+    with pytest.raises(GuestRestarted), recipe._its_twin_too(run, cast(Twin, None)):
         raise GuestRestarted
 
 
@@ -192,18 +193,18 @@ def trial(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -
                 raise GuestUnreachable("the clone is not running any more: it is off")
             return seen
 
-        monkeypatch.setattr(twin, "observe", look)
-        monkeypatch.setattr(twin, "run_checks", lambda **_given: GREEN)
-        monkeypatch.setattr(twin, "Aside", Nothing)
-        monkeypatch.setattr(twin, "ROUNDS", 1)
-        monkeypatch.setattr(twin, "LATER", 0.1)
+        monkeypatch.setattr(control_module, "observe", look)
+        monkeypatch.setattr(control_module, "run_checks", lambda **_given: GREEN)
+        monkeypatch.setattr(control_module, "Aside", Nothing)
+        monkeypatch.setattr(control_module, "ROUNDS", 1)
+        monkeypatch.setattr(control_module, "LATER", 0.1)
         its = Twin(plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, Twinned()))
         run.changing = True
         with (
             its,
             pytest.raises(type(problem)),
             run.phase(Phase.UPGRADE, 20),
-            pipeline._its_twin_too(run, its),
+            recipe._its_twin_too(run, its),
         ):
             raise problem
         run.blame(problem)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError
-from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.fakes.run_world import World
 from tests.unit.test_guests import block, domain, xen
 
@@ -25,7 +25,7 @@ def test_one_host_that_cannot_be_reached_is_not_the_end(
             raise HostError("cannot connect: no route", "try: ssh down")
         return hypervisor
 
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", driver_for)
     inventory = tmp_path / "hosts.yaml"
     uris = {"down": "xen+ssh://root@down/system", "up": "xen+ssh://root@up/system"}
     inventory.write_text(

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, DeadlineExceeded, ToolMissing
-from sandbox.host import Host, HostLost, RemoteHost
-from sandbox.process import kill_group, start
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import CommandFailed, DeadlineExceeded, ToolMissing
+from sandbox.core.process import kill_group, start
+from sandbox.hosts.transport import Host, HostLost, RemoteHost
 from tests.support.fakes.guest_world import port_of
 from tests.support.fakes.host_way import LOOPBACK, Way, way_to
 from tests.support.machine.sshd import Sshd, children

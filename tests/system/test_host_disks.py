@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from sandbox.errors import CommandFailed, HostError, RequestError
-from sandbox.host import Host, HostLost, LocalHost
-from sandbox.hypervisors.clone_devices import CloneDisk
-from sandbox.process import kill_group
-from sandbox.records import Disk
-from sandbox.volumes import MadeDisks, host_disks
-from sandbox.volumes.host_disks import HostDisks
+from sandbox.core.errors import CommandFailed, HostError, RequestError
+from sandbox.core.process import kill_group
+from sandbox.core.records import Disk
+from sandbox.hosts.drivers.clone_devices import CloneDisk
+from sandbox.hosts.transport import Host, HostLost, LocalHost
+from sandbox.hosts.volumes import MadeDisks, host_disks
+from sandbox.hosts.volumes.host_disks import HostDisks
 from tests.support.fakes.host_way import way_to
 from tests.support.fakes.lvm_world import MARK, RUN, pool_row, report, row
 from tests.support.fakes.xen_host import GUEST, SHELLS, XenHost

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.errors import CommandFailed
-from sandbox.host import LocalHost
-from sandbox.hypervisors import Mark
-from sandbox.volumes import host_disks, lvm
-from sandbox.volumes.host_disks import PLACE, HostDisks
+from sandbox.core.errors import CommandFailed
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.transport import LocalHost
+from sandbox.hosts.volumes import host_disks, lvm
+from sandbox.hosts.volumes.host_disks import PLACE, HostDisks
 from tests.support.fakes.lvm_world import MARK, RUN, Scripted, ours, row
 from tests.support.fakes.xen_host import SHELLS
 from tests.support.machine.processes import is_running

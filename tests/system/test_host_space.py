@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import HostError
-from sandbox.host import LocalHost
-from sandbox.records import Disk
-from sandbox.volumes import host_disks, host_space
-from sandbox.volumes.host_disks import HostDisks
-from sandbox.volumes.host_space import FileSystem, parse_df
+from sandbox.core.errors import HostError
+from sandbox.core.records import Disk
+from sandbox.hosts.transport import LocalHost
+from sandbox.hosts.volumes import host_disks, host_space
+from sandbox.hosts.volumes.host_disks import HostDisks
+from sandbox.hosts.volumes.host_space import FileSystem, parse_df
 from tests.support.fakes.lvm_world import MARK, RUN
 from tests.support.waiting import soon
 

@@ -14,11 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from sandbox import host as host_module
-from sandbox.errors import HostError, RequestError
-from sandbox.host import Host, LocalHost, RemoteHost, host_of
-from sandbox.hypervisors.libvirt_base import LibvirtBase
-from sandbox.ssh import Connection, Login
+from sandbox.clone.ssh import Connection, Login
+from sandbox.core.errors import HostError, RequestError
+from sandbox.hosts import transport as host_module
+from sandbox.hosts.drivers.libvirt_base import LibvirtBase
+from sandbox.hosts.transport import Host, LocalHost, RemoteHost, host_of
 from tests.support.fakes.guest_world import port_of
 from tests.support.fakes.host_way import LOOPBACK, Way
 from tests.support.waiting import soon

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import RequestError
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.process import run
-from sandbox.source import ImageSpec, Source, image_source, proofs, vitals
+from sandbox.core.errors import RequestError
+from sandbox.core.process import run
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.source import ImageSpec, Source, image_source, proofs, vitals
 from tests.support.guests.small_disks import SIZE, disk, guest, make_image
 from tests.support.waiting import soon
 

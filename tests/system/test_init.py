@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from lxml import etree
 from testinfra.modules.socket import parse_socketspec
 
-from sandbox import init
-from sandbox.errors import GuestUnreachable, RequestError
-from sandbox.first_checks import checks_text, own_services, own_sockets
-from sandbox.records import Observation, Port
-from sandbox.request import Request
+from sandbox.core.errors import GuestUnreachable, RequestError
+from sandbox.core.records import Observation, Port
+from sandbox.core.settings import read_settings
+from sandbox.rehearsal import first_scenario
+from sandbox.rehearsal.first_checks import checks_text, own_services, own_sockets
 from sandbox.scenario import Scenario, load_scenario
-from sandbox.settings import read_settings
+from sandbox.scenario.request import Request
 from tests.support.fakes.run_world import World
 from tests.support.fakes.sample_records import observation
 
@@ -113,7 +113,7 @@ def test_it_is_written_into_the_first_scenarios_folder_below(
     (home / "deploy" / "rehearsals").mkdir(parents=True)
     monkeypatch.setenv("SANDBOX_SCENARIOS", "deploy/rehearsals")
     request = Request("a", guest=guest)
-    init.write_scenario(request, world.hypervisor, read_settings(), boot=False)
+    first_scenario.write_scenario(request, world.hypervisor, read_settings(), boot=False)
     assert files(home / "deploy") == ["rehearsals/a/scenario.yaml", "rehearsals/a/test_a.py"]
     assert not (home / "scenarios").exists()
 
@@ -190,8 +190,8 @@ def test_booting_needs_a_key(world: World, home: Path, guest: str) -> None:
 def test_what_was_seen_is_written(
     world: World, home: Path, guest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = init.Seen(observation(), "apt")
-    monkeypatch.setattr(init, "_boot_and_look", lambda *_: seen)
+    seen = first_scenario.Seen(observation(), "apt")
+    monkeypatch.setattr(first_scenario, "_boot_and_look", lambda *_: seen)
     told = world.invoke("init", "a", "--guest", guest)
     assert told.exit_code == 0, told.output
     read = scenario(home, "a")
@@ -221,11 +221,11 @@ def test_a_look_that_fails_leaves_nothing(
     problem: BaseException,
     status: int,
 ) -> None:
-    def fail(_plan: object, _hypervisor: object, folder: object) -> init.Seen:
+    def fail(_plan: object, _hypervisor: object, folder: object) -> first_scenario.Seen:
         world.start_clone(folder)  # type: ignore[arg-type]
         raise problem
 
-    monkeypatch.setattr(init, "_boot_and_look", fail)
+    monkeypatch.setattr(first_scenario, "_boot_and_look", fail)
     told = world.invoke("init", "a", "--guest", guest)
     assert told.exit_code == status, told.output
     assert world.clones() == []
@@ -242,11 +242,11 @@ def test_a_look_that_fails_leaves_nothing(
 def test_a_clone_that_cannot_be_removed_is_told(
     world: World, home: Path, guest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(_plan: object, _hypervisor: object, folder: object) -> init.Seen:
+    def look(_plan: object, _hypervisor: object, folder: object) -> first_scenario.Seen:
         folder.note(source="test")  # type: ignore[attr-defined]
-        return init.Seen(observation(), "apt")
+        return first_scenario.Seen(observation(), "apt")
 
-    monkeypatch.setattr(init, "_boot_and_look", look)
+    monkeypatch.setattr(first_scenario, "_boot_and_look", look)
     told = world.invoke("init", "a", "--guest", guest)
     assert "not removed: ending the export of 'test'" in told.stderr
     assert "sandbox reap" in told.stderr

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import inject
-from sandbox.deadline import Deadline
-from sandbox.errors import RequestError
-from sandbox.process import Completed, run
-from sandbox.settings import Settings
-from sandbox.ssh import Login
-from sandbox.store import RunFolder, Store
+from sandbox.clone import key_injection
+from sandbox.clone.ssh import Login
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import RequestError
+from sandbox.core.process import Completed, run
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store
 from tests.support.waiting import soon
 
 
@@ -26,7 +26,7 @@ def folder() -> Iterator[RunFolder]:
 
 
 def test_a_key_pair_of_the_clones_own(folder: RunFolder) -> None:
-    key = inject.make_key(folder, soon())
+    key = key_injection.make_key(folder, soon())
     assert key.parent == folder.clone, "it goes with the clone"
     assert key.stat().st_mode & 0o777 == 0o600
     shown = subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, check=True)
@@ -35,13 +35,13 @@ def test_a_key_pair_of_the_clones_own(folder: RunFolder) -> None:
 
 def test_nothing_is_done_unless_asked_for(folder: RunFolder, tmp_path: Path) -> None:
     login = Login("root", tmp_path / "key")
-    assert inject.inject_key(login, tmp_path / "none", folder, soon(), wanted=False) == ()
+    assert key_injection.inject_key(login, tmp_path / "none", folder, soon(), wanted=False) == ()
 
 
 def test_a_disk_that_cannot_be_opened_is_rejected_with_libguestfs_words(folder: RunFolder) -> None:
-    login = Login("root", inject.make_key(folder, soon()))
+    login = Login("root", key_injection.make_key(folder, soon()))
     with pytest.raises(RequestError, match="no key could be put into") as caught:
-        inject.inject_key(login, folder.clone / "vda.qcow2", folder, soon(), wanted=True)
+        key_injection.inject_key(login, folder.clone / "vda.qcow2", folder, soon(), wanted=True)
     assert "vda.qcow2" in caught.value.message
     assert "libguestfs" in caught.value.hint
 
@@ -59,13 +59,13 @@ def test_what_is_run_and_what_is_reported(
         environments.append(env)
         return Completed(tuple(argv), 0, "", "")
 
-    monkeypatch.setattr(inject, "run", record)
+    monkeypatch.setattr(key_injection, "run", record)
     login = Login(user, folder.clone / "id_ed25519")
     overlay = folder.clone / "vda.qcow2"
-    mutations = inject.inject_key(login, overlay, folder, soon(), wanted=True)
+    mutations = key_injection.inject_key(login, overlay, folder, soon(), wanted=True)
     assert mutations == (f"{home}/.ssh/authorized_keys: this run's throw-away key added",)
     words = list(called[0])
-    assert words[: words.index("virt-customize")] == [*inject.with_own_tmp(folder)]
+    assert words[: words.index("virt-customize")] == [*key_injection.with_own_tmp(folder)]
     assert words[words.index("-a") + 1] == str(overlay), "only the overlay is written"
     assert words[words.index("--format") + 1] == "qcow2", "stated, not probed"
     assert "--no-network" in words
@@ -85,7 +85,7 @@ def test_its_tmp_is_in_the_clones_folder_wherever_that_is(parent: str) -> None:
         name = f"libguestfs-{folder.id}"
         script = 'set -e; mkdir "/tmp/$1"; touch "/tmp/$1/guestfsd.sock"; cat "$2"; rm "$2"'
         argv = ["sh", "-c", script, "sh", name, str(folder.clone / "overlay")]
-        done = run([*inject.with_own_tmp(folder), *argv], soon())
+        done = run([*key_injection.with_own_tmp(folder), *argv], soon())
         assert done.stdout == "the clone's disk"
         assert not (folder.clone / "overlay").exists(), "it was another file"
         assert not Path("/tmp", name).exists()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import process
-from sandbox.errors import RequestError, ToolMissing
-from sandbox.plan import make_plan
-from sandbox.upgraders import UpgradeRequest, kernels
-from sandbox.upgraders.kernels import is_kernel, named_kernels
+from sandbox.core import process
+from sandbox.core.errors import RequestError, ToolMissing
+from sandbox.managers import UpgradeRequest, kernels
+from sandbox.managers.kernels import is_kernel, named_kernels
+from sandbox.rehearsal.plan import make_plan
 from tests.support.fakes.stage import GUEST, Stage
 from tests.support.waiting import soon
 
@@ -79,8 +79,8 @@ HOSTS_KERNEL = "<os><type machine='xenpv'>linux</type><kernel>/boot/vmlinuz-6.1<
 def test_a_guest_with_the_hosts_kernel_is_for_other_packages(
     stage: Stage, upgrade: str, words: str
 ) -> None:
+    from sandbox.core.settings import shipped_scenarios
     from sandbox.scenario import load_scenario
-    from sandbox.settings import shipped_scenarios
 
     domain = stage.hypervisor.domains[GUEST]
     domain.xml = domain.xml.replace("<os><type>hvm</type></os>", HOSTS_KERNEL)

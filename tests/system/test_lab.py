@@ -10,12 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError
-from sandbox.lab import machine
-from sandbox.lab.build import LabImages
-from sandbox.lab.machine import GUESTS, Lab, qemu_command
-from sandbox.store import start_time
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.core.store import start_time
+from sandbox.demo.lab import machine
+from sandbox.demo.lab.build import LabImages
+from sandbox.demo.lab.machine import GUESTS, Lab, qemu_command
 
 IMAGES = LabImages(
     *(Path("/images") / n for n in ("xen", "linux", "initrd", "root", "data", "key"))
@@ -104,8 +104,8 @@ def test_the_labs_uri_is_that_of_a_remote_xen_host(lab: Lab) -> None:
 def test_the_guests_are_those_that_dom0_is_given() -> None:
     from lxml import etree
 
-    from sandbox.hypervisors.clone_xml import macs
-    from sandbox.lab.build import DATA
+    from sandbox.demo.lab.build import DATA
+    from sandbox.hosts.drivers.clone_xml import macs
 
     for name, mac in GUESTS.items():
         xml = (DATA / f"{name}.xml").read_text()

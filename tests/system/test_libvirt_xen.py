@@ -12,13 +12,13 @@ from typing import Any
 import libvirt
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, HostError, RequestError
-from sandbox.host import LocalHost
-from sandbox.hypervisors import driver_for, libvirt_base, libvirt_xen
-from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.hypervisors.libvirt_xen import LibvirtXen
-from sandbox.process import Completed
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded, HostError, RequestError
+from sandbox.core.process import Completed
+from sandbox.hosts.drivers import driver_for, libvirt_base, libvirt_xen
+from sandbox.hosts.drivers.libvirt_qemu import LibvirtQemu
+from sandbox.hosts.drivers.libvirt_xen import LibvirtXen
+from sandbox.hosts.transport import LocalHost
 from tests.support.waiting import soon
 from tests.unit.test_clone_xml import MARK
 

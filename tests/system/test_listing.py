@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import HostError
-from sandbox.listing import print_runs
-from sandbox.records import RunRecord
+from sandbox.cli.listing import print_runs
+from sandbox.core.errors import HostError
+from sandbox.core.records import RunRecord
 from sandbox.report.view import duration, headline
 from tests.support.fakes.run_world import ESCAPE, World, in_terminal, sandbox
 from tests.support.fakes.sample_records import broken_nginx, inconclusive, mirror_error, passed

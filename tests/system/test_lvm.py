@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.errors import DeadlineExceeded, HostError
-from sandbox.volumes import lvm
+from sandbox.core.errors import DeadlineExceeded, HostError
+from sandbox.hosts.volumes import lvm
 from tests.support.fakes.lvm_world import RUN, Scripted, ours
 from tests.support.waiting import soon
 

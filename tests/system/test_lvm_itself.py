@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.host import LocalHost
-from sandbox.volumes import lvm
-from sandbox.xen_report import script
+from sandbox.doctor.xen_report import script
+from sandbox.hosts.transport import LocalHost
+from sandbox.hosts.volumes import lvm
 from tests.support.fakes.lvm_world import MARK, MIB, RUN
 from tests.support.waiting import soon
 

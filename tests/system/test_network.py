@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from sandbox import network
-from sandbox.errors import CommandFailed, HostError
-from sandbox.host import LocalHost
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.hypervisors.marks import read_mark
-from sandbox.process import run
+from sandbox.core.errors import CommandFailed, HostError
+from sandbox.core.process import run
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.drivers.marks import read_mark
+from sandbox.hosts.transport import LocalHost
+from sandbox.network import isolation
 from tests.support.fakes.stage import Bridged
 from tests.support.machine.namespaces import GUEST, GUEST_LL, HOST, HOST_LL, Link, linked
 from tests.support.waiting import soon
@@ -33,12 +33,12 @@ MARK = Mark(RUN, "1:2:3", 1800000000)
 
 
 def test_the_names_are_derived_from_the_run() -> None:
-    assert network.names(RUN) == network.Network(f"sandbox-{RUN}", "sbabcdef", "sandbox_abcdef")
+    assert isolation.names(RUN) == isolation.Network(f"sandbox-{RUN}", "sbabcdef", "sandbox_abcdef")
 
 
 @given(st.from_regex(r"\A[0-9]{8}-[0-9]{6}-[0-9a-f]{6}\Z"))
 def test_the_names_fit_the_kernel_and_nftables(run_id: str) -> None:
-    names = network.names(run_id)
+    names = isolation.names(run_id)
     assert len(names.bridge) <= 12, "room for a port's number"
     assert re.fullmatch(r"[a-z_][a-z0-9_]*", names.table)
     assert run_id in names.name
@@ -46,7 +46,7 @@ def test_the_names_fit_the_kernel_and_nftables(run_id: str) -> None:
 
 @given(st.integers(0, 511))
 def test_every_subnet_is_isolated_and_of_the_benchmark_range(subnet: int) -> None:
-    text = network.network_xml(network.names(RUN), MARK, subnet)
+    text = isolation.network_xml(isolation.names(RUN), MARK, subnet)
     root = etree.fromstring(text)
     assert SCHEMA.validate(root), SCHEMA.error_log.last_error
     assert root.find("./forward") is None, "that would be an uplink"
@@ -72,7 +72,7 @@ def test_every_subnet_is_isolated_and_of_the_benchmark_range(subnet: int) -> Non
 
 
 def test_no_two_subnets_overlap() -> None:
-    texts = {network.network_xml(network.names(RUN), MARK, n) for n in range(512)}
+    texts = {isolation.network_xml(isolation.names(RUN), MARK, n) for n in range(512)}
     found = {re.findall(r'address="([^"]+)"', text)[0] for text in texts}
     assert len(found) == 512
 
@@ -84,7 +84,7 @@ def test_a_taken_subnet_is_not_fought_for() -> None:
     hypervisor = FakeHypervisor()
     taken = [HostError("address already in use")] * 3
     hypervisor.fail("create_network", *taken)
-    network._create_bridge(hypervisor, network.names(RUN), MARK)
+    isolation._create_bridge(hypervisor, isolation.names(RUN), MARK)
     assert list(hypervisor.networks) == [f"sandbox-{RUN}"]
 
 
@@ -92,19 +92,19 @@ def test_subnets_are_tried_only_so_often_and_other_problems_never() -> None:
     hypervisor = FakeHypervisor()
     hypervisor.fail("create_network", *[HostError("in use")] * 99)
     with pytest.raises(HostError, match="in use"):
-        network._create_bridge(hypervisor, network.names(RUN), MARK)
+        isolation._create_bridge(hypervisor, isolation.names(RUN), MARK)
     assert len(hypervisor._failures["create_network"]) == 99 - 8
     other = FakeHypervisor()
     other.fail("create_network", HostError("no dnsmasq"), HostError("not asked again"))
     with pytest.raises(HostError, match="no dnsmasq"):
-        network._create_bridge(other, network.names(RUN), MARK)
+        isolation._create_bridge(other, isolation.names(RUN), MARK)
 
 
 def test_two_runs_whose_subnets_clash_get_different_ones() -> None:
     hypervisor = FakeHypervisor()
     for run_id in ("a-000001", "a-000002"):
         # The same mark, so the same first subnet.
-        network._create_bridge(hypervisor, network.names(run_id), MARK)
+        isolation._create_bridge(hypervisor, isolation.names(run_id), MARK)
     first, second = (re.findall(r'ip address="([^"]+)"', x) for x in hypervisor.networks.values())
     assert first != second
 
@@ -113,8 +113,8 @@ def test_two_runs_whose_subnets_clash_get_different_ones() -> None:
 def run_id() -> Iterator[str]:
     made = f"sbtest-{secrets.token_hex(3)}"
     yield made
-    names = network.names(made)
-    network.remove_gate(LocalHost(), names)
+    names = isolation.names(made)
+    isolation.remove_gate(LocalHost(), names)
     run(["ip", "link", "del", names.bridge], soon(), check=False)
 
 
@@ -124,41 +124,41 @@ def tables() -> str:
 
 def test_a_bridge_is_closed_off_before_it_is_handed_out(run_id: str) -> None:
     hypervisor = Bridged()
-    made = network.create(hypervisor, run_id, Mark(run_id, "o", 1), 22, soon())
+    made = isolation.create(hypervisor, run_id, Mark(run_id, "o", 1), 22, soon())
     assert f"netdev {made.table}" in tables()
     assert f"bridge {made.table}" in tables()
     ipv6 = Path(f"/proc/sys/net/ipv6/conf/{made.bridge}/disable_ipv6")
     assert ipv6.read_text().strip() == "0"
     assert not list(Path(f"/sys/class/net/{made.bridge}/brif").iterdir()), "it has an uplink"
-    removed = network.remove(hypervisor, run_id)
+    removed = isolation.remove(hypervisor, run_id)
     assert removed == (f"network {made.name}", f"gate {made.table}")
     assert made.table not in tables()
-    assert network.remove(hypervisor, run_id) == ()
+    assert isolation.remove(hypervisor, run_id) == ()
 
 
 def test_a_half_made_network_is_removed_whole(run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hypervisor = Bridged()
-    monkeypatch.setattr(network, "gate_rules", lambda *_: "nonsense\n")
+    monkeypatch.setattr(isolation, "gate_rules", lambda *_: "nonsense\n")
     with pytest.raises(CommandFailed) as caught:
-        network.create(hypervisor, run_id, Mark(run_id, "o", 1), 22, soon())
+        isolation.create(hypervisor, run_id, Mark(run_id, "o", 1), 22, soon())
     assert "nftables" in caught.value.hint
-    assert network.remove(hypervisor, run_id) == (f"network sandbox-{run_id}",)
-    assert not Path(f"/sys/class/net/{network.names(run_id).bridge}").exists()
+    assert isolation.remove(hypervisor, run_id) == (f"network sandbox-{run_id}",)
+    assert not Path(f"/sys/class/net/{isolation.names(run_id).bridge}").exists()
 
 
 def test_the_gate_of_another_run_stays(run_id: str) -> None:
     hypervisor = Bridged()
-    made = network.create(hypervisor, run_id, Mark(run_id, "o", 1), 22, soon())
-    network.remove(hypervisor, run_id[:-1] + ("0" if run_id[-1] != "0" else "1"))
+    made = isolation.create(hypervisor, run_id, Mark(run_id, "o", 1), 22, soon())
+    isolation.remove(hypervisor, run_id[:-1] + ("0" if run_id[-1] != "0" else "1"))
     assert made.table in tables()
-    network.remove(hypervisor, run_id)
+    isolation.remove(hypervisor, run_id)
 
 
 def test_a_gate_goes_although_its_network_is_gone(run_id: str) -> None:
     hypervisor = Bridged()
-    made = network.create(hypervisor, run_id, Mark(run_id, "o", 1), 22, soon())
+    made = isolation.create(hypervisor, run_id, Mark(run_id, "o", 1), 22, soon())
     hypervisor.destroy_network(made.name, run_id)
-    network.remove(hypervisor, run_id)
+    isolation.remove(hypervisor, run_id)
     assert made.table not in tables()
 
 

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.deadline import Deadline
-from sandbox.observe import is_reboot_due, observe
-from sandbox.observe_parse import compare_versions, parse
-from sandbox.records import Port
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Port
+from sandbox.observe.observation import is_reboot_due, observe
+from sandbox.observe.observation_parse import compare_versions, parse
 from tests.support.fakes.local_shell import LocalShell
 from tests.support.waiting import wait_until
 from tests.unit.test_observe import MARK
 
-SCRIPT = files("sandbox") / "observe.sh"
+SCRIPT = files("sandbox.observe") / "observe.sh"
 
 
 SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]

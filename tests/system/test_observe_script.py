@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.observe import observe
-from sandbox.observe_parse import parse
+from sandbox.core.deadline import Deadline
+from sandbox.observe.observation import observe
+from sandbox.observe.observation_parse import parse
 from tests.support.fakes.local_shell import LocalShell
 
-SCRIPT = files("sandbox") / "observe.sh"
+SCRIPT = files("sandbox.observe") / "observe.sh"
 SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
 MARK = "%%mark%%"
 
@@ -101,7 +101,7 @@ STALE = [
 ]
 
 
-@pytest.mark.parametrize("script", ["observe.sh", "preflight.sh"])
+@pytest.mark.parametrize("script", ["observe/observe.sh", "preflight/preflight.sh"])
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda words: words[0])
 def test_what_is_left_of_an_initramfs_was_not_replaced(script: str, shell: tuple[str, ...]) -> None:
     text = (files("sandbox") / script).read_text().splitlines()

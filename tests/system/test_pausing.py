@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.process import run
-from sandbox.volumes.pausing import PAUSE
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
+from sandbox.hosts.volumes.pausing import PAUSE
 from tests.support.fakes.xen_host import SHELLS
 
 TIMES = 40  # of which a signal that comes too early met some three

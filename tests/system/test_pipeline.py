@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox import network
-from sandbox.deadline import Deadline
-from sandbox.errors import (
+from sandbox.clone.reaper import domain_name, remove_run
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import (
     HostError,
 )
-from sandbox.reaper import domain_name, remove_run
-from sandbox.records import (
+from sandbox.core.records import (
     Phase,
     RunRecord,
     Verdict,
 )
-from sandbox.settings import Settings
+from sandbox.core.settings import Settings
+from sandbox.network import isolation
 from tests.support.fakes.stage import GUEST, PNG, Stage, add_guest
 
 
@@ -88,7 +88,7 @@ def test_a_gate_that_cannot_be_closed_is_an_error(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clone is never started on an open bridge."""
-    monkeypatch.setattr(network, "gate_rules", lambda *_: "no such rule\n")
+    monkeypatch.setattr(isolation, "gate_rules", lambda *_: "no such rule\n")
     record = stage.rehearse()
     expect(stage, record, Verdict.ERROR, Phase.CLONE, "Error: syntax error")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError, RequestError
-from sandbox.plan import Plan, make_plan
-from sandbox.records import Phase
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.records import Phase
+from sandbox.core.store import RunFolder, this_process
+from sandbox.rehearsal.plan import Plan, make_plan
 from sandbox.scenario import Scenario
-from sandbox.store import RunFolder, this_process
 from tests.support.fakes.stage import GUEST, Stage
 
 
@@ -23,8 +23,8 @@ def plan(stage: Stage, scenario: Scenario, folder: RunFolder | None = None) -> P
 
 def write(stage: Stage, text: str) -> Scenario:
     """A scenario with exactly this text."""
+    from sandbox.core.settings import shipped_scenarios
     from sandbox.scenario import load_scenario
-    from sandbox.settings import shipped_scenarios
 
     folder = stage.settings.state / "own"
     folder.mkdir(exist_ok=True)

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.deadline import Deadline
-from sandbox.errors import GuestUnreachable
-from sandbox.preflight import judge
-from sandbox.preflight_parse import Seen, parse, plan_of, services_in
-from sandbox.preflight_points import Preflight, Severity
-from sandbox.records import Start
-from sandbox.upgraders import UpgradeRequest
-from sandbox.upgraders.apt_parse import restarts_of
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import GuestUnreachable
+from sandbox.core.records import Start
+from sandbox.managers import UpgradeRequest
+from sandbox.managers.apt_parse import restarts_of
+from sandbox.preflight.judge import judge
+from sandbox.preflight.parse import Seen, parse, plan_of, services_in
+from sandbox.preflight.points import Preflight, Severity
 from tests.support.fakes.apt_world import AptWorld
 from tests.support.fakes.local_shell import LocalShell
 from tests.support.fakes.preflight_world import (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.ssh import reading
+from sandbox.clone.ssh import reading
 from tests.support.fakes.guest_world import port_of
 from tests.support.machine.sshd import Sshd, running_sshd
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from sandbox.preflight_points import Preflight
+from sandbox.preflight.points import Preflight
 from tests.support.fakes.apt_world import AptWorld
 from tests.support.fakes.local_shell import LocalShell
 from tests.support.fakes.preflight_world import EVERYTHING, asked, offered

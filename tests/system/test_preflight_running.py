@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.preflight_parse import services_in
+from sandbox.preflight.parse import services_in
 from tests.support.fakes.preflight_world import SHELLS, called
 
 in_every_shell = pytest.mark.parametrize("shell", SHELLS, ids=lambda argv: argv[0])

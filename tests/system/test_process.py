@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, DeadlineExceeded, ToolMissing
-from sandbox.process import TAIL_LINES, kill_group, run, start, tail
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import CommandFailed, DeadlineExceeded, ToolMissing
+from sandbox.core.process import TAIL_LINES, kill_group, run, start, tail
 from tests.support.machine.processes import is_running
 from tests.support.waiting import holds_soon, soon
 
@@ -106,8 +106,8 @@ def test_ctrl_c_kills_the_program(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     program = f"""
 import signal
-from sandbox.deadline import Deadline
-from sandbox.process import run
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     run(["sh", "-c", "echo $$ >{pid}; sleep 60"], Deadline(30, "test"))

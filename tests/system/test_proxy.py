@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import HostError, RequestError
-from sandbox.proxy import PackageProxy
+from sandbox.core.errors import HostError, RequestError
+from sandbox.network.proxy.package_proxy import PackageProxy
 from tests.support.machine.package_server import (
     DEB,
     INDEX,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sandbox.proxy_cache import Cache
+from sandbox.network.proxy.cache import Cache
 from tests.unit.test_proxy_cache import put
 
 

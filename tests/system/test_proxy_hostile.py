@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.proxy import PackageProxy
+from sandbox.network.proxy.package_proxy import PackageProxy
 from tests.support.machine.package_server import DEB, Source, ask, connect, get, proxy_for, receive
 from tests.support.waiting import wait_until
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.proxy_rules import (
+from sandbox.network.proxy.rules import (
     Addresses,
     AllowList,
     Refused,

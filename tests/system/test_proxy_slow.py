@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.proxy import PackageProxy
+from sandbox.network.proxy.package_proxy import PackageProxy
 from tests.support.machine.package_server import INDEX, Source, connect, proxy_for
 
 

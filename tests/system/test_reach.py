@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import reach
-from sandbox.deadline import Deadline
-from sandbox.host import HostLost, LocalHost
-from sandbox.process import Completed
+from sandbox.clone import discovery
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import Completed
+from sandbox.hosts.transport import HostLost, LocalHost
 from tests.support.fakes.guest_world import port_of
 from tests.support.machine.namespaces import GUEST_LL, MAC, Link, linked
 from tests.support.machine.sshd import Sshd, running_sshd
@@ -45,23 +45,23 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
     ],
 )
 def test_the_link_local_address_of_a_mac(mac: str, address: str) -> None:
-    assert reach.link_local(mac) == address
+    assert discovery.link_local(mac) == address
 
 
 @given(MACS, MACS)
 def test_different_cards_have_different_addresses(one: str, other: str) -> None:
-    first, second = reach.link_local(one), reach.link_local(other)
+    first, second = discovery.link_local(one), discovery.link_local(other)
     assert ipaddress.ip_address(first).is_link_local
     assert (first == second) == (one == other)
 
 
 def test_the_kernel_agrees(link: Link) -> None:
     shown = link.run(link.guest, "ip", "-6", "addr", "show", "dev", "eth0")
-    assert f"{reach.link_local(MAC)}/64" in shown
+    assert f"{discovery.link_local(MAC)}/64" in shown
 
 
 def test_candidates_most_likely_first_and_each_once() -> None:
-    found = reach.candidates(
+    found = discovery.candidates(
         [MAC, "52:54:00:00:00:02"],
         "sb123456",
         [(MAC, "198.18.0.10"), ("52:54:00:ff:ff:ff", "198.18.0.66")],
@@ -128,7 +128,7 @@ def test_a_real_sshd_answers(tmp_path: Path) -> None:
 def find(sshd: Sshd, round: int) -> str | None:
     """With a lease for loopback as the only way."""
     leases = [(MAC, "127.0.0.1")]
-    return reach.find(LocalHost(), [MAC], "lo", port_of(sshd), lambda: leases, soon(), round)
+    return discovery.find(LocalHost(), [MAC], "lo", port_of(sshd), lambda: leases, soon(), round)
 
 
 # -- seen from another host -------------------------------------------------------------------
@@ -171,7 +171,7 @@ fe80::bad  FAILED
 def far(host: Far, round: int = 0, seconds: float = 20) -> str | None:
     leases = [(MAC, "198.18.0.10")]
     deadline = Deadline(seconds, "test")
-    return reach.find(host, [MAC], "sb123456", 22, lambda: leases, deadline, round)
+    return discovery.find(host, [MAC], "sb123456", 22, lambda: leases, deadline, round)
 
 
 def test_a_clone_on_another_host_is_tried_from_there() -> None:
@@ -209,9 +209,9 @@ def link() -> Iterator[Link]:
 
 ASK = """
 import sys
-from sandbox import reach
-from sandbox.deadline import Deadline
-from sandbox.host import LocalHost
+from sandbox.clone import discovery
+from sandbox.core.deadline import Deadline
+from sandbox.hosts.transport import LocalHost
 bridge, *macs = sys.argv[1:]
 print(*reach.neighbours(LocalHost(), bridge, macs, Deadline(20, "test")))
 print(reach.find(LocalHost(), macs, bridge, 22, lambda: (), Deadline(20, "test"), 3))
@@ -252,9 +252,9 @@ class Unreachable(LocalHost):
 def test_what_the_guest_sends_ends_its_silence_and_what_it_hears_does_not(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reach, "_EVERY", 0.0)
+    monkeypatch.setattr(discovery, "_EVERY", 0.0)
     link.run(link.guest, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1")  # it says nothing
-    sending = reach.Sending(InHost(link), link.network.bridge)
+    sending = discovery.Sending(InHost(link), link.network.bridge)
     assert sending.silence() == 0  # nobody has looked
     sending.look(soon())
     wait_until(lambda: sending.silence() > 0.2, "a silence that can be told from none")
@@ -270,7 +270,7 @@ def test_what_the_guest_sends_ends_its_silence_and_what_it_hears_does_not(
 def test_the_host_is_not_asked_at_every_glance() -> None:
     """Where Xen is emulated, asking at each of them cost as much as half the guest's start."""
     host = Far("nobody")
-    sending = reach.Sending(host, "sb123456")
+    sending = discovery.Sending(host, "sb123456")
     for _ in range(20):
         sending.look(soon())
     assert len(host.ran) == 1
@@ -278,6 +278,6 @@ def test_the_host_is_not_asked_at_every_glance() -> None:
 
 @pytest.mark.parametrize("host", [LocalHost(), Unreachable()])
 def test_a_host_that_does_not_count_tells_of_no_silence(host: LocalHost) -> None:
-    sending = reach.Sending(host, "nosuchbridge")
+    sending = discovery.Sending(host, "nosuchbridge")
     sending.look(soon())
     assert sending.silence() == 0

@@ -14,17 +14,17 @@ from typing import NoReturn
 
 import pytest
 
-from sandbox import network
-from sandbox.errors import HostError
-from sandbox.host import LocalHost
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.process import run
-from sandbox.reaper import domain_name, leftovers, reap, remove_run
-from sandbox.settings import Settings
-from sandbox.store import RunFolder, Store, start_time, this_process
-from sandbox.volumes import host_disks, lvm
-from sandbox.volumes.host_disks import HostDisks
+from sandbox.clone.reaper import domain_name, leftovers, reap, remove_run
+from sandbox.core.errors import HostError
+from sandbox.core.process import run
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store, start_time, this_process
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.transport import LocalHost
+from sandbox.hosts.volumes import host_disks, lvm
+from sandbox.hosts.volumes.host_disks import HostDisks
+from sandbox.network import isolation
 from tests.support.fakes.run_world import DEAD
 from tests.support.machine.processes import is_running
 from tests.support.waiting import holds_soon, soon
@@ -47,7 +47,7 @@ def clone_of(hypervisor: FakeHypervisor, folder: RunFolder, owner: str = DEAD) -
     """A clone that runs, on a network, with an export of web01."""
     folder.note(owner=owner, source="web01")
     mark = Mark(folder.id, owner, 0, str(folder.clone))
-    element = network.network_xml(network.names(folder.id), mark, len(hypervisor.networks))
+    element = isolation.network_xml(isolation.names(folder.id), mark, len(hypervisor.networks))
     hypervisor.create_network(element)
     metadata = element[element.index("<metadata>") : element.index("</metadata>") + 11]
     hypervisor.start(
@@ -97,14 +97,14 @@ def test_everything_of_a_run_is_removed_and_named(
 
 def test_a_real_gate_is_removed(hypervisor: FakeHypervisor, store: Store) -> None:
     folder = store.create()
-    names = network.names(folder.id)
+    names = isolation.names(folder.id)
     run(["ip", "link", "add", names.bridge, "type", "bridge"], soon())
     try:
-        run(["nft", "-f", "-"], soon(), input=network.gate_rules(names, 22).encode())
+        run(["nft", "-f", "-"], soon(), input=isolation.gate_rules(names, 22).encode())
         assert f"gate {names.table}" in remove_run(hypervisor, folder).removed
         assert names.table not in run(["nft", "list", "tables"], soon()).stdout
     finally:
-        network.remove_gate(LocalHost(), names)
+        isolation.remove_gate(LocalHost(), names)
         run(["ip", "link", "del", names.bridge], soon())
 
 
@@ -235,8 +235,8 @@ def test_only_what_the_dead_left_and_did_not_keep_is_reaped(
 def test_the_run_of_a_killed_process_is_reaped(hypervisor: FakeHypervisor, store: Store) -> None:
     """A real process makes a run and dies of kill -9."""
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom sandbox.settings import Settings\n"
-        "from sandbox.store import Store\n"
+        "import sys, time\nfrom pathlib import Path\nfrom sandbox.core.settings import Settings\n"
+        "from sandbox.core.store import Store\n"
         "print(Store(Settings(state=Path(sys.argv[1]))).create().id, flush=True)\ntime.sleep(60)\n"
     )
     state = store.folder("x").artifacts.parent.parent
@@ -278,7 +278,7 @@ ELSEWHERE = "1:1:00000000-0000-0000-0000-000000000000:0123456789ab"
 def marked_elsewhere(hypervisor: FakeHypervisor, deadline: float) -> None:
     """A clone on this host that another machine drives; its folder is there, not here."""
     mark = Mark("20260102-030405-abcdef", ELSEWHERE, int(deadline), "/there/clones/x")
-    hypervisor.create_network(network.network_xml(network.names(mark.run), mark, 1))
+    hypervisor.create_network(isolation.network_xml(isolation.names(mark.run), mark, 1))
 
 
 @pytest.mark.parametrize(

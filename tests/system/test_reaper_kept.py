@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox import reaper
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError
-from sandbox.hypervisors import Hypervisor
-from sandbox.store import RunFolder
-from sandbox.volumes.danger import Danger
+from sandbox.clone import reaper
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.core.store import RunFolder
+from sandbox.hosts.drivers import Hypervisor
+from sandbox.hosts.volumes.danger import Danger
 from tests.support.fakes.run_world import World
 from tests.support.fakes.sample_records import passed
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import reaper
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, HostError
-from sandbox.host import HostLost
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.reaper import reap, remove_run
-from sandbox.settings import Settings
-from sandbox.store import Store
+from sandbox.clone import reaper
+from sandbox.clone.reaper import reap, remove_run
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded, HostError
+from sandbox.core.settings import Settings
+from sandbox.core.store import Store
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.transport import HostLost
 from tests.support.waiting import holds_soon
 from tests.system.test_reaper import clone_of, hypervisor, store
 

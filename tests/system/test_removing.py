@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import hypervisors
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError
-from sandbox.hypervisors import Hypervisor
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.records import Phase, RunRecord, Verdict
-from sandbox.store import RunFolder
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.core.records import Phase, RunRecord, Verdict
+from sandbox.core.store import RunFolder
+from sandbox.hosts import drivers
+from sandbox.hosts.drivers import Hypervisor
+from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.fakes.run_world import DEAD, World
 from tests.support.fakes.sample_records import broken_nginx, passed
 
@@ -255,7 +255,7 @@ def test_reap_finds_a_domain_without_a_folder(world: World) -> None:
 def two_hosts(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """An inventory with `a`, that answers, and `b`, that does not; what was connected to."""
     tried: list[str] = []
-    answering = hypervisors.driver_for  # the world's
+    answering = drivers.driver_for  # the world's
 
     def driver_for(uri: str, deadline: Deadline) -> Hypervisor:
         tried.append(uri)
@@ -265,7 +265,7 @@ def two_hosts(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         found.uri = uri
         return found
 
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", driver_for)
     inventory = tmp_path / "hosts.yaml"
     inventory.write_text(
         f"hosts:\n  - {{name: a, uri: '{URI_A}'}}\n  - {{name: b, uri: '{URI_B}'}}\n"
@@ -340,7 +340,7 @@ def test_with_an_inventory_this_machine_need_not_have_a_hypervisor(
             raise HostError("no libvirt here")
         return FakeHypervisor(uri=uri)
 
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", driver_for)
     inventory = tmp_path / "hosts.yaml"
     inventory.write_text(f"hosts:\n  - {{name: a, uri: '{URI_A}'}}\n")
     monkeypatch.setenv("SANDBOX_HOSTS", str(inventory))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.upgraders.apt_parse import restarts_of, stops_of
+from sandbox.managers.apt_parse import restarts_of, stops_of
 from tests.support.fakes.preflight_world import SHELLS, called
 
 BY_DEBHELPER = {

@@ -7,9 +7,10 @@ from typing import cast
 
 import pytest
 
-from sandbox.clone import CloneLease
-from sandbox.deadline import Deadline
-from sandbox.errors import (
+from sandbox.clone.create import CloneLease
+from sandbox.clone.guest import Guest
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import (
     CommandFailed,
     ConnectionLost,
     DeadlineExceeded,
@@ -21,11 +22,7 @@ from sandbox.errors import (
     RequestError,
     ToolMissing,
 )
-from sandbox.guest import Guest
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.inside import may_verify, must_reboot, worth_upgrading
-from sandbox.plan import make_plan
-from sandbox.records import (
+from sandbox.core.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
@@ -37,7 +34,10 @@ from sandbox.records import (
     UpgradeStatus,
     Verdict,
 )
-from sandbox.run import Run, blame_for
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.rehearsal.plan import make_plan
+from sandbox.rehearsal.run import Run, blame_for
+from sandbox.rehearsal.steps import may_verify, must_reboot, worth_upgrading
 from tests.support.fakes.stage import GUEST, Stage
 
 # -- a run in the making ----------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_a_record_that_cannot_be_written_does_not_keep_the_clean_up_from_its_wor
     def full(_self: object, _record: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sandbox.store.RunFolder.save", full)
+    monkeypatch.setattr("sandbox.core.store.RunFolder.save", full)
     cleaned = []
     with pytest.raises(HostError, match="cannot be written"), run.phase(Phase.CLEANUP, 9):
         cleaned.append(True)

@@ -6,13 +6,10 @@ from typing import cast
 
 import pytest
 
-from sandbox import confirming
-from sandbox.confirming import confirm_start, start_again
-from sandbox.deadline import Deadline
-from sandbox.errors import GuestUnreachable
-from sandbox.guest import Guest
-from sandbox.plan import Plan, make_plan
-from sandbox.records import (
+from sandbox.clone.guest import Guest
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import GuestUnreachable
+from sandbox.core.records import (
     Autopsy,
     CheckSession,
     Facts,
@@ -22,7 +19,10 @@ from sandbox.records import (
     SecondStart,
     UnitTrace,
 )
-from sandbox.run import Run
+from sandbox.rehearsal import retest
+from sandbox.rehearsal.plan import Plan, make_plan
+from sandbox.rehearsal.retest import confirm_start, start_again
+from sandbox.rehearsal.run import Run
 from tests.support.fakes.sample_records import observation
 from tests.support.fakes.stage import Stage
 from tests.unit.test_second_start import GREEN, NAME, RED, SLOW, slow_and_red
@@ -70,8 +70,8 @@ def test_what_broke_is_asked_anew_and_what_was_found_first_stays(
         before=observation().model_copy(update={"units": ran}),
         autopsy=Autopsy(units=tuple(UnitTrace(unit=f"{one}.service") for one in ("nginx", "shop"))),
     )
-    monkeypatch.setattr(confirming, "observe", look)
-    monkeypatch.setattr(confirming, "checked", checks)
+    monkeypatch.setattr(retest, "observe", look)
+    monkeypatch.setattr(retest, "checked", checks)
     confirm_start(plan, run, cast(Guest, object()), Deadline(20, "verify"))
     assert asked == [("checks-again-3", (NAME,), True)]
     assert run.facts.checks_again == (RED, RED, GREEN)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from sandbox.errors import HostError, RequestError
-from sandbox.records import Verdict
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.records import Verdict
 from workers.attempt import work_off
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, runs

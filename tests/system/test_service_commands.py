@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sandbox.hosts import default_host, find_host
-from sandbox.records import Verdict
-from sandbox.settings import Settings
-from sandbox.trust import Rate
+from sandbox.core.records import Verdict
+from sandbox.core.settings import Settings
+from sandbox.hosts.inventory import default_host, find_host
+from sandbox.verdict.flakiness import Rate
 from workers import cli
 from workers.asking import known_hosts
 from workers.database import Database, open_database
@@ -235,7 +235,7 @@ def test_secrets_come_from_files_and_are_not_shown(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_setting_is_named(given: dict[str, str], word: str) -> None:
-    from sandbox.errors import RequestError
+    from sandbox.core.errors import RequestError
 
     with pytest.raises(RequestError, match=word) as told:
         settings(**given)

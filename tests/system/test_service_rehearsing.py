@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from sandbox.errors import HostError
-from sandbox.hosts import KnownHost
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.network import names, network_xml
-from sandbox.reaper import domain_name, leftovers, remove_run
-from sandbox.records import Past, Verdict
-from sandbox.request import Request, prepare
-from sandbox.store import Store, this_process
-from sandbox.trust import Rate
+from sandbox.clone.reaper import domain_name, leftovers, remove_run
+from sandbox.core.errors import HostError
+from sandbox.core.records import Past, Verdict
+from sandbox.core.store import Store, this_process
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.inventory import KnownHost
+from sandbox.network.isolation import names, network_xml
+from sandbox.scenario.request import Request, prepare
+from sandbox.verdict.flakiness import Rate
 from workers.attempt import work_off
 from workers.database import Database, migrate, open_database
 from workers.database.schema import verdicts

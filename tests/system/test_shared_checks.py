@@ -15,15 +15,15 @@ import pytest
 from sandbox.checks import CheckSettings
 from sandbox.checks.answers import ask, discover, url_of
 from sandbox.checks.connection import Connection
-from sandbox.deadline import Deadline
-from sandbox.records import (
+from sandbox.checks.runner import run_checks
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
     Observation,
     Package,
 )
-from sandbox.verify import run_checks
 from tests.support.fakes.check_samples import filesystem, seen, tcp
 from tests.support.machine.sshd import Sshd, free_port, running_sshd
 from tests.support.paths import ROOT

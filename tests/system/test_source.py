@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from sandbox.errors import RequestError
-from sandbox.hypervisors import Vitals
-from sandbox.hypervisors.clone_xml import clone_xml, macs
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.process import run
-from sandbox.records import Disk
-from sandbox.source import (
+from sandbox.core.errors import RequestError
+from sandbox.core.process import run
+from sandbox.core.records import Disk
+from sandbox.hosts.drivers import Vitals
+from sandbox.hosts.drivers.clone_xml import clone_xml, macs
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.source import (
     ImageSpec,
     Source,
     guest_source,
@@ -27,7 +27,7 @@ from sandbox.source import (
     proofs,
     vitals,
 )
-from sandbox.volumes.images import FORMATS
+from sandbox.hosts.volumes.images import FORMATS
 from tests.support.guests.small_disks import SIZE, disk, guest, make_image
 from tests.support.waiting import soon
 from tests.unit.test_clone_xml import SCHEMA, spec_for

@@ -8,8 +8,8 @@ import threading
 import time
 from pathlib import Path
 
-from sandbox.space_guard import SpaceGuard
-from sandbox.volumes.danger import LEAST_FREE, disk_danger
+from sandbox.clone.space_guard import SpaceGuard
+from sandbox.hosts.volumes.danger import LEAST_FREE, disk_danger
 from tests.support.waiting import wait_until
 from tests.unit.test_space_guard import Alarm
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, RequestError
-from sandbox.ssh import HOST, Connection, Login, config_text, ssh_command
+from sandbox.clone.ssh import HOST, Connection, Login, config_text, ssh_command
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, RequestError
 from tests.support.fakes.guest_world import login_of, port_of
 from tests.support.machine.sshd import Sshd, running_sshd
 from tests.support.waiting import holds_soon, soon

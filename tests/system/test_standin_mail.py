@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox import standin_server
+from sandbox.network import stand_in_server
 
 END = b"\r\n.\r\n"
 
@@ -22,7 +22,7 @@ END = b"\r\n.\r\n"
 def serving(kind: str) -> Iterator[int]:
     """A stand-in on loopback; its port."""
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(standin_server.listen(kind, "127.0.0.1", 0))
+    server = loop.run_until_complete(stand_in_server.listen(kind, "127.0.0.1", 0))
     assert isinstance(server, asyncio.base_events.Server)
     runs = threading.Thread(target=loop.run_forever)
     runs.start()
@@ -152,12 +152,12 @@ def test_whoever_does_not_read_is_not_read(port: int) -> None:
 
 
 def test_whoever_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standin_server, "_PATIENCE", 0.2)
+    monkeypatch.setattr(stand_in_server, "_PATIENCE", 0.2)
     with serving("smtp") as port:
         for said in (b"", b"EH", b"DATA\r\nhello\r\n"):
             with client(port) as stream:
                 stream.sendall(said)
-                assert ends(stream) in (b"", standin_server._SMTP[b"DATA"] + b"\r\n")
+                assert ends(stream) in (b"", stand_in_server._SMTP[b"DATA"] + b"\r\n")
     with serving("http") as port, socket.create_connection(("127.0.0.1", port), 20) as stream:
         stream.sendall(b"GET / HTTP/1.1\r\n")
         assert ends(stream) == b""

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import ledger, network, standins
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError
-from sandbox.host import Host, LocalHost
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.plan import make_plan
-from sandbox.reaper import remove_run
-from sandbox.records import Dependency
-from sandbox.settings import Settings
-from sandbox.store import RunFolder, Store
+from sandbox.clone.reaper import remove_run
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError
+from sandbox.core.records import Dependency
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.transport import Host, LocalHost
+from sandbox.network import egress, isolation, stand_ins
+from sandbox.rehearsal.plan import make_plan
 from tests.support.fakes.host_way import Way, way_to
 from tests.support.fakes.stage import Bridged, Stage, commands_with
 from tests.support.machine.sshd import Sshd
@@ -108,7 +108,7 @@ def guest(server_host: Host) -> Iterator[Guest]:
         folder = Store(Settings(state=Path(state))).create()
         hypervisor, namespace = Bridged(), f"sbtest-g-{secrets.token_hex(3)}"
         soon = Deadline(30, "test")
-        net = network.create(hypervisor, folder.id, Mark(folder.id, "o", 1), 22, soon)
+        net = isolation.create(hypervisor, folder.id, Mark(folder.id, "o", 1), 22, soon)
         subprocess.run(["ip", "netns", "add", namespace], check=True)
         inside, port = ["ip", "-n", namespace], f"{net.bridge}-0"
         peer = ("peer", "name", "eth0", "netns", namespace)
@@ -120,8 +120,8 @@ def guest(server_host: Host) -> Iterator[Guest]:
                 [*inside, "route", "add", "default", "via", "10.1.0.1"],
             ):
                 subprocess.run(words, check=True)
-            ledger.listen(server_host, net.bridge, folder, dependencies=NEEDED)
-            standins.start_servers(server_host, NEEDED, net.bridge, folder, soon)
+            egress.listen(server_host, net.bridge, folder, dependencies=NEEDED)
+            stand_ins.start_servers(server_host, NEEDED, net.bridge, folder, soon)
             waited(folder, "listening")
             yield Guest(namespace, folder, hypervisor, net.bridge)
         finally:
@@ -209,7 +209,7 @@ def processes(bridge: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it has ended
-            if f"{standins.SERVER}\0{bridge}\0".encode() in path.read_bytes():
+            if f"{stand_ins.SERVER}\0{bridge}\0".encode() in path.read_bytes():
                 found.append(int(path.parent.name))
     return sorted(found)
 
@@ -224,10 +224,10 @@ def test_they_end_with_the_bridge_and_with_nothing_else(
     machine: Host, way: Way, bridge: str, folder: RunFolder
 ) -> None:
     """On every kind of host: through a real sshd as well, with nothing of ours at its end."""
-    standins.start_servers(machine, NEEDED, bridge, folder, Deadline(60, "test"))
+    stand_ins.start_servers(machine, NEEDED, bridge, folder, Deadline(60, "test"))
     assert len(processes(bridge)) == 2
     assert Path(f"/sys/class/net/{bridge}-s/master").resolve().name == bridge
-    said = f"{standins.SERVER} {bridge}"  # rehearsals elsewhere on this machine have their own
+    said = f"{stand_ins.SERVER} {bridge}"  # rehearsals elsewhere on this machine have their own
     ours = [line for line in commands_with(said) if line.startswith(("ssh", "sshd"))]
     assert ours == [], "no session of an ssh connection is held"
     way.sshd.drop_sessions()
@@ -241,14 +241,14 @@ def test_they_end_with_the_bridge_and_with_nothing_else(
 def test_neither_of_the_two_is_there_without_the_other(
     bridge: str, folder: RunFolder, which: int
 ) -> None:
-    standins.start_servers(LocalHost(), NEEDED, bridge, folder, Deadline(60, "test"))
+    stand_ins.start_servers(LocalHost(), NEEDED, bridge, folder, Deadline(60, "test"))
     os.kill(processes(bridge)[which], signal.SIGKILL)
     assert nothing_is_left(bridge)
 
 
 def test_a_reaper_finds_and_ends_them(bridge: str, folder: RunFolder) -> None:
     """Also where the bridge is not known to it."""
-    standins.start_servers(LocalHost(), NEEDED, bridge, folder, Deadline(60, "test"))
+    stand_ins.start_servers(LocalHost(), NEEDED, bridge, folder, Deadline(60, "test"))
     keeper, _server = processes(bridge)
     removed = remove_run(FakeHypervisor(), folder).removed
     assert any(name.endswith(f" process {keeper}") for name in removed), removed
@@ -257,23 +257,23 @@ def test_a_reaper_finds_and_ends_them(bridge: str, folder: RunFolder) -> None:
 
 def test_a_host_without_such_a_bridge_is_our_error(machine: Host, folder: RunFolder) -> None:
     with pytest.raises(HostError, match=r"do not start: sbtest-no: .*No such device"):
-        standins.start_servers(machine, NEEDED, "sbtest-no", folder, Deadline(60, "test"))
+        stand_ins.start_servers(machine, NEEDED, "sbtest-no", folder, Deadline(60, "test"))
     assert nothing_is_left("sbtest-no")
 
 
 def test_a_host_without_python_is_our_error(
     machine: Host, bridge: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standins, "by_text", lambda *_: ["no-such-python"])
+    monkeypatch.setattr(stand_ins, "by_text", lambda *_: ["no-such-python"])
     with pytest.raises(HostError, match="no-such-python"):
-        standins.start_servers(machine, NEEDED, bridge, folder, Deadline(60, "test"))
+        stand_ins.start_servers(machine, NEEDED, bridge, folder, Deadline(60, "test"))
 
 
 def test_what_cannot_be_answered_for_is_our_error(bridge: str, folder: RunFolder) -> None:
     """The one who answers says why, and nobody stays."""
     twice = (NEEDED[0], NEEDED[0])
     with pytest.raises(HostError, match=f"{bridge}: .*already in use"):
-        standins.start_servers(LocalHost(), twice, bridge, folder, Deadline(60, "test"))
+        stand_ins.start_servers(LocalHost(), twice, bridge, folder, Deadline(60, "test"))
     assert nothing_is_left(bridge)
 
 

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import HostError
-from sandbox.settings import Settings
-from sandbox.store import (
+from sandbox.core.errors import HostError
+from sandbox.core.settings import Settings
+from sandbox.core.store import (
     Store,
     is_alive,
     start_time,
 )
 from tests.support.waiting import holds_soon
 
-OWNER = "import time\nfrom sandbox.store import this_process\nprint(this_process(), flush=True)\n"
+OWNER = (
+    "import time\nfrom sandbox.core.store import this_process\nprint(this_process(), flush=True)\n"
+)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from sandbox.records import CheckResult, Outcome, Phase, PhaseTime
-from sandbox.terminal import WORDS, TerminalProgress, seconds
+from sandbox.cli.terminal import WORDS, TerminalProgress, seconds
+from sandbox.core.records import CheckResult, Outcome, Phase, PhaseTime
 from tests.support.waiting import wait_until
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -15,15 +15,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from sandbox import host, ledger
-from sandbox.host import Host, LocalHost
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.listener import answer
-from sandbox.reaper import remove_run
-from sandbox.records import Destination, Ledger
+from sandbox.clone.reaper import remove_run
+from sandbox.core.records import Destination, Ledger
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store
+from sandbox.hosts import transport
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.transport import Host, LocalHost
+from sandbox.network import egress
+from sandbox.network.egress_listener import answer
 from sandbox.report.view import view
-from sandbox.settings import Settings
-from sandbox.store import RunFolder, Store
 from tests.support.fakes.sample_records import passed
 from tests.support.fakes.stage import Stage, commands_with
 from tests.support.machine.namespaces import GUEST, HOST, Link, linked
@@ -75,7 +76,7 @@ def link(folder: RunFolder) -> Iterator[Link]:
         made.close_gate()
         made.run(made.guest, "ip", "route", "add", "default", "via", ROUTER)
         made.run(made.guest, "ip", "addr", "add", "192.0.2.10/24", "dev", "eth0")
-        ledger.listen(Away(made.host), made.network.bridge, folder)
+        egress.listen(Away(made.host), made.network.bridge, folder)
         assert holds_soon(lambda: "listening\n" in notes(folder), 20)
         yield made
 
@@ -89,7 +90,7 @@ def tries(link: Link, kind: str, address: str, port: int, data: str = "00") -> s
 
 
 def found(folder: RunFolder, switch: int | None = None) -> Ledger:
-    read = ledger.read(folder, switch)
+    read = egress.read(folder, switch)
     assert read is not None
     return read
 
@@ -103,7 +104,7 @@ def test_what_a_guest_tries_is_heard_and_refused_at_once(link: Link, folder: Run
     assert tries(link, "SOCK_DGRAM", FAR, 514) == "ConnectionRefusedError"
     assert tries(link, "SOCK_STREAM", NEAR, 25) == "ConnectionRefusedError"
     waited(folder, f"tcp {NEAR} 25")
-    switch = ledger.position(folder)
+    switch = egress.position(folder)
     assert tries(link, "SOCK_STREAM", FAR, 443) == "ConnectionRefusedError"
     # The server failed (2), as one does that reaches nobody; the question comes back with it.
     answer = tries(link, "SOCK_DGRAM", RESOLVER, 53, QUERY + EDNS)
@@ -176,7 +177,7 @@ def test_it_listens_on_every_kind_of_host_and_ends_there(machine: Host, folder: 
     ):
         subprocess.run(["ip", "link", *words], check=True)
     try:
-        ledger.listen(machine, bridge, folder)
+        egress.listen(machine, bridge, folder)
         assert holds_soon(lambda: "listening\n" in notes(folder), 20), notes(folder)
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as guest:
             guest.bind((f"{bridge}-g", 0x0806))
@@ -184,11 +185,11 @@ def test_it_listens_on_every_kind_of_host_and_ends_there(machine: Host, folder: 
             guest.send(ask)
             assert guest.recv(100)[:42] == answer(ask)
         waited(folder, "neighbour 192.0.2.1 0")
-        assert commands_with(f"{ledger.LISTENER} {bridge}") != []
+        assert commands_with(f"{egress.LISTENER} {bridge}") != []
     finally:
         subprocess.run(["ip", "link", "del", f"{bridge}-g"], check=True)
         subprocess.run(["ip", "link", "del", bridge], check=True)
-    assert holds_soon(lambda: commands_with(f"{ledger.LISTENER} {bridge}") == [], 20)
+    assert holds_soon(lambda: commands_with(f"{egress.LISTENER} {bridge}") == [], 20)
 
 
 def test_a_listener_that_nobody_wrote_down_is_found_and_ended(
@@ -204,13 +205,13 @@ def test_a_listener_that_nobody_wrote_down_is_found_and_ended(
 
 
 def test_a_host_without_python_is_said_and_costs_nothing(folder: RunFolder) -> None:
-    ledger.listen(Away("sbtest-nowhere", program="/nonexistent/ip"), "sb000000", folder)
+    egress.listen(Away("sbtest-nowhere", program="/nonexistent/ip"), "sb000000", folder)
     assert found(folder).missing.startswith("/nonexistent/ip is not installed")
     assert folder.processes() == ()
 
 
 def test_a_bridge_that_is_not_there_is_said(folder: RunFolder) -> None:
-    ledger.listen(LocalHost(), "sbtest-no", folder)
+    egress.listen(LocalHost(), "sbtest-no", folder)
     assert holds_soon(lambda: "No such device" in notes(folder), 20)
     assert found(folder).missing == "cannot listen at the bridge: [Errno 19] No such device"
 
@@ -234,8 +235,8 @@ def write(folder: RunFolder, text: str, twin: str = "") -> None:
 
 
 def test_without_a_listener_there_is_no_ledger(folder: RunFolder) -> None:
-    assert ledger.read(folder, None) is None
-    assert ledger.position(folder) == 0
+    assert egress.read(folder, None) is None
+    assert egress.position(folder) == 0
 
 
 def test_what_the_twin_tries_as_well_is_not_new(folder: RunFolder) -> None:
@@ -309,7 +310,7 @@ def test_a_rehearsal_listens_and_leaves_nobody_behind(stage: Stage) -> None:
 def test_a_rehearsal_to_which_nobody_can_listen_goes_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "sys", SimpleNamespace(executable="/nonexistent/python"))
+    monkeypatch.setattr(transport, "sys", SimpleNamespace(executable="/nonexistent/python"))
     record = stage.rehearse()
     assert record.facts.trouble is not None
     assert "no SSH within" in record.facts.trouble.message, "it went as far as without"

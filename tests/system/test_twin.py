@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 from lxml import etree
 
-from sandbox import network
-from sandbox.clone import Clone, create_clone
-from sandbox.errors import DeadlineExceeded, HostError
-from sandbox.hypervisors.fake import FakeDomain
-from sandbox.plan import Plan, make_plan
-from sandbox.reaper import domain_name, leftovers, remove_run
-from sandbox.records import RunRecord, Verdict
-from sandbox.store import RunFolder, Store
-from sandbox.twin import Cut, make_twin
+from sandbox.clone.create import Clone, create_clone
+from sandbox.clone.reaper import domain_name, leftovers, remove_run
+from sandbox.core.errors import DeadlineExceeded, HostError
+from sandbox.core.records import RunRecord, Verdict
+from sandbox.core.store import RunFolder, Store
+from sandbox.hosts.drivers.fake import FakeDomain
+from sandbox.network import isolation
+from sandbox.rehearsal.control import Cut, make_twin
+from sandbox.rehearsal.plan import Plan, make_plan
 from tests.support.fakes.stage import Stage
 from tests.support.waiting import soon, wait_until
 
@@ -57,7 +57,7 @@ def test_a_twin_has_the_same_machine_and_nothing_in_common(stage: Stage) -> None
             ours, its = texts(one, path, attribute), texts(other, path, attribute)
             assert len(ours) == len(its)
             assert not {*ours, *its} - {"None"} or set(ours) != set(its)
-        bridges = {network.names(folder.id, control=c).bridge for c in (False, True)}
+        bridges = {isolation.names(folder.id, control=c).bridge for c in (False, True)}
         assert len(bridges) == 2
         assert stage.hypervisor.domains["web01"].state == "off"
     assert domain_name(folder.id, control=True) not in stage.hypervisor.domains
@@ -105,7 +105,7 @@ def test_without_memory_for_two_there_is_one(stage: Stage) -> None:
     assert found is not None
     assert "200 MiB free" in found.missing
     assert domain_name(folder.id, control=True) not in stage.hypervisor.domains
-    assert network.names(folder.id, control=True).name not in stage.hypervisor.networks
+    assert isolation.names(folder.id, control=True).name not in stage.hypervisor.networks
 
 
 def test_a_host_that_cannot_make_a_second_bridge_leaves_it_at_one(stage: Stage) -> None:

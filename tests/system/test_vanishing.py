@@ -12,11 +12,11 @@ from typing import Any
 import libvirt
 import pytest
 
+from sandbox.core.errors import HostError, RequestError
 from sandbox.demo import guest as demo
-from sandbox.errors import HostError, RequestError
-from sandbox.host import LocalHost
-from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.source import ImageSpec, image_source
+from sandbox.hosts.drivers.libvirt_qemu import LibvirtQemu
+from sandbox.hosts.source import ImageSpec, image_source
+from sandbox.hosts.transport import LocalHost
 from tests.support.guests.small_disks import SIZE, make_image
 from tests.support.waiting import soon
 from tests.system.test_libvirt_xen import URI, domain_xml

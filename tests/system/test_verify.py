@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.checks import CheckSettings
-from sandbox.errors import DeadlineExceeded
-from sandbox.records import CheckEnd, CheckResult, Outcome
+from sandbox.core.errors import DeadlineExceeded
+from sandbox.core.records import CheckEnd, CheckResult, Outcome
 from tests.support.fakes.check_sessions import Rehearsal, by_name, gone
 from tests.support.machine.sshd import Sshd, running_sshd
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.checks.connection import Connection
-from sandbox.deadline import Deadline
-from sandbox.records import CheckEnd, CheckResult, Outcome
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import CheckEnd, CheckResult, Outcome
 from tests.support.fakes.check_sessions import Rehearsal
 from tests.support.machine.sshd import Sshd, running_sshd
 from tests.support.waiting import wait_until

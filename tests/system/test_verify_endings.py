@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.checks import CheckSettings
-from sandbox.deadline import Deadline
-from sandbox.records import CheckEnd, CheckResult, Outcome
-from sandbox.verify import run_checks
+from sandbox.checks.runner import run_checks
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import CheckEnd, CheckResult, Outcome
 from tests.support.fakes.check_sessions import OBSERVED, Rehearsal, by_name, gone
 from tests.support.machine.sshd import Sshd, running_sshd
 from tests.support.paths import ROOT

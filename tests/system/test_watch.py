@@ -8,13 +8,10 @@ from typing import cast
 
 import pytest
 
-from sandbox import inside
-from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, GuestUnreachable
-from sandbox.guest import Guest
-from sandbox.inside import watch, worth_watching
-from sandbox.plan import Plan, make_plan
-from sandbox.records import (
+from sandbox.clone.guest import Guest
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import ConnectionLost, GuestUnreachable
+from sandbox.core.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
@@ -26,7 +23,10 @@ from sandbox.records import (
     UpgradeStatus,
     Watch,
 )
-from sandbox.run import Run
+from sandbox.rehearsal import steps
+from sandbox.rehearsal.plan import Plan, make_plan
+from sandbox.rehearsal.run import Run
+from sandbox.rehearsal.steps import watch, worth_watching
 from tests.support.fakes.stage import Stage
 
 RUNS = Observation(boot_id="a", kernel="6.1", units={"shop.service": "active/running"})
@@ -98,8 +98,8 @@ def watched(
     run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, guest: Watched
 ) -> tuple[float, int]:
     """For how long, and with how many glances."""
-    monkeypatch.setattr(inside, "_GLANCE", LASTS / 10)
-    monkeypatch.setattr(inside, "observe_units", guest.glance)
+    monkeypatch.setattr(steps, "_GLANCE", LASTS / 10)
+    monkeypatch.setattr(steps, "observe_units", guest.glance)
     found = watch(plan, run, cast(Guest, guest), Deadline(20, "verify"))
     run.learn(watched=found)
     return found.seconds, guest.glances
@@ -146,7 +146,7 @@ def test_a_guest_that_restarts_by_itself_meanwhile_has_failed(
         plan, applied(session(Outcome.PASSED)).model_copy(update={"watched": run.facts.watched})
     )
     run.learn(watched=None)
-    monkeypatch.setattr(inside, "_PAUSE", 0.01)
+    monkeypatch.setattr(steps, "_PAUSE", 0.01)
     down = RUNS.model_copy(update={"units": {}, "state": "stopping"})  # and lets one in once more
     shows: list[Observation | None] = [RUNS, down, None, down]
     watched(run, plan, monkeypatch, Watched(shows, comes_back_as="aab"))
@@ -188,11 +188,11 @@ def test_one_that_restarted_is_let_come_up_before_it_is_looked_at(
         did.append("looked")
         return RUNS
 
-    monkeypatch.setattr(inside, "observe", look)
-    monkeypatch.setattr(inside, "observe_units", lambda *_args: RUNS)
+    monkeypatch.setattr(steps, "observe", look)
+    monkeypatch.setattr(steps, "observe_units", lambda *_args: RUNS)
     run.learn(watched=Watch(seconds=1, restarted=restarted))
     guest = cast(Guest, Up([RUNS], comes_back_as=boot_id))
-    assert inside.look_again(run, guest, Deadline(20, "verify")) == RUNS
+    assert steps.look_again(run, guest, Deadline(20, "verify")) == RUNS
     assert did == done
     assert run.facts.watched == Watch(seconds=1, restarted=then)
 
@@ -202,14 +202,14 @@ def test_checks_during_which_the_guest_restarted_are_a_failure_of_the_guest(
     run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, boot_id: str, fails: bool
 ) -> None:
     lost = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST)
-    monkeypatch.setattr(inside, "checked", lambda *_args, **_more: lost)
-    monkeypatch.setattr(inside, "observe_units", lambda *_args: RUNS)
+    monkeypatch.setattr(steps, "checked", lambda *_args, **_more: lost)
+    monkeypatch.setattr(steps, "observe_units", lambda *_args: RUNS)
     guest = cast(Guest, Watched([RUNS], comes_back_as=boot_id))
     if fails:
         with pytest.raises(GuestUnreachable, match="restarted by itself while it was checked"):
-            inside.check(plan, run, guest, Deadline(20, "verify"))
+            steps.check(plan, run, guest, Deadline(20, "verify"))
     else:
-        assert inside.check(plan, run, guest, Deadline(20, "verify")) == lost
+        assert steps.check(plan, run, guest, Deadline(20, "verify")) == lost
 
 
 def session(outcome: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> CheckSession:

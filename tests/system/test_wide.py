@@ -23,16 +23,16 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.deadline import Deadline
-from sandbox.errors import ConnectionLost, DeadlineExceeded
-from sandbox.process import Completed
-from sandbox.records import Certificate, Observation, Wide
-from sandbox.wide import Aside
-from sandbox.wide_parse import parse_wide
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import ConnectionLost, DeadlineExceeded
+from sandbox.core.process import Completed
+from sandbox.core.records import Certificate, Observation, Wide
+from sandbox.observe.wide import Aside
+from sandbox.observe.wide_parse import parse_wide
 from tests.support.fakes.local_shell import LocalShell
 from tests.support.waiting import soon
 
-SCRIPT = files("sandbox") / "wide.sh"
+SCRIPT = files("sandbox.observe") / "wide.sh"
 SHELLS = [("dash",), ("bash", "--posix"), ("busybox", "sh")]
 MARK = "%%mark%%"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))

@@ -68,7 +68,7 @@ def test_it_is_hardened(unit: Path) -> None:
 
 
 def test_it_may_make_the_namespaces_that_a_run_needs(unit: Path) -> None:
-    """A network for stand-ins (sandbox.standin_server), mounts for libguestfs (sandbox.inject)."""
+    """A network for stand-ins, mounts for libguestfs (sandbox.clone.key_injection)."""
     assert [set(value.split()) for value in values(unit, "RestrictNamespaces")] == [{"net", "mnt"}]
 
 

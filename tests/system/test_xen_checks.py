@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import xen_checks as checks
-from sandbox.host_checks import State
-from sandbox.hosts import KnownHost
-from sandbox.settings import Settings
-from sandbox.xen_report import parse_report, script
+from sandbox.core.settings import Settings
+from sandbox.doctor import xen_checks as checks
+from sandbox.doctor.host_checks import State
+from sandbox.doctor.xen_report import parse_report, script
+from sandbox.hosts.inventory import KnownHost
 from tests.unit.test_xen_checks import TEXT, names
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import admission
-from sandbox.admission import Want, admitted, overhead, require_memory
-from sandbox.errors import HostError
-from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.core.errors import HostError
+from sandbox.hosts import admission
+from sandbox.hosts.admission import Want, admitted, overhead, require_memory
+from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.fakes.run_world import DEAD
 from tests.support.waiting import soon
 

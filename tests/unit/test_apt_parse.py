@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import RequestError
-from sandbox.records import PackageChange, UpgradeStatus
-from sandbox.upgraders import apt_parse as parse
-from sandbox.upgraders.transcript import Transcript, sections_of
+from sandbox.core.errors import RequestError
+from sandbox.core.records import PackageChange, UpgradeStatus
+from sandbox.managers import apt_parse as parse
+from sandbox.managers.transcript import Transcript, sections_of
 from tests.support.paths import DATA
 
 

@@ -76,8 +76,8 @@ SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
 # What everybody may import, and what imports nothing of ours but these.
 _RECORDS = ("records", "records.base", "records.guest", "records.run")
 SHARED = (*_RECORDS, "shell", "errors", "deadline", "process")
-# Who starts programs itself: sandbox.process is for those that are waited for, or run on in the
-# background; these talk to one while it runs, or run where there is nothing of ours.
+# Who starts programs itself: sandbox.core.process is for those that are waited for, or run on in
+# the background; these talk to one while it runs, or run where there is nothing of ours.
 _TALKING = ("process", "ssh", "host", "verify", "checks.answers", "lab.commands")
 STARTS_PROGRAMS = {*_TALKING, "standin_server"}
 LONGEST = 400

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from sandbox.hypervisors.backup_xml import backup_socket, backup_xml
+from sandbox.hosts.drivers.backup_xml import backup_socket, backup_xml
 from tests.support.paths import GOLDEN
 
 SCHEMA = etree.RelaxNG(etree.parse("/usr/share/libvirt/schemas/domainbackup.rng"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from workers.chat import roles
 from workers.chat.configuring import read_chat
 from workers.chat.roles import NotAllowed

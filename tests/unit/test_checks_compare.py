@@ -24,8 +24,8 @@ from sandbox.checks.compare import (
     started_again,
     state_worse,
 )
-from sandbox.noise import normalised
-from sandbox.records import Filesystem, Port, Start
+from sandbox.core.noise import normalised
+from sandbox.core.records import Filesystem, Port, Start
 from tests.support.fakes.check_samples import filesystem, seen, tcp
 
 # --- units ---------------------------------------------------------------------------------

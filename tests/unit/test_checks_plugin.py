@@ -24,7 +24,7 @@ from sandbox.checks.protocol import (
     clean,
     one_line,
 )
-from sandbox.records import CheckResult, Observation, Outcome
+from sandbox.core.records import CheckResult, Observation, Outcome
 
 TOKEN = "t0ken"
 NAMES = ("test_a.py::test_one", "test_a.py::test_two")

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.clone_xml import (
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.clone_xml import (
     CloneDisk,
     CloneSpec,
     CloneXml,
@@ -25,7 +25,7 @@ from sandbox.hypervisors.clone_xml import (
     disk_problem,
     macs,
 )
-from sandbox.hypervisors.marks import read_mark
+from sandbox.hosts.drivers.marks import read_mark
 from tests.support.fakes.clone_samples import KIND, domains
 from tests.support.paths import GOLDEN
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.core.settings import shipped_scenarios
 from sandbox.scenario import load_scenario
-from sandbox.settings import shipped_scenarios
 from tests.corpus.cases import CASES
 from tests.corpus.corpus_case import DEMO, MIRRORS, TRUTHS, Case
 from tests.corpus.corpus_image import OLD, VARIANTS

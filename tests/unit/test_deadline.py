@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, HostError
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded, HostError
 
 
 def test_a_late_phase_is_named_and_is_the_hosts_fault_by_default() -> None:

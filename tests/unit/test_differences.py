@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.changes import Change, ConffileChange, Fate
-from sandbox.differences import Differences, Effect, compare, compare_checks, without_drift
-from sandbox.records import (
+from sandbox.core.records import (
     CheckResult,
     CheckSession,
     Filesystem,
@@ -21,7 +19,9 @@ from sandbox.records import (
     Port,
     Wide,
 )
-from sandbox.wording import short
+from sandbox.core.wording import short
+from sandbox.verdict.diff import Differences, Effect, compare, compare_checks, without_drift
+from sandbox.verdict.diff_kinds import Change, ConffileChange, Fate
 
 MIB = 1024 * 1024
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import host_checks
-from sandbox.doctor import examine
-from sandbox.errors import HostError
-from sandbox.host_checks import Finding, State
+from sandbox.core.errors import HostError
+from sandbox.doctor import host_checks
+from sandbox.doctor.examine import examine
+from sandbox.doctor.host_checks import Finding, State
 
 # --- the whole ---------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.forecasts import Forecast, forecasts, start_seconds
-from sandbox.records import RunRecord, Start, UpgradeLog
+from sandbox.core.records import RunRecord, Start, UpgradeLog
 from sandbox.report import render
+from sandbox.verdict.downtime import Forecast, forecasts, start_seconds
 from tests.support.fakes.sample_records import no_boot, passed
 
 OLD = Start(began=14.0, ready=14.5)

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed, RequestError
-from sandbox.guests import guest_rows, import_guest
-from sandbox.host import LocalHost
-from sandbox.hosts import KnownHost
-from sandbox.hypervisors import xl
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.limits import Limits
-from sandbox.process import Completed
-from sandbox.settings import Settings
+from sandbox.cli.guests import guest_rows, import_guest
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import CommandFailed, RequestError
+from sandbox.core.process import Completed
+from sandbox.core.settings import Settings
+from sandbox.hosts.capacity import Limits
+from sandbox.hosts.drivers import xl
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.inventory import KnownHost
+from sandbox.hosts.transport import LocalHost
 
 HOST = KnownHost("xen1", "xen+ssh://root@xen1/system")
 GIB = 1 << 30
@@ -204,7 +204,7 @@ def test_a_qemu_host_is_not_asked_for_what_is_xens() -> None:
 def taking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeHypervisor]:
     def prepare(said: Mapping[str, str | Exception], made: FakeHypervisor | None = None) -> Any:
         hypervisor = made or xen(said)
-        monkeypatch.setattr("sandbox.hypervisors.driver_for", lambda *_: hypervisor)
+        monkeypatch.setattr("sandbox.hosts.drivers.driver_for", lambda *_: hypervisor)
         return hypervisor
 
     return prepare

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import host as hosts_over_ssh
-from sandbox.errors import RequestError
-from sandbox.host import RemoteHost
-from sandbox.hosts import KnownHost, default_host, find_host, inventory, read_hosts
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.limits import Limits
-from sandbox.settings import Settings
+from sandbox.core.errors import RequestError
+from sandbox.core.settings import Settings
+from sandbox.hosts import transport as hosts_over_ssh
+from sandbox.hosts.capacity import Limits
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.inventory import KnownHost, default_host, find_host, inventory, read_hosts
+from sandbox.hosts.transport import RemoteHost
 
 WHOLE = """\
 hosts:
@@ -267,10 +267,10 @@ def test_an_unknown_host_is_answered_with_those_that_there_are(
 
 
 def test_a_connection_is_closed_however_its_use_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sandbox.hosts import connected
+    from sandbox.hosts.inventory import connected
 
     hypervisor = FakeHypervisor()
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", lambda *_: hypervisor)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", lambda *_: hypervisor)
     with pytest.raises(ZeroDivisionError), connected(KnownHost("a", "fake:///")):
         raise ZeroDivisionError
     assert hypervisor.closed

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import RequestError
-from sandbox.known_bugs import bug_points, read_bugs
-from sandbox.preflight_points import Point, Preflight, Severity
-from sandbox.records import PackageChange
+from sandbox.core.errors import RequestError
+from sandbox.core.records import PackageChange
+from sandbox.preflight.known_bugs import bug_points, read_bugs
+from sandbox.preflight.points import Point, Preflight, Severity
 
 LIST = """\
 bugs:

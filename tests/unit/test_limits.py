@@ -8,17 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.admission import overhead
-from sandbox.deadline import Deadline
-from sandbox.errors import HostError, RequestError
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.limits import Limits, disk_problem, pool_fill, pool_problem, require_room, runs_there
-from sandbox.records import Disk
-from sandbox.settings import Settings
-from sandbox.source import Source
-from sandbox.store import RunFolder, Store
-from sandbox.volumes.lvm import Pool, Survey, Volume
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.records import Disk
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store
+from sandbox.hosts.admission import overhead
+from sandbox.hosts.capacity import (
+    Limits,
+    disk_problem,
+    pool_fill,
+    pool_problem,
+    require_room,
+    runs_there,
+)
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.source import Source
+from sandbox.hosts.volumes.lvm import Pool, Survey, Volume
 from tests.support.fakes.run_world import DEAD
 
 XML = "<domain><name>web01</name><memory unit='KiB'>1048576</memory><devices/></domain>"
@@ -169,7 +176,7 @@ def test_xen_hosts_are_asked_for_their_volumes_only_where_it_matters(
     store: Store, monkeypatch: pytest.MonkeyPatch, limits: Limits, problem: type[Exception] | None
 ) -> None:
     seen = []
-    monkeypatch.setattr("sandbox.limits.lvm.survey", lambda *_: seen.append(1) or VOLUMES)
+    monkeypatch.setattr("sandbox.hosts.capacity.lvm.survey", lambda *_: seen.append(1) or VOLUMES)
     source = Source("web01", "running guest", XML, (disk("/dev/vg0/web01"),))
     hypervisor, deadline = FakeHypervisor(kind="xen"), Deadline(5, "plan")
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import listener, standin_server
-from sandbox.host import LocalHost, by_text
-from sandbox.listener import NAME_LIMIT, SINK, Attempt, Notes, answer, attempts
+from sandbox.hosts.transport import LocalHost, by_text
+from sandbox.network import egress_listener, stand_in_server
+from sandbox.network.egress_listener import NAME_LIMIT, SINK, Attempt, Notes, answer, attempts
 
 CARD = bytes.fromhex("525400123456")
 HOST_CARD = bytes.fromhex("fe5400000001")
@@ -231,9 +231,9 @@ def test_one_destination_does_not_take_the_others_room(
     assert lines[-1] == f"tcp {FAR} 2"
 
 
-@pytest.mark.parametrize("program", [listener, standin_server])
+@pytest.mark.parametrize("program", [egress_listener, stand_in_server])
 def test_it_needs_nothing_but_an_older_pythons_standard_library(program: ModuleType) -> None:
-    text = by_text(LocalHost(), program.__name__.rpartition(".")[2])[-1]
+    text = by_text(LocalHost(), program.__name__)[-1]
     assert text == Path(str(program.__file__)).read_text()
     tree = ast.parse(text, feature_version=(3, 9))
     used = {

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import CommandFailed, HostError, ToolMissing
-from sandbox.hypervisors import Mark
-from sandbox.volumes import lvm
+from sandbox.core.errors import CommandFailed, HostError, ToolMissing
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.volumes import lvm
 from tests.support.fakes.lvm_world import GIB, MARK, MIB, RUN, Scripted, ours, pool_row, row
 from tests.support.waiting import soon
 

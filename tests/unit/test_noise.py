@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.checks.compare import lost_units, new_kernel_errors, real_filesystems
-from sandbox.noise import normalised
-from sandbox.observe_parse import filesystems_of, mounts_of
+from sandbox.core.noise import normalised
+from sandbox.observe.observation_parse import filesystems_of, mounts_of
 from tests.support.fakes.check_samples import filesystem, seen
 
 # --- containers -----------------------------------------------------------------------------

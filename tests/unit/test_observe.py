@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import GuestUnreachable
-from sandbox.observe_parse import compare_versions, kernels_of, parse
-from sandbox.records import Filesystem, Observation, Package, Port, Start
+from sandbox.core.errors import GuestUnreachable
+from sandbox.core.records import Filesystem, Observation, Package, Port, Start
+from sandbox.observe.observation_parse import compare_versions, kernels_of, parse
 from tests.support.paths import DATA
 
 MARK = "%%mark%%"

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox.records import CheckEnd, CheckResult, CheckSession, Facts, Outcome, Past, Verdict
+from sandbox.core.records import CheckEnd, CheckResult, CheckSession, Facts, Outcome, Past, Verdict
 from sandbox.report.html import render_html
 from sandbox.report.view import view
-from sandbox.trust import NAME_LIMIT, Rate, excuse, flaky, kept_name
-from sandbox.verdict import decide
+from sandbox.verdict.decide import decide
+from sandbox.verdict.flakiness import NAME_LIMIT, Rate, excuse, flaky, kept_name
 from tests.support.fakes.sample_records import broken_nginx, passing_facts, session
 from tests.unit.test_trust import NAME, RED, red_on_clone, rounds, twin
 from tests.unit.test_verdict_properties import facts_strategy, names, pasts

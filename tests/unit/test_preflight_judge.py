@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from sandbox.preflight import judge
-from sandbox.preflight_command import print_found
-from sandbox.preflight_parse import Seen, Space
-from sandbox.preflight_points import Point, Preflight, ServiceForecast, Severity
-from sandbox.records import PackageChange, Start
-from sandbox.upgraders import UpgradeRequest, What
+from sandbox.core.records import PackageChange, Start
+from sandbox.managers import UpgradeRequest, What
+from sandbox.preflight.judge import judge
+from sandbox.preflight.parse import Seen, Space
+from sandbox.preflight.points import Point, Preflight, ServiceForecast, Severity
+from sandbox.preflight.production import print_found
 
 OLD, NEW = "6.1.0-49-amd64", "6.1.0-51-amd64"
 MIB = 1 << 20

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import HostError
-from sandbox.proxy import PackageProxy
-from sandbox.proxy_cache import Cache
+from sandbox.core.errors import HostError
+from sandbox.network.proxy.cache import Cache
+from sandbox.network.proxy.package_proxy import PackageProxy
 
 # --- the cache as such ----------------------------------------------------------------------
 

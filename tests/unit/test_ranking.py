@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.changes import (
-    CertificateChange,
-    Change,
-    ConffileChange,
-    Fate,
-    FilesystemChange,
-)
-from sandbox.differences import Differences, compare, without_drift
-from sandbox.ranking import Line, Severity, ranked, tally
-from sandbox.records import (
+from sandbox.core.records import (
     Certificate,
     Observation,
     Package,
@@ -23,6 +14,15 @@ from sandbox.records import (
     Port,
     Wide,
 )
+from sandbox.verdict.diff import Differences, compare, without_drift
+from sandbox.verdict.diff_kinds import (
+    CertificateChange,
+    Change,
+    ConffileChange,
+    Fate,
+    FilesystemChange,
+)
+from sandbox.verdict.severity import Line, Severity, ranked, tally
 
 HIGH, MEDIUM, LOW = Severity
 

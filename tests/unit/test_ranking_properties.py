@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.differences import Differences, compare, without_drift
-from sandbox.ranking import Severity, ranked
-from sandbox.records import Certificate, Filesystem, Observation, Package, Port, Wide
+from sandbox.core.records import Certificate, Filesystem, Observation, Package, Port, Wide
+from sandbox.verdict.diff import Differences, compare, without_drift
+from sandbox.verdict.severity import Severity, ranked
 
 HIGH, MEDIUM, LOW = Severity
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import click
 import pytest
 
-from sandbox.hosts import HostEntry, read_hosts
-from sandbox.known_bugs import Bug, read_bugs
-from sandbox.preflight import judge
-from sandbox.preflight_command import print_found
-from sandbox.preflight_parse import Conffile, Seen, Space
-from sandbox.records import PackageChange, Start, Verdict
+from sandbox.core.records import PackageChange, Start, Verdict
+from sandbox.core.settings import CLIENT_VARIABLES, SERVICE_PREFIX, VARIABLES, shipped_scenarios
+from sandbox.hosts.inventory import HostEntry, read_hosts
+from sandbox.managers import UpgradeRequest
+from sandbox.preflight.judge import judge
+from sandbox.preflight.known_bugs import Bug, read_bugs
+from sandbox.preflight.parse import Conffile, Seen, Space
+from sandbox.preflight.production import print_found
 from sandbox.scenario import Schedule, load_scenario, shared_checks
-from sandbox.settings import CLIENT_VARIABLES, SERVICE_PREFIX, VARIABLES, shipped_scenarios
-from sandbox.upgraders import UpgradeRequest
 from tests.support.paths import ROOT
 from workers.chat.configuring import read_chat
 from workers.chat.words import USAGE, Command, Verb, understand

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.autopsy import examine, read
-from sandbox.deadline import Deadline
-from sandbox.differences import compare
-from sandbox.reasons import causes, first_error, suspects, told_by_its_unit
-from sandbox.records import Autopsy, Facts, Package, UnitTrace, UpgradeStatus, Verdict
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Autopsy, Facts, Package, UnitTrace, UpgradeStatus, Verdict
+from sandbox.observe.diagnosis import examine, read
 from sandbox.report import render
-from sandbox.verdict import decide
+from sandbox.verdict.causes import causes, first_error, suspects, told_by_its_unit
+from sandbox.verdict.decide import decide
+from sandbox.verdict.diff import compare
 from tests.support.fakes.sample_records import (
     BAD_NGINX,
     CHANGES,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sandbox.reasons import causes
-from sandbox.records import Autopsy, Control, Facts, Package, UnitTrace, Verdict
-from sandbox.verdict import decide
+from sandbox.core.records import Autopsy, Control, Facts, Package, UnitTrace, Verdict
+from sandbox.verdict.causes import causes
+from sandbox.verdict.decide import decide
 from tests.support.fakes.sample_records import observation, passing_facts, session
 
 UNIT = "shop.service"

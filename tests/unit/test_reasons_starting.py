@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.autopsy import read
-from sandbox.reasons import causes, suspects
-from sandbox.records import STARTING, Autopsy, Facts, Observation, UnitTrace
+from sandbox.core.records import STARTING, Autopsy, Facts, Observation, UnitTrace
+from sandbox.observe.diagnosis import read
+from sandbox.verdict.causes import causes, suspects
 from tests.support.fakes.sample_records import BAD_NGINX, broken_nginx, observation
 
 UNIT, COMING = "nginx.service", "activating/start"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from lxml import html
 
-from sandbox.ranking import SHOWN
-from sandbox.records import Certificate, Port, RunRecord, Wide
+from sandbox.core.records import Certificate, Port, RunRecord, Wide
 from sandbox.report import render
 from sandbox.report.text import render_text
 from sandbox.report.view import view
+from sandbox.verdict.severity import SHOWN
 from tests.support.fakes.sample_records import passed
 
 PATHS = tuple(f"/etc/ssl/certs/{number}.pem" for number in range(37))

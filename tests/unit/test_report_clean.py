@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.records import RunRecord, Verdict
-from sandbox.report.clean import clean, one_line, sanitise, tail_lines
+from sandbox.core.clean_text import clean, one_line, sanitise, tail_lines
+from sandbox.core.records import RunRecord, Verdict
 from tests.support.fakes.hostile_records import PAYLOADS, hostile, texts
 from tests.support.fakes.sample_records import passed
 

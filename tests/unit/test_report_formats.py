@@ -11,7 +11,7 @@ from junitparser import JUnitXml
 from lxml import html
 from markdown_it import MarkdownIt
 
-from sandbox.records import RunRecord, Verdict
+from sandbox.core.records import RunRecord, Verdict
 from sandbox.report import render
 from sandbox.report.markdown import LIMIT, block, code, plain
 from sandbox.report.timeline import timeline_svg

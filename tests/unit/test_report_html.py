@@ -13,7 +13,7 @@ import pytest
 from lxml import html
 from lxml.html import HtmlElement
 
-from sandbox.records import Artifact, RunRecord, Verdict
+from sandbox.core.records import Artifact, RunRecord, Verdict
 from sandbox.report import render
 from sandbox.report.html import SCREEN_BYTES
 from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after

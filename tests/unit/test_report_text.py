@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import RequestError
-from sandbox.records import Ledger, RunRecord, Verdict
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Ledger, RunRecord, Verdict
 from sandbox.report import FORMATS, render
 from sandbox.report.view import duration, size
 from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import RequestError
-from sandbox.request import Request, find_scenario, prepare, scenario_names
-from sandbox.settings import Settings, shipped_scenarios
+from sandbox.core.errors import RequestError
+from sandbox.core.settings import Settings, shipped_scenarios
+from sandbox.scenario.request import Request, find_scenario, prepare, scenario_names
 from tests.support.fakes.scenario_world import NAMES, UP, load, make_folder
 
 

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from sandbox.scenario import (
     ScenarioError,
     load_scenario,

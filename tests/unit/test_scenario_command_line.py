@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from sandbox.scenario import (
     Repository,
     Source,

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from sandbox import strict_yaml
-from sandbox.errors import RequestError
+from sandbox.core import strict_yaml
+from sandbox.core.errors import RequestError
 from sandbox.scenario import (
     Source,
     load_scenario,

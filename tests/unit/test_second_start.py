@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox.checks.compare import slower_start
-from sandbox.confirming import worth_another_start
-from sandbox.records import (
+from sandbox.core.records import (
     CheckSession,
     Control,
     Facts,
@@ -17,7 +16,8 @@ from sandbox.records import (
     Verdict,
     Watch,
 )
-from sandbox.verdict import decide
+from sandbox.rehearsal.retest import worth_another_start
+from sandbox.verdict.decide import decide
 from tests.support.fakes.sample_records import observation, passing_facts, session
 from workers.rehearsing import evidence_of
 

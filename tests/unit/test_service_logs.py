@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from sandbox.settings import Settings
+from sandbox.core.settings import Settings
 from workers import logs
 from workers.settings import ServiceSettings
 
@@ -38,7 +38,7 @@ def parsed(told: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_the_librarys_lines_name_the_run_in_every_thread(lines: io.StringIO) -> None:
-    log = logging.getLogger("sandbox.proxy_cache")
+    log = logging.getLogger("sandbox.network.proxy.cache")
     with logs.about(run="20261125-1", attempt=2):
         log.warning("a package %s", "nginx")
         thread = threading.Thread(target=log.warning, args=("from a thread",))

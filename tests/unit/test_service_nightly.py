@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import update
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers import cli, mornings, nights
 from workers.database import Database, open_database
 from workers.database.schema import runs

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from workers.states import ENDED, HELD, OPEN, TRANSITIONS, Change, State, after, sources
 
 

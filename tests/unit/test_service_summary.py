@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.notify import inert, kind_of
 from workers.summary import MOST_LINES, NO_ANSWER, GuestNight, Night, as_json, headline, text
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import RequestError
-from sandbox.settings import VARIABLES, Settings, read_settings, shipped_scenarios
+from sandbox.core.errors import RequestError
+from sandbox.core.settings import VARIABLES, Settings, read_settings, shipped_scenarios
 
 
 def test_without_variables_everything_has_a_default(
@@ -89,7 +89,7 @@ def test_the_machine_itself_says_which_hypervisor_it_has(
     file = tmp_path / "capabilities"
     if capabilities is not None:
         file.write_text(capabilities)
-    monkeypatch.setattr("sandbox.settings.XEN_CAPABILITIES", file)
+    monkeypatch.setattr("sandbox.core.settings.XEN_CAPABILITIES", file)
     assert read_settings({}).uri == uri
     assert read_settings({"SANDBOX_URI": "test:///x"}).uri == "test:///x"
 
@@ -98,7 +98,7 @@ def test_an_inventory_in_its_usual_place_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "hosts.yaml"
-    monkeypatch.setattr("sandbox.settings.HOSTS", file)
+    monkeypatch.setattr("sandbox.core.settings.HOSTS", file)
     assert read_settings({}).hosts is None
     file.write_text("hosts: []\n")
     assert read_settings({}).hosts == file

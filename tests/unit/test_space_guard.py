@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from sandbox.errors import HostError
-from sandbox.space_guard import SpaceGuard
+from sandbox.clone.space_guard import SpaceGuard
+from sandbox.core.errors import HostError
 
 
 class Alarm:

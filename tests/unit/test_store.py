@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import HostError, RequestError
-from sandbox.settings import Settings
-from sandbox.store import (
+from sandbox.core.errors import HostError, RequestError
+from sandbox.core.settings import Settings
+from sandbox.core.store import (
     OurProcess,
     RunFolder,
     Store,

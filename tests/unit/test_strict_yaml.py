@@ -10,8 +10,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox import strict_yaml
-from sandbox.errors import RequestError
+from sandbox.core import strict_yaml
+from sandbox.core.errors import RequestError
 
 PATH = Path("web01/scenario.yaml")
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.differences import compare, without_drift
-from sandbox.records import (
+from sandbox.core.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
@@ -21,8 +20,9 @@ from sandbox.records import (
     Watch,
 )
 from sandbox.report.view import compare_with_twin
-from sandbox.trust import CHANCE, excuse, flaky, on_twin
-from sandbox.verdict import decide
+from sandbox.verdict.decide import decide
+from sandbox.verdict.diff import compare, without_drift
+from sandbox.verdict.flakiness import CHANCE, excuse, flaky, on_twin
 from tests.support.fakes.sample_records import (
     broken_nginx,
     no_boot,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.records import (
+from sandbox.core.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
@@ -26,7 +26,7 @@ from sandbox.records import (
     UpgradeStatus,
     Verdict,
 )
-from sandbox.verdict import decide
+from sandbox.verdict.decide import decide
 from tests.support.fakes.sample_records import (
     BAD_NGINX,
     CHANGES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sandbox.records import (
+from sandbox.core.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
@@ -27,7 +27,7 @@ from sandbox.records import (
     Verdict,
     Watch,
 )
-from sandbox.verdict import decide
+from sandbox.verdict.decide import decide
 from tests.support.fakes.sample_records import passing_facts
 from tests.support.fakes.sample_records import upgrade as upgraded
 

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import xen_checks as checks
-from sandbox.errors import HostError
-from sandbox.host import HostLost, LocalHost
-from sandbox.host_checks import State
-from sandbox.hosts import KnownHost
-from sandbox.hypervisors.xen_xml import guest_types
-from sandbox.limits import NO_LIMITS, Limits
-from sandbox.settings import Settings
-from sandbox.volumes.lvm import Pool
-from sandbox.xen_report import XenReport, parse_report
+from sandbox.core.errors import HostError
+from sandbox.core.settings import Settings
+from sandbox.doctor import xen_checks as checks
+from sandbox.doctor.host_checks import State
+from sandbox.doctor.xen_report import XenReport, parse_report
+from sandbox.hosts.capacity import NO_LIMITS, Limits
+from sandbox.hosts.drivers.xen_xml import guest_types
+from sandbox.hosts.inventory import KnownHost
+from sandbox.hosts.transport import HostLost, LocalHost
+from sandbox.hosts.volumes.lvm import Pool
 from tests.support.paths import DATA
 
 TEXT = (DATA / "xen-report.txt").read_text()

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, CloneXml, disk_problem, macs
-from sandbox.hypervisors.marks import read_mark
-from sandbox.hypervisors.xen_xml import BootChain, boot_chain, xen_clone_xml
+from sandbox.hosts.drivers.clone_xml import CloneDisk, CloneSpec, CloneXml, disk_problem, macs
+from sandbox.hosts.drivers.marks import read_mark
+from sandbox.hosts.drivers.xen_xml import BootChain, boot_chain, xen_clone_xml
 from tests.support.fakes.clone_samples import DEVICES, SINGLE, TOP_LEVEL, kind_or_all
 from tests.unit.test_clone_xml import GOLDEN, MARK, SCHEMA, is_accounted_for, values
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
+from sandbox.core.settings import Settings
 from sandbox.demo.broken import build_deb
 from sandbox.demo.guest import Production
 from sandbox.demo.image import DemoImage, derive_image
-from sandbox.process import run
-from sandbox.settings import Settings
 from tests.support.guests import resuming
 from tests.support.guests.archive import Archive
 from tests.support.guests.guests import PRODUCTION, Lab
@@ -179,8 +179,8 @@ def test_a_second_run_of_a_running_guest_is_an_error_while_the_first_one_lasts(
     folder = lab.scenario(ALL + "checks: {shared: [boot]}\n")
     arguments = ("run", folder, "--guest", PRODUCTION, "--key", production.key)
     second: list[subprocess.CompletedProcess[str]] = []
-    from sandbox.progress import Silent
-    from sandbox.records import Phase, Verdict
+    from sandbox.core.progress import Silent
+    from sandbox.core.records import Phase, Verdict
 
     class Second(Silent):
         def phase_started(self, phase: Phase, deadline: float) -> None:

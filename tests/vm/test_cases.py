@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sandbox.core.records import Outcome, RunRecord, UpgradeStatus, Verdict
 from sandbox.demo.broken import (
     SITE_CONFIG,
     SITE_PACKAGE,
@@ -14,9 +15,8 @@ from sandbox.demo.broken import (
     build_deb,
 )
 from sandbox.demo.guest import Production
-from sandbox.forecasts import forecasts
-from sandbox.records import Outcome, RunRecord, UpgradeStatus, Verdict
 from sandbox.report import render
+from sandbox.verdict.downtime import forecasts
 from tests.support.guests import certificates
 from tests.support.guests.archive import Archive
 from tests.support.guests.case_parts import (

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
 from sandbox.demo.guest import stop_production
 from sandbox.demo.image import DemoImage
-from sandbox.process import run
 from tests.support.guests import resuming
 from tests.support.guests.guests import Lab
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.core.records import Outcome, Verdict
 from sandbox.demo.broken import build_deb
-from sandbox.records import Outcome, Verdict
 from sandbox.report import render
 from tests.support.guests.archive import Archive
 from tests.support.guests.case_parts import ALL, FEW, MEMORY, TWIN

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.core.records import Verdict
 from sandbox.demo.broken import SITE_CONFIG, build_deb
 from sandbox.demo.image import DemoImage, derive_image
-from sandbox.records import Verdict
 from tests.support.guests.archive import SOURCE, Archive
 from tests.support.guests.case_parts import ALL, FEW, MEMORY, changes_of, reason, site_11, verdict
 from tests.support.guests.guests import Lab

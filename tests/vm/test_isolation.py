@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sandbox import network
+from sandbox.clone.reaper import remove_run
+from sandbox.core.records import RunRecord, UpgradeStatus, Verdict
+from sandbox.core.store import Store
 from sandbox.demo.guest import BRIDGE, Production
 from sandbox.demo.image import DemoImage, derive_image
-from sandbox.hypervisors import Hypervisor
-from sandbox.reaper import remove_run
-from sandbox.records import RunRecord, UpgradeStatus, Verdict
-from sandbox.store import Store
+from sandbox.hosts.drivers import Hypervisor
+from sandbox.network import isolation
 from tests.support.guests import capture, hostile_program, leftovers
 from tests.support.guests.archive import SOURCE, Archive
 from tests.support.guests.guests import Lab, new_state, settings_for
@@ -184,7 +184,7 @@ def _besiege(lab: Lab, archive: Archive, theirs: tuple[str, str]) -> Siege:
         watch.forget()
         ears.forget()
         record = lab.run(scenario, keep=True)
-        net, clone = network.names(record.id), shlex.split(record.ssh_command)
+        net, clone = isolation.names(record.id), shlex.split(record.ssh_command)
         try:
             _wait_for_rounds(clone, 2)
             own = capture.ports(net.bridge)
@@ -234,7 +234,7 @@ def _control(
 
 
 def _open_gate(
-    net: network.Network, clone: list[str], ears: capture.Ears
+    net: isolation.Network, clone: list[str], ears: capture.Ears
 ) -> tuple[dict[str, int], dict[str, int], str]:
     """Open the gate part by part; what is heard then, and what the clone itself found open."""
     # The host itself must not believe the rogue router: that would be its end, not the test's.

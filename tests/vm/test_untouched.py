@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import network
+from sandbox.core.progress import Silent
+from sandbox.core.records import Phase, RunRecord, Verdict
+from sandbox.core.store import Store
 from sandbox.demo.guest import (
     FOLDER,
     Production,
@@ -21,10 +23,8 @@ from sandbox.demo.guest import (
     stop_production,
 )
 from sandbox.demo.image import DemoImage
-from sandbox.hypervisors.acceleration import acceleration
-from sandbox.progress import Silent
-from sandbox.records import Phase, RunRecord, Verdict
-from sandbox.store import Store
+from sandbox.hosts.drivers.acceleration import acceleration
+from sandbox.network import isolation
 from tests.support.guests import capture, leftovers
 from tests.support.guests.archive import Archive
 from tests.support.guests.guests import PRODUCTION, Lab
@@ -179,7 +179,7 @@ def test_a_running_source_runs_on_as_it_was(
     """Its kept clone goes before the disk is full: the command has ended by then, and what
     production overwrites still goes to that disk."""
     before, up_since = alive(production), uptime(production)
-    monkeypatch.setattr("sandbox.clone.LEAST_FREE", 1 << 60)
+    monkeypatch.setattr("sandbox.clone.create.LEAST_FREE", 1 << 60)
     with capture.Capture() as watch:
         record = lab.run(scenario(SHOUT), guest=PRODUCTION, keep=True)
         wait_until(lambda: not leftovers.count(lab.settings.state), "the disk's watch", every=0.2)
@@ -194,7 +194,7 @@ def test_a_running_source_runs_on_as_it_was(
     assert closed.state == "finished"
     assert closed.source is not None
     assert "the clone was removed so that the source can write" in closed.source.warnings[-1]
-    own = network.names(record.id).bridge
+    own = isolation.names(record.id).bridge
     for sign in ("shout", "cry"):
         where = {interface for interface, said in seen if said == sign}
         assert own in where, "the clone was not heard at all"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.hypervisors import Mark
-from sandbox.store import this_process
+from sandbox.core.deadline import Deadline
+from sandbox.core.store import this_process
+from sandbox.hosts.drivers import Mark
 from tests.support.faults.commands import Command
 from tests.support.xen.stubs import MEMORY_MIB, PVGRUB, pv_xml
 from tests.support.xen.xencommand import Start

@@ -12,8 +12,8 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.records import Disk
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Disk
 from tests.contract.test_hypervisors import (
     test_a_clone_of_ours_is_no_guest,
     test_a_domain_lives_from_start_to_destroy,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.core.errors import HostError
+from sandbox.core.progress import Silent
+from sandbox.core.records import Outcome, Phase, RunRecord, Verdict
+from sandbox.core.store import Store
 from sandbox.demo.broken import build_deb
-from sandbox.errors import HostError
-from sandbox.host import HostLost, RemoteHost
-from sandbox.network import names
-from sandbox.progress import Silent
-from sandbox.records import Outcome, Phase, RunRecord, Verdict
-from sandbox.store import Store
-from sandbox.volumes import host_disks, lvm
+from sandbox.hosts.transport import HostLost, RemoteHost
+from sandbox.hosts.volumes import host_disks, lvm
+from sandbox.network.isolation import names
 from tests.support.waiting import soon
 from tests.support.xen.needs import ANSWERED, NEEDS
 from tests.support.xen.stubs import defined, stopped_as
@@ -100,8 +100,8 @@ DOM0_MEMORY = "xl list Domain-0 | awk 'NR == 2 { print $3 }'"
 # The real command, but for its end: when the clone's disks and its bridge are made.
 DIE_BEFORE_THE_START = """
 import os, signal
-from sandbox.cli import main
-from sandbox.hypervisors.libvirt_xen import LibvirtXen
+from sandbox.cli.main import main
+from sandbox.hosts.drivers.libvirt_xen import LibvirtXen
 LibvirtXen.start = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 main()
 """

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.hypervisors.clone_xml import macs
-from sandbox.reach import link_local
-from sandbox.records import Verdict
+from sandbox.clone.discovery import link_local
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Verdict
+from sandbox.hosts.drivers.clone_xml import macs
 from tests.support.xen.stubs import defined, stopped_as
 from tests.support.xen.xenlab import (
     LOOK,

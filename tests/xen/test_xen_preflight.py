@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from sandbox.preflight import look_ahead
-from sandbox.preflight_parse import parse
-from sandbox.preflight_points import Severity
-from sandbox.process import Completed
-from sandbox.upgraders import UpgradeRequest
+from sandbox.core.process import Completed
+from sandbox.managers import UpgradeRequest
+from sandbox.preflight.judge import look_ahead
+from sandbox.preflight.parse import parse
+from sandbox.preflight.points import Severity
 from tests.support.xen.xenlab import GUEST, Administrator
 
 pytestmark = pytest.mark.xen

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.clone.reaper import remove_run
+from sandbox.core.progress import Silent
+from sandbox.core.records import Outcome, Phase, Verdict
+from sandbox.core.store import Store
 from sandbox.demo.mirror import find_mirror
-from sandbox.network import names
-from sandbox.progress import Silent
-from sandbox.reaper import remove_run
-from sandbox.records import Outcome, Phase, Verdict
+from sandbox.network.isolation import names
 from sandbox.report import render
-from sandbox.store import Store
 from tests.support.guests.archive import Archive
 from tests.support.xen.needs import ANSWERED, NEEDS
 from tests.support.xen.wire import CHECK, CUT_SECONDS, Cut, Seen, cut, expect_nothing_on, our_ssh

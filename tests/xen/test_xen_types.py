@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.hypervisors.xen_xml import BootChain, boot_chain
-from sandbox.records import Phase, RunRecord, Verdict
+from sandbox.core.records import Phase, RunRecord, Verdict
+from sandbox.hosts.drivers.xen_xml import BootChain, boot_chain
 from tests.support.xen.stubs import PVGRUB, defined, stopped_as
 from tests.support.xen.xenlab import GRUB, LOOK, Host, Xen, reason, verdict
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import RequestError
-from sandbox.hypervisors import Mark
-from sandbox.store import this_process
-from sandbox.volumes import host_disks
+from sandbox.core.errors import RequestError
+from sandbox.core.store import this_process
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.volumes import host_disks
 from tests.support.hosts.stores import (
     EXPORT,
     MARK,

@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers import tokens
 from workers.api.limiting import Limiter
 from workers.api.problems import Problem

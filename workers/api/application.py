@@ -15,7 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from sandbox import __version__
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers import health
 from workers.api import events, files, hooks, looking, models, problems, runs, tokens
 from workers.api.access import Service

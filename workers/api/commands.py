@@ -83,7 +83,7 @@ def list_tokens(as_json: bool) -> None:
     Examples:
       sandbox token list
     """
-    from sandbox.listing import aligned
+    from sandbox.cli.listing import aligned
     from sandbox.report.view import instant
     from workers import tokens
 

@@ -6,7 +6,7 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers.api.problems import Problem
 from workers.chat.hearing import Ear, NoChannel
 from workers.chat.values import NotHeard, Refused, TooMany

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Security
 
-from sandbox.hosts import find_host
+from sandbox.hosts.inventory import find_host
 from workers import gate, nightly, overview
 from workers.api.access import BEARER, Service, needing, service_of
 from workers.api.models import (

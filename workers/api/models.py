@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.gate import Decision
 from workers.ledger.history import CheckHistory, Mark
 from workers.ledger.history import Seen as SeenRow

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from sandbox.errors import HostError, RequestError, SandboxError
+from sandbox.core.errors import HostError, RequestError, SandboxError
 from workers.artifacts import NoSuchFile
 from workers.ledger.values import NoSuchRun
 from workers.logs import without_secrets

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Response, Security
 
-from sandbox.errors import RequestError
-from sandbox.records import Verdict
-from sandbox.request import Request as Wish
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Verdict
+from sandbox.scenario.request import Request as Wish
 from workers import intake
 from workers.api.access import BEARER, Service, needing, service_of, token_of
 from workers.api.models import (

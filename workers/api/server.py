@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from workers import logs
 from workers.api.application import make
 from workers.api.limiting import Limiter

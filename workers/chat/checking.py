@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sqlalchemy import and_, func, or_, select
 
-from sandbox.host_checks import Finding, State
-from sandbox.report.clean import one_line
-from sandbox.wording import count
+from sandbox.core.clean_text import one_line
+from sandbox.core.wording import count
+from sandbox.doctor.host_checks import Finding, State
 from workers.chat.configuring import read_chat
 from workers.chat.messages import MOST_TRIES
 from workers.database import Database

@@ -21,7 +21,7 @@ def check(file: Path | None) -> None:
     Examples:
       sandbox chat check /etc/upgrade-sandbox/chat.yaml
     """
-    from sandbox.errors import RequestError
+    from sandbox.core.errors import RequestError
     from workers.chat.configuring import read_chat
     from workers.settings import read_service_settings
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PlainValidator, ValidationError
 
-from sandbox import strict_yaml
-from sandbox.errors import RequestError
+from sandbox.core import strict_yaml
+from sandbox.core.errors import RequestError
 from sandbox.scenario import values
 from sandbox.scenario.problems import Problem, problem_lines, shape_problems
 from sandbox.scenario.section import Section

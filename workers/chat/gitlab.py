@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.chat import comments, forms, markup, signatures
 from workers.chat.values import Answer, Channel, Gone, Heard, Lines, Place, Telling, TryLater
 from workers.chat.wire import SECONDS, answer, wait_of

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from sandbox.errors import HostError, RequestError
+from sandbox.core.errors import HostError, RequestError
 from workers.chat import messages, obeying, roles, telling
 from workers.chat.kinds import KINDS
 from workers.chat.obeying import Asked

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
 from workers.chat.values import Lines, Span
 from workers.notify import inert
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers.chat import forms, markup, signatures
 from workers.chat.values import Answer, Channel, Heard, Lines, Place, Telling
 from workers.chat.wire import Wire, answer

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers.chat.values import Heard, Lines, Span, Telling
 from workers.database import Database
 from workers.database.clock import now

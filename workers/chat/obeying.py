@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sandbox.request import Request
+from sandbox.scenario.request import Request
 from sandbox.scenario.values import shown
 from workers import intake
 from workers.chat import roles, telling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from sandbox.scenario.values import nearest
 from workers.chat.values import Channel, Role
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 
 import structlog
 
-from sandbox.errors import SandboxError
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.errors import SandboxError
 from workers.chat import messages, telling
 from workers.chat.kinds import KINDS
 from workers.chat.messages import Waiting

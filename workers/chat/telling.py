@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sandbox.errors import SandboxError
-from sandbox.records import Verdict
+from sandbox.core.errors import SandboxError
+from sandbox.core.records import Verdict
 from workers.chat.values import Line, Lines, Span, Telling
 from workers.chat.words import MEANING, USAGE, Verb
 from workers.ledger.values import RunRow

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from sandbox.errors import HostError, RequestError
+from sandbox.core.errors import HostError, RequestError
 
 Style = Literal["plain", "strong", "code", "link"]
 Place = Mapping[str, str | int]  # where messages go, in the vendor's words

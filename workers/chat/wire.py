@@ -9,7 +9,7 @@ from typing import Any
 
 import urllib3
 
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers.chat.values import Answer, Gone, TryLater
 
 SECONDS = 10  # that a vendor's answer may take

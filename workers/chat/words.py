@@ -7,8 +7,8 @@ import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sandbox.errors import RequestError
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
+from sandbox.core.errors import RequestError
 from sandbox.scenario.values import guest_name, nearest, shown
 
 LONGEST = 400  # characters of a command

@@ -17,7 +17,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from sandbox.errors import HostError, RequestError
+from sandbox.core.errors import HostError, RequestError
 from workers.database.clock import now
 
 PATIENCE = 30  # seconds that a writer waits for another

@@ -162,7 +162,7 @@ Index(
 
 
 # How often each check held, of the times that it gave an answer, in a run with a verdict; kept as
-# long as its events. Names are as sandbox.trust.kept_name makes them.
+# long as its events. Names are as sandbox.verdict.flakiness.kept_name makes them.
 check_results = Table(
     "check_results",
     metadata,

@@ -14,7 +14,7 @@ from typing import IO, Any
 import click
 from structlog.dev import ConsoleRenderer
 
-from sandbox.report.clean import one_line
+from sandbox.core.clean_text import one_line
 
 _REDIS = re.compile(r"^\d+:[A-Z] \d+ \w+ \d{4} [\d:.]+ [.*#-] (?P<text>.*)$")
 _TROUBLE = re.compile(r"warning|error|fail|fatal|can't|denied|corrupt", re.IGNORECASE)

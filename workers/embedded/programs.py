@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.errors import ToolMissing
+from sandbox.core.errors import ToolMissing
 from workers.settings import ServiceSettings
 
 # A rehearsal that has to be given back is interrupted, and its clone removed: that takes a while.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import redis
 
-from sandbox.errors import HostError, RequestError, SandboxError
-from sandbox.store import is_alive, this_process
+from sandbox.core.errors import HostError, RequestError, SandboxError
+from sandbox.core.store import is_alive, this_process
 from workers.asking import known_hosts
 from workers.database import Database, migrate, open_database
 from workers.embedded import programs

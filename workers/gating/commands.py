@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from sandbox.errors import RequestError, SandboxError
-from sandbox.interruption import interruptible
-from sandbox.options import EXIT_CODES, completing, to_rehearse
+from sandbox.cli.options import EXIT_CODES, completing, to_rehearse
+from sandbox.core.errors import RequestError, SandboxError
+from sandbox.core.interruption import interruptible
 
 CODES = f"""{EXIT_CODES.rstrip()}
   124  timeout       there was no verdict within --wait
@@ -84,8 +84,8 @@ def gate(
     """
     from rich.console import Console
 
-    from sandbox.records import Verdict
-    from sandbox.request import Request
+    from sandbox.core.records import Verdict
+    from sandbox.scenario.request import Request
     from workers.gating import files
     from workers.gating.job import Job
     from workers.gating.telling import commands_stopped

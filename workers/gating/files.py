@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.text import Text
 
 from sandbox import __version__
-from sandbox.errors import RequestError
-from sandbox.listing import STYLES
-from sandbox.records import Decision, RunRecord, Verdict
+from sandbox.cli.listing import STYLES
+from sandbox.core.clean_text import one_line
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Decision, RunRecord, Verdict
 from sandbox.report import render
-from sandbox.report.clean import one_line
 from sandbox.report.markdown import ICONS, plain
-from sandbox.request import Request
+from sandbox.scenario.request import Request
 from workers.gating.job import Job
 from workers.gating.values import Ending
 

@@ -9,12 +9,12 @@ from types import FrameType
 
 from rich.console import Console
 
-from sandbox.errors import SandboxError
-from sandbox.foreground import rehearse_shown, show
+from sandbox.cli.foreground import rehearse_shown, show
+from sandbox.core.errors import SandboxError
+from sandbox.core.settings import Settings
 from sandbox.report import render
 from sandbox.report.view import duration
-from sandbox.request import Request
-from sandbox.settings import Settings
+from sandbox.scenario.request import Request
 from workers.gating.values import CANCELLED, TIMEOUT, Ending
 
 _ENDED = "the rehearsal was ended; `sandbox reap` removes what may be left of its clone"

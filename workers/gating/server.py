@@ -17,10 +17,10 @@ from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, SSL
 from urllib3.util import Retry, Timeout
 
 from sandbox import __version__
-from sandbox.errors import RequestError
-from sandbox.records import Verdict
-from sandbox.report.clean import one_line
-from sandbox.request import Request
+from sandbox.core.clean_text import one_line
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Verdict
+from sandbox.scenario.request import Request
 from workers.gating.job import Job
 from workers.gating.values import Away, Heard, Seen
 from workers.settings import ServerSettings

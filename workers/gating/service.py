@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from sandbox.errors import HostError, RequestError, SandboxError
-from sandbox.request import Request
+from sandbox.core.errors import HostError, RequestError, SandboxError
+from sandbox.scenario.request import Request
 from workers import intake, reporting
 from workers.asking import who
 from workers.database import Database

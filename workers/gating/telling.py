@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sandbox.report.clean import one_line
-from sandbox.terminal import WORDS
+from sandbox.cli.terminal import WORDS
+from sandbox.core.clean_text import one_line
 from workers.gating.job import Job
 from workers.gating.values import Away, Heard, Seen
 

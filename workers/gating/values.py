@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sandbox.errors import HostError, SandboxError
-from sandbox.records import Verdict
+from sandbox.core.errors import HostError, SandboxError
+from sandbox.core.records import Verdict
 from workers.states import State
 
 TIMEOUT = 124  # no verdict in time: as of timeout(1)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded, SandboxError
-from sandbox.records import Verdict
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded, SandboxError
+from sandbox.core.records import Verdict
 from sandbox.report.view import duration
 from workers.gating.telling import Teller
 from workers.gating.values import CANCELLED, TIMEOUT, Away, Ending, Queue, Seen

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from sandbox.errors import RequestError
-from sandbox.request import Request
-from sandbox.settings import read_settings
+from sandbox.core.errors import RequestError
+from sandbox.core.settings import read_settings
+from sandbox.scenario.request import Request
 from workers.gating.job import Job
 from workers.gating.telling import Teller
 from workers.gating.values import Ending, Queue

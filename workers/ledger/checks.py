@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, delete, insert, select
 
-from sandbox.records import CheckEnd, CheckSession, Facts, Outcome
-from sandbox.trust import Rate, kept_name
+from sandbox.core.records import CheckEnd, CheckSession, Facts, Outcome
+from sandbox.verdict.flakiness import Rate, kept_name
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import check_results
@@ -32,7 +32,7 @@ def tallies(facts: Facts) -> tuple[Tally, ...]:
 
 
 def _counted(sessions: Iterable[CheckSession | None]) -> dict[str, Rate]:
-    """As :func:`sandbox.trust.rate` does, of all checks at once."""
+    """As :func:`sandbox.verdict.flakiness.rate` does, of all checks at once."""
     found: dict[str, Rate] = {}
     for one in sessions:
         if one is None or one.end is CheckEnd.CONNECTION_LOST:

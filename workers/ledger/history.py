@@ -23,8 +23,8 @@ from sqlalchemy import (
     select,
 )
 
-from sandbox.records import Past
-from sandbox.trust import Rate
+from sandbox.core.records import Past
+from sandbox.verdict.flakiness import Rate
 from workers.database import Database
 from workers.database.schema import check_results
 from workers.ledger.values import Claim

@@ -25,8 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from sandbox.errors import HostError
-from sandbox.records import Verdict
+from sandbox.core.errors import HostError
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, runs, state_in, verdicts

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select
 
-from sandbox.errors import RequestError
+from sandbox.core.errors import RequestError
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import idempotency_keys

@@ -20,8 +20,8 @@ from sqlalchemy import (
     tuple_,
 )
 
-from sandbox.errors import RequestError
-from sandbox.records import Verdict
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import events, runs, state_in

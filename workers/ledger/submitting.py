@@ -8,7 +8,7 @@ import time
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sandbox.errors import HostError
+from sandbox.core.errors import HostError
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import runs, state_in

@@ -7,8 +7,8 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Row, select, update
 
-from sandbox.errors import SandboxError
-from sandbox.records import Verdict
+from sandbox.core.errors import SandboxError
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, counters, runs, state_in

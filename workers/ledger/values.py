@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from sandbox.errors import RequestError
-from sandbox.records import Past, Verdict
-from sandbox.trust import Rate
+from sandbox.core.errors import RequestError
+from sandbox.core.records import Past, Verdict
+from sandbox.verdict.flakiness import Rate
 from workers.states import State
 
 
@@ -88,7 +88,7 @@ class Claim:
 class Tally:
     """How often a check held in a run, of the times that it gave an answer."""
 
-    name: str  # as sandbox.trust.kept_name makes it
+    name: str  # as sandbox.verdict.flakiness.kept_name makes it
     before: Rate  # on the clone
     after: Rate
     twin: Rate  # where nothing was upgraded

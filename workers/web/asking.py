@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from sandbox.errors import HostError, SandboxError
+from sandbox.core.errors import HostError, SandboxError
 from workers import intake, overview
 from workers.api.access import Service, service_of
 from workers.api.models import RunId, Submission

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.api.access import service_of
 from workers.api.paging import cursor_of, cut, place_of
 from workers.ledger import reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sandbox.records import Phase
+from sandbox.core.records import Phase
 from workers.ledger.values import Event
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
-from sandbox.errors import SandboxError
+from sandbox.core.errors import SandboxError
 from sandbox.report.html import ICONS, parts
 from sandbox.report.view import ANSWERS, View, view
 from sandbox.report.view import sentence as sentence_of
-from sandbox.trust import flaky, kept_name
+from sandbox.verdict.flakiness import flaky, kept_name
 from workers import fetching, reporting
 from workers.api import events, files
 from workers.api.access import Service, service_of

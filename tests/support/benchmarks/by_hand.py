@@ -20,15 +20,15 @@ from pathlib import Path
 
 from lxml import etree
 
-from sandbox.deadline import Deadline
+from sandbox.clone.discovery import link_local
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import Completed, run
 from sandbox.demo.image import DemoImage
-from sandbox.host import LocalHost
-from sandbox.hypervisors import Hypervisor, Mark
-from sandbox.hypervisors.acceleration import acceleration
-from sandbox.hypervisors.clone_xml import CloneDisk, CloneSpec, clone_xml, macs
-from sandbox.process import Completed, run
-from sandbox.reach import link_local
-from sandbox.source import ImageSpec, image_source
+from sandbox.hosts.drivers import Hypervisor, Mark
+from sandbox.hosts.drivers.acceleration import acceleration
+from sandbox.hosts.drivers.clone_xml import CloneDisk, CloneSpec, clone_xml, macs
+from sandbox.hosts.source import ImageSpec, image_source
+from sandbox.hosts.transport import LocalHost
 
 NAME = "benchmark-by-hand"
 BRIDGE = "handbr0"
@@ -106,7 +106,7 @@ def rehearse_by_hand(
 ) -> ByHand:
     """Do all of it once. ``proxy`` is the package proxy's socket, ``checks`` a file of checks.
 
-    Raises what :func:`sandbox.process.run` raises when a step fails.
+    Raises what :func:`sandbox.core.process.run` raises when a step fails.
     """
     overlay, definition, config = folder / "vda.qcow2", folder / "hand.xml", folder / "ssh_config"
     machine = machine_xml(hypervisor, spec, overlay, folder / "console.log", deadline)

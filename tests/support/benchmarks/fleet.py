@@ -21,8 +21,8 @@ from pathlib import Path
 from celery import Celery
 from sqlalchemy import func, select
 
-from sandbox.deadline import Deadline
-from sandbox.records import Phase
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Phase
 from tests.support.service.servers import Redis, postgres, redis_server, short_folder
 from workers.app import make_app
 from workers.database import Database, migrate, open_database

@@ -18,9 +18,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sandbox.deadline import Deadline
-from sandbox.hypervisors.acceleration import acceleration
-from sandbox.process import run
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
+from sandbox.hosts.drivers.acceleration import acceleration
 
 WIDTH = 110
 

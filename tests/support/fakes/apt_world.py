@@ -17,10 +17,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from sandbox.deadline import Deadline
-from sandbox.records import UpgradeLog
-from sandbox.upgraders import Simulation, UpgradeRequest
-from sandbox.upgraders.apt import AptUpgrader
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import UpgradeLog
+from sandbox.managers import Simulation, UpgradeRequest
+from sandbox.managers.apt import AptUpgrader
 from tests.support.fakes.local_shell import LocalShell
 
 ARCHITECTURE = subprocess.run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.records import Filesystem, Observation, Package, Port
+from sandbox.core.records import Filesystem, Observation, Package, Port
 
 
 def seen(**changed: object) -> Observation:

@@ -1,4 +1,4 @@
-"""Sessions of checks against a real sshd, for the tests of `sandbox.verify`."""
+"""Sessions of checks against a real sshd, for the tests of `sandbox.checks.runner`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from sandbox.checks import CheckSettings
-from sandbox.deadline import Deadline
-from sandbox.records import CheckResult, CheckSession, Observation
-from sandbox.verify import run_checks
+from sandbox.checks.runner import run_checks
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import CheckResult, CheckSession, Observation
 from tests.support.machine.processes import is_running
 from tests.support.machine.sshd import Sshd
 

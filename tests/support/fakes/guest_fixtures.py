@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.guest import Guest
-from sandbox.hypervisors.fake import FakeHypervisor
+from sandbox.clone.guest import Guest
+from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.fakes.guest_world import XML, Commands, make_guest
 from tests.support.machine.sshd import Sshd, running_sshd
 from tests.support.waiting import soon
@@ -28,8 +28,8 @@ def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str | None]:
     def find(*_args: object) -> str | None:
         return rounds.pop(0) if len(rounds) > 1 else rounds[0]
 
-    monkeypatch.setattr("sandbox.guest.reach.find", find)
-    monkeypatch.setattr("sandbox.guest.JOBS", str(tmp_path / "jobs"))
+    monkeypatch.setattr("sandbox.clone.guest.discovery.find", find)
+    monkeypatch.setattr("sandbox.clone.guest.JOBS", str(tmp_path / "jobs"))
     return rounds
 
 

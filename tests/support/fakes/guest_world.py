@@ -6,9 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-from sandbox.guest import Entrance, Guest
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.ssh import Login
+from sandbox.clone.guest import Entrance, Guest
+from sandbox.clone.ssh import Login
+from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.machine.sshd import Sshd
 
 DOMAIN = "sandbox-sbtest-000000"

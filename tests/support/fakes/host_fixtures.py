@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox.host import Host, LocalHost
+from sandbox.hosts.transport import Host, LocalHost
 from tests.support.fakes.host_way import Way, way_to
 from tests.support.machine.sshd import Sshd, running_sshd
 

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 import pytest
 
-from sandbox import host as host_module
-from sandbox.host import RemoteHost
+from sandbox.hosts import transport as host_module
+from sandbox.hosts.transport import RemoteHost
 from tests.support.fakes.guest_world import port_of
 from tests.support.machine.sshd import Sshd
 from tests.support.waiting import holds_soon

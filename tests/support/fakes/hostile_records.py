@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from sandbox.records import Artifact, Outcome, RunRecord, UpgradeStatus, Verdict
+from sandbox.core.records import Artifact, Outcome, RunRecord, UpgradeStatus, Verdict
 
 PAYLOADS = {
     "script": "<script>alert(1)</script>",

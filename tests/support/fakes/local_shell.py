@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sandbox.deadline import Deadline
-from sandbox.errors import DeadlineExceeded
-from sandbox.process import Completed, kill_group, run
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import DeadlineExceeded
+from sandbox.core.process import Completed, kill_group, run
 
 
 class LocalShell:

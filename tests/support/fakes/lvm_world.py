@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sandbox.deadline import Deadline
-from sandbox.errors import CommandFailed
-from sandbox.hypervisors import Mark
-from sandbox.process import Completed
-from sandbox.volumes import lvm
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import CommandFailed
+from sandbox.core.process import Completed
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.volumes import lvm
 
 RUN = "20260102-030405-abcdef"
 MARK = Mark(RUN, "17:42:0a1b-2c:machine", 1800000000, f"/var/lib/upgrade-sandbox/clones/{RUN}")

@@ -8,18 +8,18 @@ import subprocess
 from collections.abc import Sequence
 from importlib.resources import files
 
-from sandbox.deadline import Deadline
-from sandbox.preflight import look_ahead
-from sandbox.preflight_parse import Seen, parse
-from sandbox.preflight_points import Preflight, Severity
-from sandbox.process import Completed
-from sandbox.upgraders import UpgradeRequest
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import Completed
+from sandbox.managers import UpgradeRequest
+from sandbox.preflight.judge import look_ahead
+from sandbox.preflight.parse import Seen, parse
+from sandbox.preflight.points import Preflight, Severity
 from tests.support.fakes.apt_world import AptWorld, offer_updates
 from tests.support.fakes.local_shell import LocalShell
 
 FOLDER = files("sandbox")
 SCRIPT = "".join(
-    (FOLDER / name).read_text() for name in ("upgraders/apt_restarts.sh", "preflight.sh")
+    (FOLDER / name).read_text() for name in ("managers/apt_restarts.sh", "preflight/preflight.sh")
 )
 SHELLS = [
     argv for argv in (("dash",), ("bash", "--posix"), ("busybox", "sh")) if shutil.which(argv[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.proxy import PackageProxy
+from sandbox.network.proxy.package_proxy import PackageProxy
 from tests.support.machine.package_server import DEB, INDEX, Source, package_source
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from sandbox.records import Phase, RunRecord
-from sandbox.store import this_process
+from sandbox.core.records import Phase, RunRecord
+from sandbox.core.store import this_process
 from tests.support.fakes.sample_records import passed
 
 

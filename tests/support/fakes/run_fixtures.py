@@ -10,9 +10,9 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.settings import Settings
+from sandbox.core.deadline import Deadline
+from sandbox.core.settings import Settings
+from sandbox.hosts.drivers.libvirt_qemu import LibvirtQemu
 from tests.support.fakes.run_world import World
 
 
@@ -25,8 +25,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     def driver_for(_uri: str, deadline: Deadline) -> LibvirtQemu:
         return LibvirtQemu.connect("test:///default", deadline)  # the same books, until closed
 
-    monkeypatch.setattr("sandbox.hypervisors.driver_for", driver_for)
-    monkeypatch.setattr("sandbox.host_checks.driver_for", driver_for)
+    monkeypatch.setattr("sandbox.hosts.drivers.driver_for", driver_for)
+    monkeypatch.setattr("sandbox.doctor.host_checks.driver_for", driver_for)
     monkeypatch.setenv("SANDBOX_STATE", str(state / "state"))
     monkeypatch.setenv("SANDBOX_CACHE", str(state / "cache"))
     try:

@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 from click.testing import CliRunner, Result
 from lxml import etree
 
-from sandbox import network
-from sandbox.deadline import Deadline
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.marks import mark_element
-from sandbox.reaper import domain_name
-from sandbox.records import RunRecord
-from sandbox.settings import Settings
-from sandbox.store import RunFolder, Store
+from sandbox.clone.reaper import domain_name
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import RunRecord
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder, Store
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.marks import mark_element
+from sandbox.network import isolation
 from tests.support.fakes.sample_records import write_artifacts
 from tests.support.machine import forked
 from workers.cli import main
 
 if TYPE_CHECKING:
-    from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
+    from sandbox.hosts.drivers.libvirt_qemu import LibvirtQemu
 
 DEAD = "999999999:1:00000000-0000-0000-0000-000000000000"  # an owner that cannot be alive
 COMMAND = (sys.executable, "-c", "from workers.cli import main; main(prog_name='sandbox')")
@@ -71,8 +71,8 @@ class World:
     def start_clone(self, folder: RunFolder, owner: str = DEAD) -> None:
         """The domain and network that belong to a run."""
         mark = Mark(folder.id, owner, 0)
-        names = network.names(folder.id)
-        self.hypervisor.create_network(network.network_xml(names, mark, 7))
+        names = isolation.names(folder.id)
+        self.hypervisor.create_network(isolation.network_xml(names, mark, 7))
         root = etree.Element("domain", type="test")
         etree.SubElement(root, "name").text = domain_name(folder.id)
         etree.SubElement(root, "metadata").append(mark_element(mark))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from sandbox.records import (
+from sandbox.core.records import (
     Artifact,
     CheckEnd,
     CheckResult,
@@ -36,7 +36,7 @@ from sandbox.records import (
     Verdict,
     Wide,
 )
-from sandbox.verdict import decide
+from sandbox.verdict.decide import decide
 
 STARTED = 1_785_492_600.0  # 2026-07-31 10:10 UTC
 OLD_KERNEL, NEW_KERNEL = "6.1.0-49-cloud-amd64", "6.1.0-51-cloud-amd64"

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from lxml import etree
 
-from sandbox import network
-from sandbox.deadline import Deadline
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.pipeline import rehearse
-from sandbox.process import run as run_program
-from sandbox.progress import Silent
-from sandbox.records import (
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run as run_program
+from sandbox.core.progress import Silent
+from sandbox.core.records import (
     PhaseTime,
     RunRecord,
 )
+from sandbox.core.settings import Settings, shipped_scenarios
+from sandbox.core.store import RunFolder, Store
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.network import isolation
+from sandbox.rehearsal.recipe import rehearse
 from sandbox.scenario import Scenario, load_scenario
-from sandbox.settings import Settings, shipped_scenarios
-from sandbox.store import RunFolder, Store
 
 GUEST = "web01"
 PNG = b"\x89PNG\r\n\x1a\nscreen"
@@ -39,7 +39,7 @@ class Bridged(FakeHypervisor):
 
     def destroy_network(self, name: str, run: str) -> bool:
         there = super().destroy_network(name, run)
-        for made in (network.names(run), network.names(run, control=True)):
+        for made in (isolation.names(run), isolation.names(run, control=True)):
             if there and made.name == name:
                 _ip("link", "del", made.bridge)
         return there
@@ -107,7 +107,7 @@ class Stage:
         tables = run_program(["nft", "list", "tables"], Deadline(20, "nft")).stdout
         for folder in self.folders:
             for control in (False, True):
-                names = network.names(folder.id, control=control)
+                names = isolation.names(folder.id, control=control)
                 found += [names.table] if names.table in tables else []
                 found += [names.bridge] if Path(f"/sys/class/net/{names.bridge}").exists() else []
             found += commands_with(str(folder.clone))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.reaper import remove_run
-from sandbox.settings import Settings
+from sandbox.clone.reaper import remove_run
+from sandbox.core.settings import Settings
 from tests.support.fakes.stage import Stage, add_guest
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from sqlalchemy import select
 
-from sandbox.errors import DeadlineExceeded
-from sandbox.records import Verdict
+from sandbox.core.errors import DeadlineExceeded
+from sandbox.core.records import Verdict
 from tests.support.faults.chaos_service import Service
 from workers.database.schema import attempts, counters, runs, verdicts
 from workers.states import ENDED, State

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from sqlalchemy import func, select, update
 
-from sandbox.deadline import Deadline
-from sandbox.errors import SandboxError
-from sandbox.records import Verdict
-from sandbox.settings import Settings
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import SandboxError
+from sandbox.core.records import Verdict
+from sandbox.core.settings import Settings
 from tests.support.machine.forked import SANDBOX, Forked
 from tests.support.service.servers import Postgres, Redis, short_folder
 from workers import canary

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sandbox.deadline import Deadline
-from sandbox.records import Phase
-from sandbox.terminal import WORDS
+from sandbox.cli.terminal import WORDS
+from sandbox.core.deadline import Deadline
+from sandbox.core.records import Phase
 from tests.support.machine import forked
 
 PATIENCE = 600.0  # seconds; a busy machine under emulation

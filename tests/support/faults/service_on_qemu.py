@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Table, select, update
 
+from sandbox.core.errors import SandboxError
+from sandbox.core.records import Phase, Verdict
+from sandbox.core.store import Store
 from sandbox.demo.guest import Production
-from sandbox.errors import SandboxError
-from sandbox.records import Phase, Verdict
-from sandbox.store import Store
 from tests.support.faults.chaos_service import Process
 from tests.support.faults.commands import PATIENCE, Command
 from tests.support.guests import leftovers

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sandbox.core.records import RunRecord, Verdict
 from sandbox.demo.broken import DATA, SITE_CONFIG, SITE_PACKAGE, SITE_PAGE, build_deb
-from sandbox.records import RunRecord, Verdict
 from sandbox.report import render
 
 ALL = "upgrade: {what: all}\n"

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
+from sandbox.core.progress import Silent
+from sandbox.core.records import Phase, RunRecord
+from sandbox.core.settings import Settings, shipped_scenarios
+from sandbox.core.store import Store
 from sandbox.demo.guest import Production, start_production, stop_production
 from sandbox.demo.image import DemoImage, build_image, derive_image
-from sandbox.hypervisors import Hypervisor, driver_for
-from sandbox.hypervisors.acceleration import acceleration
-from sandbox.pipeline import rehearse
-from sandbox.progress import Silent
-from sandbox.records import Phase, RunRecord
-from sandbox.request import Request, prepare
-from sandbox.settings import Settings, shipped_scenarios
-from sandbox.store import Store
+from sandbox.hosts.drivers import Hypervisor, driver_for
+from sandbox.hosts.drivers.acceleration import acceleration
+from sandbox.rehearsal.recipe import rehearse
+from sandbox.scenario.request import Request, prepare
 from tests.support.guests import archive as archives
 from tests.support.guests import certificates, leftovers
 from tests.support.guests.saved import ResumingQemu

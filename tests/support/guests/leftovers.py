@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from sandbox import network
-from sandbox.reaper import domain_name
+from sandbox.clone.reaper import domain_name
+from sandbox.network import isolation
 
 VIRSH = ("virsh", "-q", "-c", "qemu:///system")
 
@@ -29,7 +29,7 @@ def count(state: Path, runs: Iterable[str] = ()) -> Counter[str]:
     """
     ids = run_ids(state) | set(runs)
     which = [(run_id, control) for run_id in ids for control in (False, True)]
-    nets = [network.names(run_id, control=control) for run_id, control in which]
+    nets = [isolation.names(run_id, control=control) for run_id, control in which]
     domains = {domain_name(run_id, control=control) for run_id, control in which}
     bridges = {net.bridge for net in nets}
     tables = {net.table for net in nets}
@@ -44,7 +44,7 @@ def count(state: Path, runs: Iterable[str] = ()) -> Counter[str]:
         loops=sum(str(state) in name for name in _words("losetup", "-n", "-O", "BACK-FILE")),
         exports=sum("qemu-nbd" in line for line in commands),
         masters=sum(line.startswith("ssh ") for line in commands),
-        watches=sum("sandbox.disk_watch" in line for line in commands),
+        watches=sum("sandbox.clone.disk_watch" in line for line in commands),
         listeners=sum("sandbox-listener" in line for line in commands),
         checks=sum("sandbox.checks.worker" in line for line in commands),
         # Whatever else works on a file of ours: qemu-img, virt-customize, QEMU itself.

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-import sandbox.hypervisors.libvirt_qemu as driver
+import sandbox.hosts.drivers.libvirt_qemu as driver
 from tests.support.guests.saved import ResumingQemu
 from tests.support.paths import ROOT
 

@@ -28,16 +28,16 @@ from pathlib import Path
 import libvirt
 from lxml import etree
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from sandbox.demo.guest import Production, link_local
 from sandbox.demo.image import ensure_key
-from sandbox.hypervisors.clone_xml import macs
-from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
+from sandbox.hosts.drivers.clone_xml import macs
+from sandbox.hosts.drivers.libvirt_qemu import LibvirtQemu
 
 # magic, version, length of XML and cookie, was running, compression, offset of the cookie, unused
 _HEADER = struct.Struct("=16s5I56x")
 _BOOT_SECONDS = 300.0
-_BACKUP_FOLDER = "/export/"  # in the clone's folder, of sandbox.hypervisors.libvirt_qemu
+_BACKUP_FOLDER = "/export/"  # in the clone's folder, of sandbox.hosts.drivers.libvirt_qemu
 _UP = "systemctl is-system-running --wait; udevadm settle; sync"
 
 

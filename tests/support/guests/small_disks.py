@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sandbox.process import run
+from sandbox.core.process import run
 from tests.support.waiting import soon
 
 SIZE = 8 << 20  # bytes

@@ -22,17 +22,17 @@ import libvirt
 import pytest
 from lxml import etree
 
-from sandbox.deadline import Deadline
-from sandbox.hypervisors import Hypervisor, Mark
-from sandbox.hypervisors.fake import FakeHypervisor
-from sandbox.hypervisors.libvirt_base import LibvirtBase
-from sandbox.hypervisors.libvirt_qemu import LibvirtQemu
-from sandbox.hypervisors.libvirt_xen import LibvirtXen
-from sandbox.hypervisors.marks import mark_element, read_mark
-from sandbox.network import Network, names, network_xml
-from sandbox.process import run
-from sandbox.settings import Settings
-from sandbox.store import Store, this_process
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
+from sandbox.core.settings import Settings
+from sandbox.core.store import Store, this_process
+from sandbox.hosts.drivers import Hypervisor, Mark
+from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.hosts.drivers.libvirt_base import LibvirtBase
+from sandbox.hosts.drivers.libvirt_qemu import LibvirtQemu
+from sandbox.hosts.drivers.libvirt_xen import LibvirtXen
+from sandbox.hosts.drivers.marks import mark_element, read_mark
+from sandbox.network.isolation import Network, names, network_xml
 from tests.support.guests.small_disks import SIZE
 from tests.support.hosts.masked import Masked
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandbox.host import Host
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.clone_devices import CloneDisk
-from sandbox.records import Disk
-from sandbox.store import this_process
-from sandbox.volumes import MadeDisks, host_disks, lvm
-from sandbox.volumes.host_disks import HostDisks
+from sandbox.core.records import Disk
+from sandbox.core.store import this_process
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.clone_devices import CloneDisk
+from sandbox.hosts.transport import Host
+from sandbox.hosts.volumes import MadeDisks, host_disks, lvm
+from sandbox.hosts.volumes.host_disks import HostDisks
 from tests.support.waiting import soon
 
 SIZE = 8 << 20

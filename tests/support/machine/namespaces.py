@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sandbox.network import Network, gate_rules, names
+from sandbox.network.isolation import Network, gate_rules, names
 
 MAC = "52:54:00:12:34:56"
 HOST, GUEST = "198.18.7.1", "198.18.7.10"

@@ -12,7 +12,7 @@ from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from sandbox.proxy import PackageProxy
+from sandbox.network.proxy.package_proxy import PackageProxy
 
 DEB = "/debian/pool/n/nginx_1.0_amd64.deb"
 INDEX = "/debian/dists/stable/InRelease"

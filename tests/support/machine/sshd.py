@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from sandbox.deadline import Deadline
-from sandbox.process import run
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from tests.support.machine.forked import Forked
 from tests.support.service.services import PATIENCE, Service, service
 from workers import tokens

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from slack_sdk.signature import SignatureVerifier
 from standardwebhooks.webhooks import Webhook
 
-from sandbox.settings import Settings, shipped_scenarios
+from sandbox.core.settings import Settings, shipped_scenarios
 from tests.support.service.vendors import BOT_TOKEN, HEAD, REPOSITORY
 from workers.chat.configuring import read_chat
 from workers.chat.values import Chat

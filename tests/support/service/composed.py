@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from tests.support.paths import ROOT
 from tests.support.service.embedded import PATIENCE, parents
 from tests.support.service.servers import PROGRAMS, short_folder

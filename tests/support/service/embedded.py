@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.deadline import Deadline
-from sandbox.store import start_time
+from sandbox.core.deadline import Deadline
+from sandbox.core.store import start_time
 from tests.support.service.servers import short_folder
 from workers.database import open_database
 from workers.ledger import reading
 from workers.ledger.values import RunRow
 
 PATIENCE = 300.0
-LONGEST_STATE = 48  # characters, as sandbox.settings has it
+LONGEST_STATE = 48  # characters, as sandbox.core.settings has it
 OURS = (sys.executable, "-P", "-m", "workers.cli")
 
 

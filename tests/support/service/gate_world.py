@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 from tests.support.service.api_world import HOST, MANY, Api, started
 from tests.support.service.servers import short_folder
 from tests.support.service.services import PATIENCE, service

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import update
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import runs
 from workers.ledger import reading

@@ -18,7 +18,7 @@ from typing import Any
 from aiosmtpd.smtp import SMTP, Envelope
 from sqlalchemy import select, update
 
-from sandbox.records import Verdict
+from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import night_guests, nights, runs
 from workers.ledger.leases import claim, finish

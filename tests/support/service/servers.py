@@ -21,7 +21,7 @@ from pathlib import Path
 import redis
 from sqlalchemy import create_engine, text
 
-from sandbox.deadline import Deadline
+from sandbox.core.deadline import Deadline
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 PATIENCE = 60.0

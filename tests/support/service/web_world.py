@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode
 
-from sandbox.records import RunRecord
-from sandbox.store import Store
+from sandbox.core.records import RunRecord
+from sandbox.core.store import Store
 from tests.support.fakes.sample_records import write_artifacts
 from tests.support.service.api_world import HOST, MANY, Answer, Api, started
 from tests.support.service.services import service

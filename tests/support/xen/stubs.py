@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import libvirt
 from lxml import etree
 
-from sandbox.hypervisors import Mark
-from sandbox.hypervisors.marks import mark_element
-from sandbox.records import Disk
+from sandbox.core.records import Disk
+from sandbox.hosts.drivers import Mark
+from sandbox.hosts.drivers.marks import mark_element
 from tests.support.xen.xenlab import GRUB, STOPPED, Host
 
 PVGRUB = f"{GRUB}/grub-x86_64-xen.bin"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.deadline import Deadline
-from sandbox.process import run
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import run
 from tests.support.xen.xenlab import Administrator, Host
 
 MARKER, CONTROL = "upgrade-sandbox-attack", "upgrade-sandbox-control"

@@ -27,23 +27,23 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from sandbox.deadline import Deadline
+from sandbox.clone.discovery import link_local
+from sandbox.core.deadline import Deadline
+from sandbox.core.process import Completed, run
+from sandbox.core.progress import Silent
+from sandbox.core.records import Disk, RunRecord, Verdict
+from sandbox.core.settings import Settings, shipped_scenarios
+from sandbox.core.store import Store
 from sandbox.demo.image import ensure_key
-from sandbox.hypervisors import Hypervisor, driver_for
-from sandbox.hypervisors.clone_xml import macs
-from sandbox.lab import machine
-from sandbox.network import names
-from sandbox.pipeline import rehearse
-from sandbox.process import Completed, run
-from sandbox.progress import Silent
-from sandbox.reach import link_local
-from sandbox.records import Disk, RunRecord, Verdict
-from sandbox.request import Request, prepare
+from sandbox.demo.lab import machine
+from sandbox.hosts.drivers import Hypervisor, driver_for
+from sandbox.hosts.drivers.clone_xml import macs
+from sandbox.hosts.source import guest_source
+from sandbox.hosts.volumes import host_disks, lvm
+from sandbox.network.isolation import names
+from sandbox.rehearsal.recipe import rehearse
 from sandbox.scenario import Scenario
-from sandbox.settings import Settings, shipped_scenarios
-from sandbox.source import guest_source
-from sandbox.store import Store
-from sandbox.volumes import host_disks, lvm
+from sandbox.scenario.request import Request, prepare
 from tests.support.guests import archive as archives
 
 GUEST = os.environ.get("SANDBOX_XEN_GUEST", "web01")

@@ -1,0 +1,1 @@
+"""The `sandbox` command: one file a group of commands, thin."""

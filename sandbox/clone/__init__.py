@@ -1,0 +1,1 @@
+"""A clone is made, entered and removed."""

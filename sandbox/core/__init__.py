@@ -1,0 +1,1 @@
+"""What everything stands on: errors, deadlines, processes, settings, records; nothing of ours."""

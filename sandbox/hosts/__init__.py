@@ -1,0 +1,1 @@
+"""Machines with a hypervisor: inventory, transport, admission, capacity, drivers and volumes."""

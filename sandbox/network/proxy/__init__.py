@@ -1,0 +1,1 @@
+"""The package proxy: a clone's only way out, and only to package sources."""

@@ -1,0 +1,1 @@
+"""Measure a guest: scripts that run in it, and their parsers."""

@@ -1,0 +1,1 @@
+"""Look at production before anything is cloned, only by reading."""

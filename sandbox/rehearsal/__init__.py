@@ -1,0 +1,1 @@
+"""The recipe of a rehearsal and its steps."""

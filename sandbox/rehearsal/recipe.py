@@ -1,0 +1,214 @@
+"""The recipe: plan, clone, boot, check, upgrade, reboot, check, decide, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import MappingProxyType
+
+from sandbox.clone.create import CloneLease, create_clone
+from sandbox.clone.guest import Guest
+from sandbox.clone.space_guard import space_guard
+from sandbox.core.deadline import Deadline
+from sandbox.core.errors import GuestRestarted, GuestUnreachable, HostError
+from sandbox.core.progress import Progress
+from sandbox.core.records import Past, Phase, RunRecord
+from sandbox.core.settings import Settings
+from sandbox.core.store import RunFolder
+from sandbox.hosts.capacity import NO_LIMITS, Limits
+from sandbox.hosts.drivers import Hypervisor
+from sandbox.network.proxy.package_proxy import PackageProxy
+from sandbox.observe.observation import observe
+from sandbox.observe.wide import Aside
+from sandbox.rehearsal import evidence
+from sandbox.rehearsal.control import Twin, make_twin
+from sandbox.rehearsal.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_plan
+from sandbox.rehearsal.retest import confirm, confirm_start, start_again, worth_another_start
+from sandbox.rehearsal.run import Run
+from sandbox.rehearsal.steps import (
+    check,
+    find_out,
+    first_look,
+    learn_wide,
+    look_again,
+    may_verify,
+    must_reboot,
+    upgrade,
+    upgraded,
+    watch,
+    worth_upgrading,
+    worth_watching,
+)
+from sandbox.scenario import Scenario
+from sandbox.verdict.flakiness import restarted
+
+NO_PAST: Mapping[str, Past] = MappingProxyType({})
+GRACE_SECONDS = 60.0  # that a control may need longer than its clone, and the reason for a red
+
+
+def rehearse(
+    scenario: Scenario,
+    hypervisor: Hypervisor,
+    folder: RunFolder,
+    settings: Settings,
+    progress: Progress,
+    *,
+    accelerated: bool,
+    limits: Limits = NO_LIMITS,
+    keep: bool = False,
+    past: Mapping[str, Past] = NO_PAST,
+) -> RunRecord:
+    """Rehearse a scenario and give the verdict; a failure of whatever kind becomes one too.
+
+    ``past``: of checks that failed in earlier runs of this guest, how often they held.
+
+    Raises only KeyboardInterrupt, once everything is cleaned up and written down, and
+    :class:`~sandbox.core.errors.HostError` when it cannot be written down.
+    """
+    run = Run(folder, progress, scenario)
+    run.learn(past=dict(past))
+    lease = CloneLease(hypervisor, folder)
+    interrupted: KeyboardInterrupt | None = None
+    witness: evidence.Witness | None = None
+    with ExitStack() as undo:
+        try:
+            with run.phase(Phase.PLAN, PLAN_SECONDS) as deadline:
+                plan = make_plan(
+                    scenario,
+                    hypervisor,
+                    folder,
+                    accelerated,
+                    deadline,
+                    limits,
+                    control=settings.control,
+                    watch=settings.watch,
+                )
+                run.learn(expectations=plan.expectations)
+            witness = evidence.Witness(hypervisor, plan.order.source)
+            undo.callback(evidence.collect, run, hypervisor)
+            _recipe(plan, hypervisor, run, settings, undo)
+        except KeyboardInterrupt as signal:
+            interrupted = signal
+            run.blame(signal)
+        except Exception as problem:
+            run.blame(problem)
+        with run.phase(Phase.CLEANUP, CLEANUP_SECONDS) as deadline:
+            interrupted = _take(run, undo.close) or interrupted
+            keep = keep and run.has_clone and interrupted is None
+            interrupted = _take(run, lambda: lease.end(deadline, keep=keep)) or interrupted
+            interrupted = _take(run, lambda: evidence.prove_untouched(run, witness)) or interrupted
+    if interrupted is not None:
+        run.end(lease)
+        raise interrupted
+    return run.end(lease)
+
+
+def _take(run: Run, step: Callable[[], None]) -> KeyboardInterrupt | None:
+    """Take a step of the clean-up, so that no step keeps the next from being taken.
+
+    Steps can be repeated: one that was interrupted is taken again, and the interruption returned.
+    """
+    interrupted: KeyboardInterrupt | None = None
+    for _attempt in range(2):
+        try:
+            step()
+            break
+        except KeyboardInterrupt as signal:
+            interrupted = signal
+        except Exception as problem:
+            run.blame(problem)
+            break
+    return interrupted
+
+
+def _recipe(
+    plan: Plan, hypervisor: Hypervisor, run: Run, settings: Settings, undo: ExitStack
+) -> None:
+    folder, order, seconds = run.folder, plan.order, plan.seconds
+    drop = partial(run.give_up, hypervisor)
+    undo.enter_context(space_guard(hypervisor, folder, order.source.disks, drop))
+    with run.phase(Phase.CLONE, seconds[Phase.CLONE]) as deadline:
+        clone = create_clone(hypervisor, order, folder, deadline)
+        run.describe_clone(clone)
+        proxy = undo.enter_context(
+            PackageProxy(
+                [],  # until the guest's own sources are known, nothing at all
+                settings.cache / "packages",
+                folder.clone / "proxy.sock",
+                operator_allowed=settings.proxy_allow,
+                upstream_proxy=settings.upstream_proxy,
+            )
+        )
+        guest = undo.enter_context(
+            Guest(hypervisor, clone.entrance, order.login, folder.clone, folder.register)
+        )
+        twin = undo.enter_context(make_twin(plan, hypervisor, clone, folder, deadline))
+        run.learn(control=twin.absent)
+    with run.phase(Phase.BOOT, seconds[Phase.BOOT]) as deadline:
+        guest.enter(deadline)
+        guest.wait_until_up(deadline)
+        run.learn(booted=True, first_login=round(guest.first_login, 1))
+    with run.phase(Phase.BASELINE, seconds[Phase.BASELINE]) as deadline:
+        run.learn(before=observe(guest, deadline))
+        aside = Aside(guest, deadline)
+        run.learn(checks_before=check(plan, run, guest, deadline))
+    if not worth_upgrading(run.facts):
+        return
+    with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline, _its_twin_too(run, twin):
+        run.upgrade_begins()
+        run.learn(upgrade=upgrade(plan, run, guest, proxy, aside, deadline))
+        reboot = must_reboot(plan, run, guest, deadline)
+        if upgraded(run.facts):
+            twin.go_on(reboot=reboot)
+    if reboot:
+        with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
+            run.learn(reboot=guest.reboot(deadline))
+            if not may_verify(run.facts):  # did its twin come back?
+                late = deadline.remaining() + seconds[Phase.REBOOT]  # it may have begun later
+                run.learn(control=twin.found(Deadline(late, Phase.REBOOT)))
+    if may_verify(run.facts):
+        with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline, _its_twin_too(run, twin):
+            run.learn(after=first_look(run, guest, deadline))
+            aside = Aside(guest, deadline)
+            run.learn(checks_after=check(plan, run, guest, deadline))
+            while worth_watching(plan, run.facts):
+                run.learn(watched=watch(plan, run, guest, deadline))
+                run.learn(after=look_again(run, guest, deadline))
+                run.learn(checks_after=check(plan, run, guest, deadline))
+            run.learn(checks_again=confirm(plan, run, guest, deadline))
+            grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
+            again = restarted(run.facts)
+            run.learn(control=twin.found(grace, watched=run.facts.watched, by_itself=again))
+            grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
+            run.learn(autopsy=find_out(plan, run, guest, grace))
+            learn_wide(run, aside)
+    if worth_another_start(run.facts):
+        _start_once_more(plan, run, guest)
+
+
+@contextmanager
+def _its_twin_too(run: Run, twin: Twin) -> Iterator[None]:
+    """Where the clone restarts by itself or goes away while it is upgraded, or once it is: does
+    its twin do so as well?"""
+    try:
+        yield
+    except GuestUnreachable as problem:
+        if run.changing:
+            restarted = isinstance(problem, GuestRestarted)
+            what = "restarted by itself" if restarted else "cannot be entered any more"
+            run.progress.detail(f"it {what}: what does its twin do?")
+            run.learn(control=twin.does_so_too())
+        raise
+
+
+def _start_once_more(plan: Plan, run: Run, guest: Guest) -> None:
+    """It may excuse what was found; a host that fails meanwhile does not unprove it."""
+    try:
+        with run.phase(Phase.REBOOT, plan.seconds[Phase.REBOOT]) as deadline:
+            start_again(run, guest, deadline)
+        with run.phase(Phase.VERIFY, plan.seconds[Phase.VERIFY]) as deadline:
+            guest.wait_until_up(deadline)
+            confirm_start(plan, run, guest, deadline)
+    except HostError as problem:
+        run.progress.detail(f"nothing is known of its second start: {problem.message}")

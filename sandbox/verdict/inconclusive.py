@@ -1,0 +1,145 @@
+"""What keeps anybody from concluding that an upgrade is safe, or that it is not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sandbox.core.records import CheckEnd, Facts, Outcome, UpgradeStatus
+from sandbox.core.wording import because, short, some
+from sandbox.verdict.assessment import (
+    ENDED,
+    Point,
+    checks,
+    compared,
+    failed_before,
+    last_observation,
+)
+from sandbox.verdict.diff import CheckChange, Effect
+from sandbox.verdict.flakiness import (
+    another_start_helps,
+    excuse,
+    flaky,
+    how_flaky,
+    restarts_alike,
+    stuck_alike,
+)
+
+RESTARTS_ANYWAY = Point(
+    "the guest restarts by itself, upgraded or not",
+    "its twin, which was not upgraded, did so as well: repair that first",
+)
+
+
+def goes_anyway(message: str) -> Point:
+    """``message``: what became of the clone."""
+    return Point(
+        f"{message}; its twin, which was not upgraded, cannot be entered any more either",
+        "find out what ends the guest, upgraded or not, and repair that first",
+    )
+
+
+def doubts_before(facts: Facts) -> Iterator[Point]:
+    session = facts.checks_before
+    if session is None:
+        return
+    if session.end is not CheckEnd.COMPLETE:
+        detail = f": {session.message}" if session.message else ""
+        yield Point(
+            f"{ENDED[session.end]} before the upgrade{detail}",
+            "repair the check, then rehearse again",
+        )
+    broken = checks(facts, Effect.WAS_BROKEN)
+    for change in broken:
+        if change.before:
+            yield Point(
+                f"{short(change.name)} failed already before the upgrade"
+                f"{because(change.before)}{_since_then(change)}",
+                "repair the guest or the check, then rehearse again",
+            )
+    if not broken and not any(change.held_before for change in compared(facts)):
+        what = "every check was skipped" if session.results else "no check ran"
+        yield Point(
+            f"{what} before the upgrade: there is nothing to compare with",
+            "put test_*.py beside the scenario, or name shared checks under `checks`",
+        )
+
+
+def excused(facts: Facts) -> Iterator[Point]:
+    """Checks that broke, and prove nothing."""
+    for change in checks(facts, Effect.BROKE):
+        why = excuse(facts, change.name)
+        hint = "repair the guest or the check, then rehearse again"
+        if another_start_helps(facts, change.name):
+            hint = "rehearse again: a busy host, or what this upgrade does once, made a start slow"
+        if why and change.after:
+            yield Point(
+                f"{short(change.name)} failed after the upgrade{because(change.after)}; {why}",
+                hint,
+            )
+
+
+def on_the_whole(facts: Facts) -> Iterator[Point]:
+    """What is left to doubt when nothing was found that does harm."""
+    if stuck_alike(facts) and facts.reboot:
+        yield Point(
+            "the guest does not come back from a reboot, upgraded or not: "
+            + (facts.reboot.message or "no new boot was seen"),
+            "its twin, which was not upgraded, did not come back either: repair that first",
+        )
+    if (broken := failed_before(facts)) and facts.upgrade:
+        yield Point(
+            f"{broken} was half-configured before the upgrade, and still cannot be configured: "
+            f"{facts.upgrade.error}",
+            "repair the guest (`dpkg --configure -a` names the reason), then rehearse again",
+        )
+    if restarts_alike(facts):
+        yield RESTARTS_ANYWAY
+    yield from excused(facts)
+    yield from _doubts_after(facts)
+    held = checks(facts, Effect.HOLDS)
+    unsteady = set(flaky(facts))
+    if held and all(change.name in unsteady for change in held):
+        yield Point(
+            f"every check that holds is flaky ({short(held[0].name)}: "
+            f"{how_flaky(facts, held[0].name)})",
+            "a check that fails where nothing was upgraded proves nothing: make one steady",
+        )
+
+
+def _doubts_after(facts: Facts) -> Iterator[Point]:
+    session, upgrade = facts.checks_after, facts.upgrade
+    if upgrade and upgrade.status is UpgradeStatus.NOTHING and not facts.expectations.allow_nothing:
+        yield Point(
+            "there was nothing to upgrade, and the scenario asks for a change",
+            "check the guest's package sources, or set expect.nothing_to_upgrade in the scenario",
+        )
+    seen = last_observation(facts)
+    if facts.expectations.kernel == "newest" and seen and not seen.kernels:
+        yield Point(
+            "no installed kernel was found in the guest, so the newest is not known",
+            "name the expected release, or drop the demand on the kernel",
+        )
+    if session is None:
+        return
+    if session.end is not CheckEnd.COMPLETE:
+        detail = f": {session.message}" if session.message else ""
+        yield Point(
+            f"{ENDED[session.end]} after the upgrade{detail}",
+            "rehearse again with --keep and run the checks by hand",
+        )
+    if lost := [short(change.name) for change in checks(facts, Effect.LOST)]:
+        yield Point(
+            f"{some(lost)} held before and gave no answer after the upgrade",
+            "a check has to run on both sides to prove anything",
+        )
+    for change in checks(facts, Effect.UNPROVEN):
+        yield Point(
+            f"{short(change.name)} fails after the upgrade, and was not judged before"
+            + (because(change.after) if change.after else ""),
+            "find out whether it held before: rehearse again with a check that runs on both sides",
+        )
+
+
+def _since_then(change: CheckChange) -> str:
+    passed = change.after is not None and change.after.outcome is Outcome.PASSED
+    return "; it holds after" if passed else ""
