@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sandbox.core.config import scalars
 from sandbox.core.errors import RequestError
 from sandbox.core.settings import SERVICE_PREFIX, Settings, one_of, read_settings
 
@@ -207,12 +208,10 @@ def _number(given: Mapping[str, str], name: str, default: float, least: float = 
 
 
 def _bytes(given: Mapping[str, str], name: str, default: int) -> int:
-    from sandbox.scenario import values
-
     text = given.get(name)
     if not text:
         return default
     try:
-        return values.size(int(text) if text.isdigit() else text)
+        return scalars.size(int(text) if text.isdigit() else text)
     except ValueError as problem:
         raise RequestError(f"{SERVICE_PREFIX}{name}: {problem}", "20GiB, for example") from None

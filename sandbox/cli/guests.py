@@ -16,6 +16,7 @@ from sandbox.core.deadline import Deadline
 from sandbox.core.errors import CommandFailed, RequestError, SandboxError
 from sandbox.core.records import Disk
 from sandbox.core.settings import Settings
+from sandbox.core.wording import size
 from sandbox.hosts.capacity import disk_problem
 from sandbox.hosts.drivers import Hypervisor, xl
 from sandbox.hosts.drivers.xen_xml import boot_chain
@@ -23,7 +24,6 @@ from sandbox.hosts.inventory import KnownHost, connected, default_host, find_hos
 from sandbox.hosts.source import Source, guest_source, kernel_problem
 from sandbox.hosts.transport import Host
 from sandbox.hosts.volumes import lvm
-from sandbox.report.view import size
 
 UNREACHED = 4
 LOOK_SECONDS = 300.0  # at one host

@@ -21,9 +21,10 @@ from sandbox.core.errors import HostError, RequestError, SandboxError
 from sandbox.core.records import RunRecord
 from sandbox.core.settings import Settings
 from sandbox.core.store import RunFolder, Store
+from sandbox.core.wording import duration
 from sandbox.rehearsal import recovery
 from sandbox.report import render
-from sandbox.report.view import duration, headline, instant, price_of_keeping
+from sandbox.report.view import headline, instant, price_of_keeping
 from sandbox.scenario import load_scenario
 from sandbox.scenario.request import find_scenario, scenario_names
 

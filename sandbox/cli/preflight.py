@@ -61,9 +61,9 @@ def preflight(
       sandbox preflight security --address web01.example.org
       sandbox preflight kernel --address web01.example.org --user admin --json
     """
+    from sandbox.cli.preflight_report import Where, print_preflight
     from sandbox.core.interruption import interruptible
     from sandbox.core.settings import read_settings
-    from sandbox.preflight.production import Where, print_preflight
 
     where = Where(address, user, key, port, known_hosts)
     with interruptible():

@@ -25,7 +25,7 @@ from sandbox.network.egress import LISTENER
 from sandbox.network.stand_ins import SERVER
 
 _PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "unshare", "virt-customize")
-DISK_WATCH = "sandbox.clone.disk_watch"  # the module that runs as a process beside a clone
+DISK_WATCH = "sandbox.rehearsal.disk_watch"  # the module that runs as a process beside a clone
 _MODULES = {word.encode() for word in (DISK_WATCH, LISTENER, SERVER)}  # on a command line
 _RETRY_PAUSE = 2.0  # seconds
 _GRACE = 60.0  # seconds

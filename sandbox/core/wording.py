@@ -79,3 +79,26 @@ def line(text: str, limit: int = LINE_LIMIT) -> str:
     """``text`` as one line of at most ``limit`` characters."""
     joined = " ".join(text.split())
     return joined if len(joined) <= limit else joined[: limit - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "0.3 s", "42 s", "6 min 12 s", "1 h 02 min"."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(amount: int, *, signed: bool = False) -> str:
+    """Bytes for people, in powers of 1024; ``signed`` puts a plus before growth."""
+    sign = "-" if amount < 0 else "+" if signed and amount > 0 else ""
+    value = float(abs(amount))
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{sign}{value:.0f} {unit}" if unit == "B" else f"{sign}{value:.1f} {unit}"
+        value /= 1024
+    return f"{sign}{value:.1f} TiB"

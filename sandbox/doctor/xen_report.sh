@@ -1,4 +1,4 @@
-# What `sandbox doctor` wants to know of a Xen host, in one go; sandbox/xen_report.py reads it.
+# What `sandbox doctor` wants to know of a Xen host, in one go; xen_report.py reads it.
 # Run as `sh -s`; sections begin with "== NAME". Changes nothing.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL=C

@@ -19,18 +19,16 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import Field, PlainValidator, ValidationError
 
-from sandbox.core import strict_yaml
+from sandbox.core.config import scalars, strict_yaml
+from sandbox.core.config.files import existing_file
+from sandbox.core.config.problems import Problem, problem_lines, shape_problems
+from sandbox.core.config.section import Section, Size
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import RequestError
 from sandbox.core.settings import Settings
 from sandbox.hosts import drivers
 from sandbox.hosts.capacity import NO_LIMITS, Limits, VolumeStore
 from sandbox.hosts.volumes.lvm import POOL_LIMIT
-from sandbox.scenario import values
-from sandbox.scenario.model import Size
-from sandbox.scenario.paths import existing_file
-from sandbox.scenario.problems import Problem, problem_lines, shape_problems
-from sandbox.scenario.section import Section
 
 if TYPE_CHECKING:
     from sandbox.hosts.drivers import Hypervisor
@@ -40,62 +38,62 @@ _JUMP = re.compile(
     r"(?:[A-Za-z0-9_.+-]+@)?(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?"
 )
 _POOL = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]*/[A-Za-z0-9_+.][A-Za-z0-9_+.-]*")
-# Keys that become parameters of the URI, which sandbox/host.py understands.
+# Keys that become parameters of the URI, which transport.py understands.
 _WAYS = {"jump": "jump", "identity": "keyfile", "ssh_config": "ssh_config"}
 
 
 def _uri(value: object) -> str:
     """One that there is a driver for: else it would be refused when it is too late."""
-    uri = values.text(value)
+    uri = scalars.text(value)
     try:
         parts = urlsplit(uri)
         host, _port = parts.hostname, parts.port
     except ValueError as problem:
-        raise ValueError(f"{values.shown(uri)} is no URI: {problem}") from problem
+        raise ValueError(f"{scalars.shown(uri)} is no URI: {problem}") from problem
     kind, _, transport = parts.scheme.partition("+")
     if kind not in ("xen", "qemu") or not uri.startswith(f"{parts.scheme}://"):
         raise ValueError(
-            f"{values.shown(uri)} is not a URI like xen+ssh://root@HOST/system or qemu:///system"
+            f"{scalars.shown(uri)} is not a URI like xen+ssh://root@HOST/system or qemu:///system"
         )
     if transport not in ("", "unix", "ssh") or (kind, transport) == ("qemu", "ssh"):
         raise ValueError(
-            f"{values.shown(uri)}: supported are qemu:///system, xen:///system and "
+            f"{scalars.shown(uri)}: supported are qemu:///system, xen:///system and "
             "xen+ssh://root@HOST/system"
         )
     if bool(host) != (transport == "ssh"):
         need = "names no host" if transport else f"needs +ssh to reach {host}"
-        raise ValueError(f"{values.shown(uri)} {need}: xen+ssh://root@HOST/system")
+        raise ValueError(f"{scalars.shown(uri)} {need}: xen+ssh://root@HOST/system")
     if parts.password:
         raise ValueError("a URI must not hold a password: reports show it; use a key")
     return uri
 
 
 def _jump(value: object) -> str:
-    jump = values.text(value)
+    jump = scalars.text(value)
     if not _JUMP.fullmatch(jump):
-        raise ValueError(f"{values.shown(jump)} is not a host on the way: USER@HOST or HOST:PORT")
+        raise ValueError(f"{scalars.shown(jump)} is not a host on the way: USER@HOST or HOST:PORT")
     return jump
 
 
 def _own_file(value: object) -> str:
-    path = Path(values.text(value))
+    path = Path(scalars.text(value))
     try:
         path = path.expanduser()
     except RuntimeError as problem:
-        raise ValueError(f"{values.shown(str(path))}: there is no such home folder") from problem
+        raise ValueError(f"{scalars.shown(str(path))}: there is no such home folder") from problem
     if not path.is_absolute():
         raise ValueError(
-            f"{values.shown(str(path))} is not an absolute path: begin it with / or ~/"
+            f"{scalars.shown(str(path))} is not an absolute path: begin it with / or ~/"
         )
     if path.suffix == ".pub":
-        raise ValueError(f"{values.shown(str(path))} is the public half: name the private key")
+        raise ValueError(f"{scalars.shown(str(path))} is the public half: name the private key")
     return str(existing_file(path))
 
 
 def _place(value: object) -> str:
-    place = values.text(value)
+    place = scalars.text(value)
     if not place.startswith("/") and not _POOL.fullmatch(place):
-        raise ValueError(f"{values.shown(place)} is neither GROUP/POOL nor an absolute folder")
+        raise ValueError(f"{scalars.shown(place)} is neither GROUP/POOL nor an absolute folder")
     return place.rstrip("/") or "/"
 
 
@@ -106,7 +104,7 @@ Percent = Annotated[int, Field(ge=1, le=int(POOL_LIMIT))]
 class HostEntry(Section):
     """One host of the file."""
 
-    name: Annotated[str, PlainValidator(values.host_name)] = Field(description="for --host: xen1")
+    name: Annotated[str, PlainValidator(scalars.host_name)] = Field(description="for --host: xen1")
     uri: Annotated[str, PlainValidator(_uri)] = Field(
         description="libvirt's: xen+ssh://root@xen1.example.org/system"
     )
@@ -200,7 +198,7 @@ def _rule_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
             value = str(entry.get(key))
             first = seen.setdefault((key, value), number)
             if first != number and entry.get(key) is not None:
-                what = f"{values.shown(value)} is given twice, first in hosts.{first}: keep one"
+                what = f"{scalars.shown(value)} is given twice, first in hosts.{first}: keep one"
                 yield Problem(("hosts", number, key), what)
         yield from _entry_problems(("hosts", number), entry)
 
@@ -219,7 +217,7 @@ def _entry_problems(key: tuple[str | int, ...], entry: Mapping[str, Any]) -> Ite
         yield Problem((*key, "place"), "needs store: lvm-thin (GROUP/POOL) or reflink (a folder)")
     elif place and (store == "reflink") != place.startswith("/"):
         need = "a folder, as in /srv/guests" if store == "reflink" else "GROUP/POOL, as in vg0/thin"
-        yield Problem((*key, "place"), f"{values.shown(place)}: store: {store} needs {need}")
+        yield Problem((*key, "place"), f"{scalars.shown(place)}: store: {store} needs {need}")
 
 
 def inventory(settings: Settings) -> tuple[KnownHost, ...]:
@@ -270,7 +268,7 @@ def find_host(name: str | None, settings: Settings) -> KnownHost:
     if settings.hosts is None:
         hint = "there is no inventory: write /etc/upgrade-sandbox/hosts.yaml, or give a libvirt URI"
         raise RequestError(f"no host {name!r}", hint)
-    near = values.nearest(name, [host.name for host in known])
+    near = scalars.nearest(name, [host.name for host in known])
     listed = ", ".join(host.name for host in known[:10]) or "none"
     hint = f"did you mean {near!r}? " if near else ""
     raise RequestError(f"no host {name!r} in {settings.hosts}", f"{hint}hosts there: {listed}")

@@ -4,8 +4,8 @@ Started by :mod:`sandbox.network.stand_ins` as a program of its own, by its text
 needs nothing of ours: the standard library of Python 3.9 is enough. It ends when the services
 answer, or with what went wrong, and leaves two processes. One reads what a clone sends, as nobody,
 in a network whose one card is plugged into the bridge. The other stays in the host's network and
-ends both when the bridge is gone, whatever has become of us: no session of ours is kept for them (sshd
-has ten to give), and they answer on when our connection is cut.
+ends both when the bridge is gone, whatever has become of us: no session of ours is kept for them
+(sshd has ten to give), and they answer on when our connection is cut.
 """
 
 from __future__ import annotations

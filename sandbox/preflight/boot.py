@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from sandbox.core.wording import size
 from sandbox.managers.kernels import is_kernel
 from sandbox.preflight.parse import Seen
 from sandbox.preflight.points import Point, Severity
-from sandbox.report.view import size
 
 MIB = 1 << 20
 UNPACKS = "/var/tmp"  # noqa: S108 - the guest's: it is asked how much is free there

@@ -11,13 +11,12 @@ from importlib.resources import files
 
 from sandbox.core.guest_shell import new_mark
 from sandbox.core.process import Completed
-from sandbox.core.wording import count, some
+from sandbox.core.wording import count, size, some
 from sandbox.managers import UpgradeRequest
 from sandbox.managers.apt_parse import explain
 from sandbox.preflight.boot import MIB, boot_points, brings_kernel
 from sandbox.preflight.parse import Seen, parse
 from sandbox.preflight.points import Point, Preflight, ServiceForecast, Severity, worst_first
-from sandbox.report.view import size
 from sandbox.verdict.downtime import start_seconds
 
 ARCHIVES = "/var/cache/apt/archives"

@@ -13,15 +13,15 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator, ValidationError
 
-from sandbox.core import strict_yaml
+from sandbox.core.config import scalars, strict_yaml
+from sandbox.core.config.problems import problem_lines, shape_problems
+from sandbox.core.config.section import Section
 from sandbox.core.errors import RequestError
 from sandbox.core.records import PackageChange
 from sandbox.preflight.points import Point, Severity
 from sandbox.scenario import values
-from sandbox.scenario.problems import problem_lines, shape_problems
-from sandbox.scenario.section import Section
 
-Text = Annotated[str, PlainValidator(values.text)]
+Text = Annotated[str, PlainValidator(scalars.text)]
 
 
 class Bug(Section):

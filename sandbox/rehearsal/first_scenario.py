@@ -26,7 +26,7 @@ from sandbox.core.errors import GuestUnreachable, RequestError
 from sandbox.core.records import Observation, Phase
 from sandbox.core.settings import Settings
 from sandbox.core.store import RunFolder, Store
-from sandbox.core.wording import count, some
+from sandbox.core.wording import count, duration, size, some
 from sandbox.hosts.capacity import NO_LIMITS, Limits
 from sandbox.hosts.drivers import Hypervisor, Mark
 from sandbox.hosts.drivers.acceleration import acceleration
@@ -36,7 +36,6 @@ from sandbox.managers import detect
 from sandbox.observe.observation import observe
 from sandbox.rehearsal.first_checks import checks_text, own_services
 from sandbox.rehearsal.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_plan
-from sandbox.report.view import duration, size
 from sandbox.scenario import (
     FILE_NAME,
     Scenario,

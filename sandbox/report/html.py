@@ -21,8 +21,9 @@ from PIL import Image
 
 from sandbox.core.clean_text import one_line
 from sandbox.core.records import ConffileDecision, RunRecord
+from sandbox.core.wording import duration, size
 from sandbox.report.timeline import timeline_svg
-from sandbox.report.view import FORECASTS, View, duration, instant, read_artifact, size
+from sandbox.report.view import FORECASTS, View, instant, read_artifact
 from sandbox.verdict.flakiness import Rate, kept_name
 from sandbox.verdict.severity import SHOWN, tally
 

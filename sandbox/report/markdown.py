@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from sandbox.core.clean_text import one_line
 from sandbox.core.records import CheckResult, ConffileDecision
-from sandbox.core.wording import count
-from sandbox.report.view import FORECASTS, TRIED, View, duration, instant
+from sandbox.core.wording import count, duration
+from sandbox.report.view import FORECASTS, TRIED, View, instant
 from sandbox.verdict.diff import CheckChange
 from sandbox.verdict.severity import SHOWN, Line, tally
 

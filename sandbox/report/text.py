@@ -13,8 +13,8 @@ from rich.text import Text
 
 from sandbox.core.clean_text import one_line
 from sandbox.core.records import CheckResult
-from sandbox.core.wording import count
-from sandbox.report.view import FORECASTS, TRIED, View, duration, instant
+from sandbox.core.wording import count, duration
+from sandbox.report.view import FORECASTS, TRIED, View, instant
 from sandbox.verdict.diff import Effect
 from sandbox.verdict.severity import SHOWN, Line, Severity, tally
 

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from sandbox.core.clean_text import one_line
 from sandbox.core.records import PhaseTime, RunRecord
-from sandbox.report.view import duration
+from sandbox.core.wording import duration
 
 _ROW = 38  # pixels a phase
 _TEXT_Y = 14

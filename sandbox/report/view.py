@@ -18,7 +18,7 @@ from sandbox.core.records import (
     UpgradeStatus,
     Verdict,
 )
-from sandbox.core.wording import count, reached
+from sandbox.core.wording import count, duration, reached
 from sandbox.verdict.diff import (
     CheckChange,
     Differences,
@@ -331,18 +331,6 @@ def _open_safely(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: "0.3 s", "42 s", "6 min 12 s", "1 h 02 min"."""
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def instant(moment: float) -> str:
     """A Unix time as UTC: "2026-07-31 10:12 UTC"."""
     if moment <= 0:
@@ -351,14 +339,3 @@ def instant(moment: float) -> str:
         return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (OverflowError, ValueError, OSError):
         return "unknown"
-
-
-def size(amount: int, *, signed: bool = False) -> str:
-    """Bytes for people, in powers of 1024; ``signed`` puts a plus before growth."""
-    sign = "-" if amount < 0 else "+" if signed and amount > 0 else ""
-    value = float(abs(amount))
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{sign}{value:.0f} {unit}" if unit == "B" else f"{sign}{value:.1f} {unit}"
-        value /= 1024
-    return f"{sign}{value:.1f} TiB"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from sandbox.core.config.scalars import valid_guest_name
 from sandbox.scenario.load import (
     FILE_NAME,
     Scenario,
@@ -30,7 +31,7 @@ from sandbox.scenario.model import (
 from sandbox.scenario.problems import ScenarioError
 from sandbox.scenario.schedule import Schedule, ScheduledGuest
 from sandbox.scenario.template import render_template
-from sandbox.scenario.values import Repository, valid_guest_name
+from sandbox.scenario.values import Repository
 
 __all__ = [
     "FILE_NAME",

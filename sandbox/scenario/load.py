@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from sandbox.core import strict_yaml
+from sandbox.core.config import scalars, strict_yaml
+from sandbox.core.config.files import existing_file
+from sandbox.core.config.problems import Problem, shape_problems
 from sandbox.core.errors import RequestError
 from sandbox.core.records import Dependency, Expectations
 from sandbox.managers import What
@@ -30,8 +32,8 @@ from sandbox.scenario.model import (
     Upgrade,
     validate,
 )
-from sandbox.scenario.paths import Roots, beneath, existing_file
-from sandbox.scenario.problems import Problem, rule_problems, scenario_error, shape_problems
+from sandbox.scenario.paths import Roots, beneath
+from sandbox.scenario.problems import rule_problems, scenario_error
 from sandbox.scenario.schedule import Schedule
 
 FILE_NAME = "scenario.yaml"
@@ -98,7 +100,7 @@ def load_scenario(path: Path, *, shared: Path, require_source: bool = False) -> 
     try:
         parsed = validate(document.data, roots)
     except ValidationError as invalid:
-        problems += shape_problems(invalid)
+        problems += shape_problems(invalid, ScenarioFile)
     if require_source and document.data.get("source") is None:
         problems.append(Problem(("source",), "is required: {guest: NAME}, or an image"))
     problems += _check_file_problems(folder)
@@ -192,7 +194,7 @@ def parse_upgrade(text: str) -> Upgrade:
                 packages.append(_package(item))
         except ValueError as problem:
             raise RequestError(
-                f"--upgrade {values.shown(text)}: {problem}",
+                f"--upgrade {scalars.shown(text)}: {problem}",
                 "give all, security, kernel, release=NAME, or packages like nginx,x=3.0-1,./y.deb",
             ) from problem
     names = [package.partition("=")[0] for package in packages]
@@ -208,11 +210,11 @@ def _is_path(item: str) -> bool:
 
 def _package_file(item: str) -> Path:
     try:
-        path = existing_file(Path(values.text(item)).expanduser())
+        path = existing_file(Path(scalars.text(item)).expanduser())
     except RuntimeError as problem:
-        raise ValueError(f"{values.shown(item)}: there is no such home folder") from problem
+        raise ValueError(f"{scalars.shown(item)}: there is no such home folder") from problem
     if path.suffix not in (".deb", ".rpm"):
-        raise ValueError(f"{values.shown(item)} is not a package file (.deb or .rpm)")
+        raise ValueError(f"{scalars.shown(item)} is not a package file (.deb or .rpm)")
     return path
 
 
@@ -233,11 +235,11 @@ def parse_source(
     if (guest is None) == (image is None):
         raise RequestError("give --guest or --image, one of them", "`virsh list` shows the guests")
     if guest is not None:
-        return Source(guest=values.valid_guest_name(guest))
+        return Source(guest=scalars.valid_guest_name(guest))
     assert image is not None
     stated = next((f for f in get_args(ImageFormat) if f == format), None)
     if stated is None:
-        given = f"{values.shown(format)} is no format of {image}" if format else ""
+        given = f"{scalars.shown(format)} is no format of {image}" if format else ""
         raise RequestError(
             given
             or f"the format of {image} is not stated: guests write disks, so it is not probed",

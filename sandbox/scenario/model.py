@@ -14,6 +14,18 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PlainValidator, ValidationInfo, WithJsonSchema
 
 from sandbox.checks import CheckSettings
+from sandbox.core.config import scalars
+from sandbox.core.config.files import expanded
+from sandbox.core.config.section import (
+    NUMBER_OR_TEXT,
+    Duration,
+    GuestName,
+    HostName,
+    Pause,
+    Section,
+    Size,
+    schema,
+)
 from sandbox.core.errors import RequestError
 from sandbox.core.records import Expectations
 from sandbox.managers import UpgradeRequest, What
@@ -25,19 +37,9 @@ from sandbox.scenario.paths import (
     PackageFile,
     Roots,
     ScenarioFilePath,
-    expanded,
     roots_of,
 )
 from sandbox.scenario.schedule import Schedule
-from sandbox.scenario.section import (
-    NUMBER_OR_TEXT,
-    Duration,
-    GuestName,
-    HostName,
-    Pause,
-    Section,
-    schema,
-)
 
 # What ships in scenarios/shared, for the schema where no folder is at hand.
 SHARED_CHECKS = (
@@ -51,10 +53,10 @@ _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
 def _shared_check(value: object, info: ValidationInfo) -> str:
-    name, known = values.text(value), sorted(roots_of(info).shared)
+    name, known = scalars.text(value), sorted(roots_of(info).shared)
     if name not in known:
-        hint = values.did_you_mean(name, known) or "; the folder of shared checks is empty"
-        raise ValueError(f"there is no shared check {values.shown(name)}{hint}")
+        hint = scalars.did_you_mean(name, known) or "; the folder of shared checks is empty"
+        raise ValueError(f"there is no shared check {scalars.shown(name)}{hint}")
     return name
 
 
@@ -75,18 +77,13 @@ SharedCheck = Annotated[
     str, PlainValidator(_shared_check), WithJsonSchema({"enum": list(SHARED_CHECKS)})
 ]
 Url = Annotated[str, PlainValidator(values.http_url), schema("https?://.+")]
-UnitGlob = Annotated[str, PlainValidator(values.text), schema()]
+UnitGlob = Annotated[str, PlainValidator(scalars.text), schema()]
 PortName = Annotated[
     str,
     PlainValidator(values.port),
     WithJsonSchema({**NUMBER_OR_TEXT, "maximum": 65535, "pattern": "^((tcp|udp)/)?[0-9]{1,5}$"}),
 ]
 Regex = Annotated[str, PlainValidator(values.regular_expression), schema(format="regex")]
-Size = Annotated[
-    int,
-    PlainValidator(values.size),
-    WithJsonSchema({**NUMBER_OR_TEXT, "pattern": f"^{values.SIZE}$", "examples": ["2GiB"]}),
-]
 Kernel = Annotated[str, PlainValidator(values.kernel), schema(values.KERNEL)]
 
 

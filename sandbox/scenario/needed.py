@@ -8,9 +8,10 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, PlainValidator
 
+from sandbox.core.config import scalars
+from sandbox.core.config.section import Section, schema
 from sandbox.core.records import Dependency
 from sandbox.scenario import values
-from sandbox.scenario.section import Section, schema
 
 KINDS = ("http", "tcp", "smtp")
 _NAME = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?){0,9}"
@@ -20,13 +21,13 @@ _OURS = ("198.18.0.0/15", "198.51.100.0/24")
 
 
 def _service(kind: str, value: object, usual: int | None) -> Dependency:
-    text = values.text(value)
+    text = scalars.text(value)
     host, separator, port = text.partition(":")
     if not separator and usual is None:
-        raise ValueError(f"{values.shown(text)} names no port: give HOST:PORT")
+        raise ValueError(f"{scalars.shown(text)} names no port: give HOST:PORT")
     number = int(port) if re.fullmatch("[0-9]{1,5}", port) else 0 if separator else usual or 0
     if not 0 < number < 65536:
-        raise ValueError(f"{values.shown(text)} is not HOST:PORT")
+        raise ValueError(f"{scalars.shown(text)} is not HOST:PORT")
     return Dependency(kind=kind, host=_host(host), port=number)
 
 
@@ -36,13 +37,13 @@ def _host(text: str) -> str:
         try:
             address = ipaddress.IPv4Address(host)
         except ValueError as problem:
-            raise ValueError(f"{values.shown(text)} is not an IPv4 address") from problem
+            raise ValueError(f"{scalars.shown(text)} is not an IPv4 address") from problem
         odd = address.is_multicast or address.is_loopback or address.is_reserved
         if odd or address.packed[0] == 0 or any(address in _network(ours) for ours in _OURS):
             raise ValueError(f"{text} cannot be answered for: no guest reaches it elsewhere")
         return host
     if len(host) > 253 or not re.fullmatch(_NAME, host):
-        raise ValueError(f"{values.shown(text)} is not a host's name, nor an IPv4 address")
+        raise ValueError(f"{scalars.shown(text)} is not a host's name, nor an IPv4 address")
     return host
 
 
@@ -54,7 +55,7 @@ def _http(value: object) -> Dependency:
     url = values.http_url(value)
     scheme, _, rest = url.partition("://")
     if scheme != "http":
-        raise ValueError(f"{values.shown(url)}: only http: can be answered for, not https")
+        raise ValueError(f"{scalars.shown(url)}: only http: can be answered for, not https")
     return _service("http", rest.partition("/")[0].partition("?")[0], 80)
 
 

@@ -9,8 +9,9 @@ from typing import Annotated
 
 from pydantic import PlainValidator, ValidationInfo
 
-from sandbox.scenario import values
-from sandbox.scenario.section import schema
+from sandbox.core.config import scalars
+from sandbox.core.config.files import existing_file, expanded
+from sandbox.core.config.section import schema
 
 
 @dataclass(frozen=True)
@@ -30,61 +31,39 @@ def _own_machine_file(value: object, info: ValidationInfo) -> Path:
     """A file of the user's machine: ``~`` and paths outside of the scenario are meant."""
     if isinstance(value, Path):  # the user's own command line, see parse_source
         return existing_file(value)
-    path = expanded(values.text(value))
+    path = expanded(scalars.text(value))
     return existing_file(path if path.is_absolute() else roots_of(info).folder / path)
 
 
 def _private_key(value: object, info: ValidationInfo) -> Path:
     path = _own_machine_file(value, info)
     if path.suffix == ".pub":
-        raise ValueError(f"{values.shown(str(path))} is the public half: name the private key")
+        raise ValueError(f"{scalars.shown(str(path))} is the public half: name the private key")
     return path
-
-
-def expanded(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as problem:
-        raise ValueError(f"{values.shown(path)}: there is no such home folder") from problem
-
-
-def existing_file(path: Path) -> Path:
-    """The resolved path of a regular file; raises :class:`ValueError`."""
-    try:
-        resolved = path.resolve()
-        if resolved.is_file():
-            return resolved
-        what = "is a folder" if resolved.is_dir() else "does not exist"
-        if resolved.exists() and not resolved.is_dir():
-            what = "is a block device" if resolved.is_block_device() else "is a special file"
-            what += "; a regular file is needed"
-    except (OSError, RuntimeError) as problem:
-        what = f"cannot be read: {getattr(problem, 'strerror', None) or problem}"
-    raise ValueError(f"{values.shown(str(path))} {what}")
 
 
 def _beneath(value: object, info: ValidationInfo) -> Path:
     """A file beneath the scenario's folder, whatever symlinks say."""
     if isinstance(value, Path):  # the user's own command line, see parse_upgrade
         return existing_file(value)
-    return beneath(roots_of(info).folder, values.text(value))
+    return beneath(roots_of(info).folder, scalars.text(value))
 
 
 def beneath(folder: Path, name: str) -> Path:
     """``folder/name``, proved to be an existing file inside; raises :class:`ValueError`."""
     relative = Path(name)
     if relative.is_absolute() or ".." in relative.parts or name.startswith("~"):
-        raise ValueError(f"{values.shown(name)} must be a path beneath the scenario's folder")
+        raise ValueError(f"{scalars.shown(name)} must be a path beneath the scenario's folder")
     path = existing_file(folder / relative)
     if not path.is_relative_to(folder):
-        raise ValueError(f"{values.shown(name)} is a link that leads out of the scenario's folder")
+        raise ValueError(f"{scalars.shown(name)} is a link that leads out of the scenario's folder")
     return path
 
 
 def _package_file(value: object, info: ValidationInfo) -> Path:
     path = _beneath(value, info)
     if path.suffix not in (".deb", ".rpm"):
-        raise ValueError(f"{values.shown(path.name)} is not a package file (.deb or .rpm)")
+        raise ValueError(f"{scalars.shown(path.name)} is not a package file (.deb or .rpm)")
     return path
 
 

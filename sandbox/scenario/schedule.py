@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from sandbox.scenario import values
-from sandbox.scenario.section import (
+from sandbox.core.config import scalars
+from sandbox.core.config.section import (
     NUMBER_OR_TEXT,
     Duration,
     GuestName,
@@ -26,35 +26,35 @@ _FIELDS = "minute hour day-of-month month day-of-week"
 
 
 def _cron(value: object) -> str:
-    text = " ".join(values.text(value).split())
+    text = " ".join(scalars.text(value).split())
     if len(text) > _LONGEST_CRON or len(text.split()) != 5:
-        raise ValueError(f"{values.shown(text)} must have five fields: {_FIELDS}")
+        raise ValueError(f"{scalars.shown(text)} must have five fields: {_FIELDS}")
     try:
         first = next(CronSim(text, datetime(2024, 1, 1, tzinfo=UTC)), None)
     except (CronSimError, AssertionError) as problem:
         why = str(problem) or "it cannot be read"
-        raise ValueError(f"{values.shown(text)} is no cron expression: {why}") from problem
+        raise ValueError(f"{scalars.shown(text)} is no cron expression: {why}") from problem
     if first is None:
-        raise ValueError(f"{values.shown(text)} never comes")
+        raise ValueError(f"{scalars.shown(text)} never comes")
     return text
 
 
 def _zone(value: object) -> str:
-    name = values.text(value)
+    name = scalars.text(value)
     known = available_timezones()
     if name not in known:
-        best = values.nearest(name, known)
+        best = scalars.nearest(name, known)
         hint = f"; did you mean {best!r}?" if best else "; as in Europe/Berlin"
-        raise ValueError(f"{values.shown(name)} is no time zone{hint}")
+        raise ValueError(f"{scalars.shown(name)} is no time zone{hint}")
     return name
 
 
 def _window(value: object) -> int:
     if value == 0 and isinstance(value, int) and not isinstance(value, bool):
         return 0
-    seconds = values.duration(value)
+    seconds = scalars.duration(value)
     if seconds > _LONGEST_WINDOW:
-        raise ValueError(f"{values.shown(value)} is longer than a day")
+        raise ValueError(f"{scalars.shown(value)} is longer than a day")
     return seconds
 
 
@@ -137,5 +137,5 @@ def schedule_problems(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int
         host = given.get("host") or plan.get("host") or stated
         pair = (str(given.get("guest")), str(host))
         if pair in seen:
-            yield ("schedule", "guests", number), f"{values.shown(pair[0])} is named twice"
+            yield ("schedule", "guests", number), f"{scalars.shown(pair[0])} is named twice"
         seen.add(pair)

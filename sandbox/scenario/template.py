@@ -7,6 +7,7 @@ from typing import get_args
 
 import yaml
 
+from sandbox.core.config import scalars
 from sandbox.core.errors import RequestError
 from sandbox.scenario import values
 from sandbox.scenario.model import ImageFormat
@@ -57,14 +58,14 @@ def _source(guest: str | None, image: tuple[str, str] | None, host: str | None) 
     yield "# What is cloned. It is read, never changed, started or stopped."
     if guest is not None:
         yield "source:"
-        yield f"  guest: {_quoted(values.valid_guest_name(guest))}"
+        yield f"  guest: {_quoted(scalars.valid_guest_name(guest))}"
         if host is not None:
             yield f"  host: {_quoted(host)}"
     elif image is not None:
         path, format = image
         if format not in get_args(ImageFormat):
             raise RequestError(
-                f"{values.shown(format)} is no format of disk images",
+                f"{scalars.shown(format)} is no format of disk images",
                 f"give one of {', '.join(get_args(ImageFormat))}",
             )
         yield "source:"
@@ -150,7 +151,7 @@ def _checks(ports: Sequence[int], services: Sequence[str]) -> Iterator[str]:
 
 def _one_line(text: str, what: str) -> str:
     try:
-        return values.text(text)
+        return scalars.text(text)
     except ValueError as problem:
         raise RequestError(f"{what} {problem}", "give another path") from problem
 

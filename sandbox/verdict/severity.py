@@ -35,8 +35,7 @@ _SECRETS = (
     "/etc/shadow*", "/etc/gshadow*", "/etc/sudoers", "/etc/sudoers.d/*", "/etc/ssh/ssh_host_*_key",
     "*/private", "*/private/*", "*.key", "*-key.pem", "*/privkey*.pem", "/etc/krb5.keytab",
 )  # fmt: skip
-# Without one of these a disk or a network card may be gone.
-_DRIVERS = (
+_DRIVERS = (  # without one of these a disk or a network card may be gone
     "virtio*", "xen_blkfront", "xen_netfront", "nvme*", "ahci", "sd_mod", "dm_*", "raid*", "md_mod",
     "ext4", "xfs", "btrfs", "e1000*", "igb", "ixgbe", "mlx*", "bnx*", "tg3", "r8169", "vmxnet3",
     "hv_*", "bonding", "bridge", "8021q", "nf_tables", "ip_tables",

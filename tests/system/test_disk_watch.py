@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from sandbox.clone import disk_watch
 from sandbox.clone.reaper import remove_run
 from sandbox.core.errors import HostError
 from sandbox.core.records import RunRecord, Verdict
 from sandbox.core.store import RunFolder, this_process
 from sandbox.hosts import drivers
+from sandbox.rehearsal import disk_watch
 from sandbox.report import render
 from tests.support.fakes.run_world import DEAD, World
 from tests.support.fakes.sample_records import passed
@@ -121,7 +121,9 @@ def test_it_is_there_as_long_as_a_clone_is_kept(stage: Stage) -> None:
     folder = stage.folders[-1]
     (watcher,) = [p for p in folder.processes() if p.role == "disk watch"]
     assert os.readlink(f"/proc/{watcher.pid}/cwd") == "/"
-    assert [c for c in commands_with(str(folder.clone)) if "sandbox.clone.disk_watch fake:///" in c]
+    assert [
+        c for c in commands_with(str(folder.clone)) if "sandbox.rehearsal.disk_watch fake:///" in c
+    ]
     assert f"disk watch process {watcher.pid}" in remove_run(stage.hypervisor, folder).removed
     assert stage.left() == []
 
@@ -139,7 +141,7 @@ def test_it_is_small_and_ends_by_itself(tmp_path: Path) -> None:
     """It may be there for weeks."""
     clone = tmp_path / "clone"
     clone.mkdir()
-    argv = [sys.executable, "-P", "-m", "sandbox.clone.disk_watch", URI, f"{clone}/", "0"]
+    argv = [sys.executable, "-P", "-m", "sandbox.rehearsal.disk_watch", URI, f"{clone}/", "0"]
     child = subprocess.Popen(argv)
     try:
         for _ in range(200):

@@ -12,7 +12,8 @@ import pytest
 from sandbox.cli.listing import print_runs
 from sandbox.core.errors import HostError
 from sandbox.core.records import RunRecord
-from sandbox.report.view import duration, headline
+from sandbox.core.wording import duration
+from sandbox.report.view import headline
 from tests.support.fakes.run_world import ESCAPE, World, in_terminal, sandbox
 from tests.support.fakes.sample_records import broken_nginx, inconclusive, mirror_error, passed
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from sandbox.cli.preflight_report import print_found
 from sandbox.core.records import PackageChange, Start
 from sandbox.managers import UpgradeRequest, What
 from sandbox.preflight.judge import judge
 from sandbox.preflight.parse import Seen, Space
 from sandbox.preflight.points import Point, Preflight, ServiceForecast, Severity
-from sandbox.preflight.production import print_found
 
 OLD, NEW = "6.1.0-49-amd64", "6.1.0-51-amd64"
 MIB = 1 << 20

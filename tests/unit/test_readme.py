@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from sandbox.cli.preflight_report import print_found
 from sandbox.core.records import PackageChange, Start, Verdict
 from sandbox.core.settings import CLIENT_VARIABLES, SERVICE_PREFIX, VARIABLES, shipped_scenarios
 from sandbox.hosts.inventory import HostEntry, read_hosts
@@ -17,7 +18,6 @@ from sandbox.managers import UpgradeRequest
 from sandbox.preflight.judge import judge
 from sandbox.preflight.known_bugs import Bug, read_bugs
 from sandbox.preflight.parse import Conffile, Seen, Space
-from sandbox.preflight.production import print_found
 from sandbox.scenario import Schedule, load_scenario, shared_checks
 from tests.support.paths import ROOT
 from workers.chat.configuring import read_chat

@@ -12,8 +12,8 @@ import pytest
 
 from sandbox.core.errors import RequestError
 from sandbox.core.records import Ledger, RunRecord, Verdict
+from sandbox.core.wording import duration, size
 from sandbox.report import FORMATS, render
-from sandbox.report.view import duration, size
 from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after
 from tests.support.fakes.sample_records import ALL, broken_nginx, no_boot, passed, write_artifacts
 from tests.support.paths import GOLDEN

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox.core.config import scalars
 from sandbox.core.errors import RequestError
 from sandbox.scenario import (
     Repository,
@@ -114,11 +115,11 @@ def test_bad_guest_names(name: str) -> None:
 
 @given(st.integers(64 << 20, 1 << 44), st.integers(1, 604800))
 def test_sizes_and_durations_may_be_numbers(size: int, seconds: int) -> None:
-    assert values.size(size) == size
-    assert values.duration(seconds) == seconds
+    assert scalars.size(size) == size
+    assert scalars.duration(seconds) == seconds
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    assert values.duration(f"{hours}h{minutes}m{rest}s") == seconds
+    assert scalars.duration(f"{hours}h{minutes}m{rest}s") == seconds
 
 
 NAME = st.from_regex(r"[a-z0-9][a-z0-9+.-]{0,8}[a-z0-9+.]", fullmatch=True)

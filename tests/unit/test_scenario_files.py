@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from sandbox.core import strict_yaml
+from sandbox.core.config import strict_yaml
 from sandbox.core.errors import RequestError
 from sandbox.scenario import (
     Source,

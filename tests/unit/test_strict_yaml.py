@@ -10,7 +10,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox.core import strict_yaml
+from sandbox.core.config import strict_yaml
 from sandbox.core.errors import RequestError
 
 PATH = Path("web01/scenario.yaml")

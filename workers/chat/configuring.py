@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PlainValidator, ValidationError
 
-from sandbox.core import strict_yaml
+from sandbox.core.config import scalars, strict_yaml
+from sandbox.core.config.problems import Problem, problem_lines, shape_problems
+from sandbox.core.config.section import Section
 from sandbox.core.errors import RequestError
 from sandbox.scenario import values
-from sandbox.scenario.problems import Problem, problem_lines, shape_problems
-from sandbox.scenario.section import Section
 from workers.chat import roles, signatures
 from workers.chat.values import Channel, Chat, Role
 from workers.chat.words import SCENARIO
@@ -48,16 +48,16 @@ _OPTIONAL = ("token", "url", "repositories")
 
 
 def _name(value: object) -> str:
-    name = values.text(value)
+    name = scalars.text(value)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
-        raise ValueError(f"{values.shown(name)}: a-z, 0-9 and - are allowed, 40 at most")
+        raise ValueError(f"{scalars.shown(name)}: a-z, 0-9 and - are allowed, 40 at most")
     return name
 
 
 def _file(value: object) -> str:
-    path = Path(values.text(value))
+    path = Path(scalars.text(value))
     if not path.is_absolute():
-        raise ValueError(f"{values.shown(str(path))} is not an absolute path: the secret's file")
+        raise ValueError(f"{scalars.shown(str(path))} is not an absolute path: the secret's file")
     return str(path)
 
 
@@ -65,47 +65,47 @@ def _url(value: object) -> str:
     url = values.http_url(value)
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
-        raise ValueError(f"{values.shown(url)} must be https: a token is sent there")
+        raise ValueError(f"{scalars.shown(url)} must be https: a token is sent there")
     if parts.query or parts.fragment:
-        raise ValueError(f"{values.shown(url)} must not have a query or fragment")
+        raise ValueError(f"{scalars.shown(url)} must not have a query or fragment")
     return url
 
 
 def _link(value: object) -> str:
-    link = values.text(value)
+    link = scalars.text(value)
     values.http_url(link.replace("{run}", "run"))
     if link.count("{run}") != 1 or not re.fullmatch(r"[A-Za-z0-9:/?&=#%._~+{}-]+", link):
         raise ValueError(
-            f"{values.shown(link)} is not like https://sandbox.example.org/runs/{{run}}"
+            f"{scalars.shown(link)} is not like https://sandbox.example.org/runs/{{run}}"
         )
     return link
 
 
 def _user(value: object) -> str:
-    user = str(value) if type(value) is int else values.text(value)
+    user = str(value) if type(value) is int else scalars.text(value)
     if user != roles.EVERYBODY and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}", user):
-        raise ValueError(f"{values.shown(user)} is not a user's id as the vendor has it")
+        raise ValueError(f"{scalars.shown(user)} is not a user's id as the vendor has it")
     return user
 
 
 def _pattern(value: object) -> str:
-    pattern = values.text(value)
-    if len(pattern) > values.GUEST_NAME_LENGTH:
-        raise ValueError(f"{values.shown(pattern)} is too long")
+    pattern = scalars.text(value)
+    if len(pattern) > scalars.GUEST_NAME_LENGTH:
+        raise ValueError(f"{scalars.shown(pattern)} is too long")
     return pattern
 
 
 def _scenario(value: object) -> str:
-    name = values.text(value)
+    name = scalars.text(value)
     if not SCENARIO.fullmatch(name):
-        raise ValueError(f"{values.shown(name)} is not the name of a scenario")
+        raise ValueError(f"{scalars.shown(name)} is not the name of a scenario")
     return name
 
 
 def _repository(value: object) -> str:
-    path = values.text(value)
+    path = scalars.text(value)
     if not re.fullmatch(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+", path):
-        raise ValueError(f"{values.shown(path)} is not OWNER/NAME")
+        raise ValueError(f"{scalars.shown(path)} is not OWNER/NAME")
     return path
 
 
@@ -145,7 +145,7 @@ class ChannelEntry(Section):
     repositories: tuple[Annotated[str, PlainValidator(_repository)], ...] | None = Field(
         default=None, description="OWNER/NAME of those that may ask"
     )
-    host: Annotated[str, PlainValidator(values.host_name)] | None = Field(
+    host: Annotated[str, PlainValidator(scalars.host_name)] | None = Field(
         default=None, description="of the guests; default: the scenario's"
     )
     user: Annotated[str, PlainValidator(values.user_name)] | None = Field(
@@ -282,5 +282,5 @@ def _role_problems(
     for number, user in enumerate(users):
         if kind in FORGES and not re.fullmatch(r"[0-9]+", str(user)):
             # Names can be given up, and taken by somebody else.
-            what = f"{values.shown(user)} must be the user's number: names change hands"
+            what = f"{scalars.shown(user)} must be the user's number: names change hands"
             yield Problem((*key, "users", number), what)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sandbox.core.config.scalars import shown
 from sandbox.scenario.request import Request
-from sandbox.scenario.values import shown
 from workers import intake
 from workers.chat import roles, telling
 from workers.chat.roles import CANCEL, READ, SUBMIT

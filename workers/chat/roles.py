@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from sandbox.core.config.scalars import nearest
 from sandbox.core.errors import RequestError
-from sandbox.scenario.values import nearest
 from workers.chat.values import Channel, Role
 
 EVERYBODY = "*"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sandbox.core.clean_text import one_line
+from sandbox.core.config.scalars import guest_name, nearest, shown
 from sandbox.core.errors import RequestError
-from sandbox.scenario.values import guest_name, nearest, shown
 
 LONGEST = 400  # characters of a command
 RUN_ID = re.compile(r"(?:[0-9]{8}-[0-9]{6}-)?[0-9a-f]{8}|latest")

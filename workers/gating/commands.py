@@ -21,7 +21,7 @@ Only 0 opens the gate.
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
-    from sandbox.scenario.values import duration
+    from sandbox.core.config.scalars import duration
 
     try:
         return duration(int(text) if text.isdigit() else text)

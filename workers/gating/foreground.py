@@ -12,8 +12,8 @@ from rich.console import Console
 from sandbox.cli.foreground import rehearse_shown, show
 from sandbox.core.errors import SandboxError
 from sandbox.core.settings import Settings
+from sandbox.core.wording import duration
 from sandbox.report import render
-from sandbox.report.view import duration
 from sandbox.scenario.request import Request
 from workers.gating.values import CANCELLED, TIMEOUT, Ending
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import DeadlineExceeded, SandboxError
 from sandbox.core.records import Verdict
-from sandbox.report.view import duration
+from sandbox.core.wording import duration
 from workers.gating.telling import Teller
 from workers.gating.values import CANCELLED, TIMEOUT, Away, Ending, Queue, Seen
 from workers.states import ENDED, State

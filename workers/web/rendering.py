@@ -15,8 +15,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment
 
+from sandbox.core.wording import duration
 from sandbox.report.html import environment
-from sandbox.report.view import duration
 from workers.api.problems import Problem, clean
 from workers.web import statics
 

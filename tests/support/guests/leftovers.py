@@ -44,7 +44,7 @@ def count(state: Path, runs: Iterable[str] = ()) -> Counter[str]:
         loops=sum(str(state) in name for name in _words("losetup", "-n", "-O", "BACK-FILE")),
         exports=sum("qemu-nbd" in line for line in commands),
         masters=sum(line.startswith("ssh ") for line in commands),
-        watches=sum("sandbox.clone.disk_watch" in line for line in commands),
+        watches=sum("sandbox.rehearsal.disk_watch" in line for line in commands),
         listeners=sum("sandbox-listener" in line for line in commands),
         checks=sum("sandbox.checks.worker" in line for line in commands),
         # Whatever else works on a file of ours: qemu-img, virt-customize, QEMU itself.

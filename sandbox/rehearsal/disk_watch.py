@@ -3,8 +3,8 @@
 A running QEMU guest's export lasts as long as its clone: what the source overwrites meanwhile is
 kept in a file of the clone's folder, and were that disk full, the *source's* writes would fail.
 While the command runs, :mod:`sandbox.clone.space_guard` gives the clone up in time. This is a
-process of its own (``python -m sandbox.clone.disk_watch URI FOLDER BYTES``), started with the clone
-and ended with it, for the time after that. It stays small: what it needs to remove a clone it
+process of its own (``python -m sandbox.rehearsal.disk_watch URI FOLDER BYTES``), started with the
+clone and ended with it, for the time after that. It stays small: what it needs to remove a clone it
 imports only then.
 """
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, WithJsonSchema
 
-from sandbox.scenario import values
+from sandbox.core.config import scalars
 
 
 def schema(pattern: str | None = None, **extra: Any) -> WithJsonSchema:
@@ -18,22 +18,27 @@ def schema(pattern: str | None = None, **extra: Any) -> WithJsonSchema:
 
 
 NUMBER_OR_TEXT = {"type": ["integer", "string"], "minimum": 1}
-HostName = Annotated[str, PlainValidator(values.host_name), schema(maxLength=63)]
-GuestName = Annotated[str, PlainValidator(values.guest_name), schema(maxLength=64)]
+HostName = Annotated[str, PlainValidator(scalars.host_name), schema(maxLength=63)]
+GuestName = Annotated[str, PlainValidator(scalars.guest_name), schema(maxLength=64)]
 Duration = Annotated[
     int,
-    PlainValidator(values.duration),
-    WithJsonSchema({**NUMBER_OR_TEXT, "pattern": f"^{values.DURATION}$", "examples": ["10m"]}),
+    PlainValidator(scalars.duration),
+    WithJsonSchema({**NUMBER_OR_TEXT, "pattern": f"^{scalars.DURATION}$", "examples": ["10m"]}),
 ]
-# The same where no time at all can be meant.
+Size = Annotated[
+    int,
+    PlainValidator(scalars.size),
+    WithJsonSchema({**NUMBER_OR_TEXT, "pattern": f"^{scalars.SIZE}$", "examples": ["2GiB"]}),
+]
+# A duration where no time at all can be meant.
 Pause = Annotated[
     int,
-    PlainValidator(values.pause),
+    PlainValidator(scalars.pause),
     WithJsonSchema(
         {
             **NUMBER_OR_TEXT,
             "minimum": 0,
-            "pattern": f"^{values.DURATION}$",
+            "pattern": f"^{scalars.DURATION}$",
             "examples": ["2m", 0],
         }
     ),

@@ -21,11 +21,10 @@ from sandbox.core.deadline import Deadline
 from sandbox.core.errors import ConnectionLost, GuestUnreachable, RequestError
 from sandbox.core.process import Completed, run, tail
 from sandbox.core.settings import Settings
-from sandbox.core.wording import count
+from sandbox.core.wording import count, duration
 from sandbox.preflight.judge import look_ahead
 from sandbox.preflight.known_bugs import bug_points, read_bugs
 from sandbox.preflight.points import Point, Preflight, ServiceForecast, Severity
-from sandbox.report.view import duration
 from sandbox.scenario import load_scenario, parse_upgrade
 from sandbox.scenario.request import Request, find_scenario, login_of
 
