@@ -1,4 +1,4 @@
-"""Upgraders: what a package manager must be able to do inside a clone, and the registry of them.
+"""Package managers: what one must be able to do inside a clone, and the registry of them.
 
 A new distribution is one file in this folder and one line in :data:`MANAGERS`. Every upgrader
 takes only the :class:`~sandbox.core.guest_shell.Shell` protocol, reaches packages through

@@ -5,33 +5,25 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from tests.support.house import (
+    DOCUMENT,
+    PACKAGES,
+    ROOT_MODULES,
+    SANDBOX,
+    document,
+    imports,
+    modules,
+    name_of,
+    ours,
+    parsed,
+    python_files,
+    relative,
+)
 from tests.support.paths import ROOT
 
-SANDBOX = ROOT / "sandbox"
-
-# What each package of the library may import besides itself; nothing else lies at its root.
-PACKAGES: dict[str, set[str]] = {
-    "core": set(),
-    "verdict": {"core"},
-    "observe": {"core"},
-    "checks": {"core"},
-    "managers": {"observe", "core"},
-    "scenario": {"managers", "checks", "core"},
-    "hosts": {"core"},
-    "network": {"hosts", "core"},
-    "clone": {"network", "hosts", "core"},
-    "report": {"verdict", "core"},
-    "preflight": {"scenario", "managers", "observe", "verdict", "core"},
-    "doctor": {"clone", "network", "hosts", "scenario", "core"},
-}
-PACKAGES["rehearsal"] = {*PACKAGES} - {"preflight", "doctor"}
-PACKAGES["cli"] = {*PACKAGES}
-PACKAGES["demo"] = {*PACKAGES}
-ROOT_MODULES = {"", "__main__"}
 # For the service, which stands on all of it: top imports down, never up.
 SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
@@ -61,63 +53,6 @@ _TALKING = ("core.process", "clone.ssh", "hosts.transport", "checks.runner", "ch
 STARTS_PROGRAMS = {*_TALKING, "demo.lab.commands", "network.stand_in_server"}
 LONGEST = 400
 LONGEST_RECIPE = 80
-
-
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), str(path))
-
-
-def modules() -> list[Path]:
-    return sorted(SANDBOX.rglob("*.py"))
-
-
-def python_files(*tops: str) -> list[Path]:
-    return [path for top in tops for path in sorted((ROOT / top).rglob("*.py"))]
-
-
-def relative(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-def name_of(path: Path) -> str:
-    """``sandbox/checks/plugin.py`` is ``checks.plugin``; the package itself is ````."""
-    parts = path.relative_to(SANDBOX).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports(path: Path, *, for_types: bool = True) -> Iterator[str]:
-    """Everything that a module imports, wherever in it; names after ``from x import`` too."""
-    skipped = set() if for_types else set(nodes_for_types(path))
-    for node in ast.walk(parsed(path)):
-        if node in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def nodes_for_types(path: Path) -> Iterator[ast.AST]:
-    """What is beneath ``if TYPE_CHECKING:``: not imported when the program runs."""
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            yield from ast.walk(node)
-
-
-def ours(path: Path, *, for_types: bool = True) -> set[str]:
-    """The modules of sandbox that one imports, without sandbox's own names."""
-    known = {name_of(module) for module in modules()}
-    found = set()
-    for name in imports(path, for_types=for_types):
-        inner = name.removeprefix("sandbox.") if name.startswith("sandbox.") else None
-        while inner:
-            if inner in known:
-                found.add(inner)
-                break
-            inner = inner.rpartition(".")[0]
-    return found
 
 
 # -- who imports whom -------------------------------------------------------------------------
@@ -225,6 +160,10 @@ def test_libvirts_drivers_are_imported_when_they_are_used() -> None:
         if isinstance(node, ast.ImportFrom) and str(node.module).rpartition(".")[2] in drivers
     ]
     assert eager == []
+
+
+def test_the_drawing_of_the_house_is_true() -> None:
+    assert DOCUMENT.read_text() == document(), "python -m tests.support.house writes it anew"
 
 
 # -- how programs are started -----------------------------------------------------------------
