@@ -6,14 +6,12 @@ The library's own commands know nothing of these. Heavy imports wait until a com
 from __future__ import annotations
 
 from sandbox.cli.main import main
-from workers import commands, operations
-from workers.api import commands as api
-from workers.chat import commands as chat
-from workers.embedded import commands as embedded
-from workers.gating import commands as gating
+from workers.commands import api, chat, operations, service
+from workers.commands import gate as gating
+from workers.commands import standalone as embedded
 
 ALL = (
-    *commands.COMMANDS,
+    *service.COMMANDS,
     *embedded.COMMANDS,
     *operations.COMMANDS,
     *api.COMMANDS,

@@ -15,10 +15,10 @@ import pytest
 from tests.support.benchmarks.table import Measurement, Results
 from tests.support.service.api_world import HOST, Api, api
 from tests.support.service.servers import postgres
-from workers.ledger.events import say
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order
-from workers.tokens import Scope
+from workers.queue.events import say
+from workers.queue.submission import submit
+from workers.queue.values import Order
+from workers.web.auth.tokens import Scope
 
 pytestmark = pytest.mark.benchmark
 

@@ -18,12 +18,12 @@ from sqlalchemy import text
 
 from tests.support.benchmarks.table import Measurement, Results
 from tests.support.service.servers import postgres
-from workers import metrics
 from workers.database import Database, migrate, open_database
-from workers.ledger import reading
-from workers.ledger.leases import claim, finish
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order, Outcome, Verdict
+from workers.monitoring import metrics
+from workers.queue import reading
+from workers.queue.leases import claim, finish
+from workers.queue.submission import submit
+from workers.queue.values import Order, Outcome, Verdict
 
 pytestmark = pytest.mark.benchmark
 

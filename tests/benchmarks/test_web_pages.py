@@ -17,7 +17,7 @@ from tests.support.service.services import service
 from tests.support.service.web_world import Visitor, rehearsed, visitor
 from workers.database import Database
 from workers.database.schema import runs
-from workers.tokens import Scope
+from workers.web.auth.tokens import Scope
 
 pytestmark = pytest.mark.benchmark
 

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import update
 
 from tests.support.service.api_world import MANY, Api, api
-from workers import tokens
 from workers.database.clock import now
 from workers.database.schema import tokens as table
-from workers.tokens import Scope, State
+from workers.web.auth import tokens
+from workers.web.auth.tokens import Scope, State
 
 RUN = "20260101-000000-00000000"
 # What each route needs; a new one has to be put here.

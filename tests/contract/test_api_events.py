@@ -16,12 +16,12 @@ from sandbox.core.deadline import Deadline
 from sandbox.core.records import Verdict
 from tests.support.service.api_world import HOST, Api, api
 from tests.support.service.services import PATIENCE
-from workers import tokens
-from workers.ledger.events import say
-from workers.ledger.leases import claim, finish
-from workers.ledger.submitting import cancel, submit
-from workers.ledger.values import Order, Outcome
-from workers.tokens import Scope
+from workers.queue.events import say
+from workers.queue.leases import claim, finish
+from workers.queue.submission import cancel, submit
+from workers.queue.values import Order, Outcome
+from workers.web.auth import tokens
+from workers.web.auth.tokens import Scope
 
 
 @pytest.fixture

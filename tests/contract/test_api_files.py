@@ -15,12 +15,12 @@ from sqlalchemy import update
 from sandbox.core.records import Decision, RunRecord, Verdict
 from sandbox.core.store import Store
 from tests.support.service.api_world import HOST, Api, api
-from workers.artifacts import NoSuchFile, Place, place_for
+from workers.artifacts.places import NoSuchFile, Place, place_for
+from workers.artifacts.worker_folders import keep_attempt
 from workers.database.schema import attempts
-from workers.keeping import keep_attempt
-from workers.ledger.leases import claim, finish, note_folder
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order, Outcome
+from workers.queue.leases import claim, finish, note_folder
+from workers.queue.submission import submit
+from workers.queue.values import Order, Outcome
 from workers.settings import read_service_settings
 
 SECRET = "of the host, not of the run"

@@ -17,10 +17,10 @@ from sandbox.core.deadline import Deadline
 from tests.support.service.api_world import HOST, MANY, Api, api, started
 from tests.support.service.servers import Postgres
 from tests.support.service.services import PATIENCE, service
-from workers import tokens
-from workers.api.guards import MOST_BYTES
 from workers.database import migrate, open_database
-from workers.tokens import Scope
+from workers.web.api.guards import MOST_BYTES
+from workers.web.auth import tokens
+from workers.web.auth.tokens import Scope
 
 PASSWORD = "hunter2hunter2"
 

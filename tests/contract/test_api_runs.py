@@ -13,11 +13,11 @@ from sandbox.core.records import Verdict
 from tests.support.service.api_world import GUEST, HOST, Answer, Api, api
 from workers.database.clock import now
 from workers.database.schema import idempotency_keys, runs
-from workers.ledger import once
-from workers.ledger.leases import claim, finish
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order, Outcome
-from workers.tokens import Scope
+from workers.queue import idempotency
+from workers.queue.leases import claim, finish
+from workers.queue.submission import submit
+from workers.queue.values import Order, Outcome
+from workers.web.auth.tokens import Scope
 
 
 @pytest.fixture
@@ -180,9 +180,9 @@ def test_old_keys_are_forgotten(served: Api) -> None:
         connection.execute(
             update(idempotency_keys)
             .where(idempotency_keys.c.key == "old")
-            .values(created=now() - once.KEPT - 1)
+            .values(created=now() - idempotency.KEPT - 1)
         )
-    assert once.forget(database) == 1
+    assert idempotency.forget(database) == 1
     with database.read() as connection:
         assert connection.execute(select(idempotency_keys.c.key)).scalars().all() == ["new"]
 
@@ -225,7 +225,7 @@ def test_runs_are_filtered(served: Api) -> None:
 
 
 def test_a_cursor_of_somebodys_own_is_refused(served: Api) -> None:
-    from workers.api.paging import cursor_of
+    from workers.web.api.paging import cursor_of
 
     for cursor in (
         cursor_of("x", "y"),

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sandbox.core.records import Verdict
 from tests.support.service.api_world import HOST, Api, api
-from workers.ledger.leases import claim, finish
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order, Outcome
-from workers.tokens import Scope
+from workers.queue.leases import claim, finish
+from workers.queue.submission import submit
+from workers.queue.values import Order, Outcome
+from workers.web.auth.tokens import Scope
 
 EXAMPLES = 10  # of each operation and phase: enough for every kind of value, in half a minute
 ROOM = 600.0

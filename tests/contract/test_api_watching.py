@@ -9,13 +9,13 @@ from sqlalchemy import event as happening
 from sqlalchemy import insert
 
 from tests.support.service.ledger_world import order
-from workers.api import watching
-from workers.api.watching import Looks
 from workers.database import Database
 from workers.database.schema import events
-from workers.ledger.events import say
-from workers.ledger.submitting import cancel, submit
-from workers.states import State
+from workers.queue.events import say
+from workers.database.states import State
+from workers.queue.submission import cancel, submit
+from workers.web.api import watching
+from workers.web.api.watching import Looks
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from sandbox.core.errors import HostError, RequestError
-from workers.artifacts import S3, Folder, NoSuchFile, Place, files_of, place_for
+from workers.artifacts.places import S3, Folder, NoSuchFile, Place, files_of, place_for
 from workers.settings import ServiceSettings, read_service_settings
 
 RECORD = "20261125-031500-abc123"

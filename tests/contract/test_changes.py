@@ -14,14 +14,16 @@ from sqlalchemy import func, select
 from sandbox.core.errors import RequestError
 from sandbox.scenario import load_scenario
 from tests.support.service.nights_world import DAY, DUE, FIRST_SEEN, Hook, World, rehearse, web_hook
-from workers import changes, housekeeping, mornings, nights, notify
 from workers.database import Database
 from workers.database.schema import news, night_guests
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order
-from workers.mornings import PAUSES
-from workers.orders import digest
+from workers.notifications import delivery, verdict_changes
+from workers.queue.orders import digest
+from workers.queue.submission import submit
+from workers.queue.values import Order
+from workers.schedule import enqueue, night_reports
+from workers.schedule.night_reports import PAUSES
 from workers.settings import ServiceSettings, read_service_settings
+from workers.worker import housekeeping
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,8 @@ def told(
 ) -> list[str]:
     """The titles of what came since, after a tick."""
     hook.got.clear()
-    changes.look(database, settings)
-    changes.send(database, settings, database.now() + later)
+    verdict_changes.look(database, settings)
+    verdict_changes.send(database, settings, database.now() + later)
     return [str(one["title"]) for one in hook.got]
 
 
@@ -104,8 +106,8 @@ def test_the_runs_of_a_night_are_told_of_by_its_summary(
     world = World(tmp_path, notify=(hook.url,))
     world.write("web01", "web02")
     settings = replace(world.settings(), notify_on="every")
-    nights.begin(database, settings, FIRST_SEEN)
-    nights.begin(database, settings, DUE)
+    enqueue.begin(database, settings, FIRST_SEEN)
+    enqueue.begin(database, settings, DUE)
     rehearse(database, web02="fail")
     assert told(database, settings, hook) == []
     assert left(database) == 0
@@ -114,14 +116,14 @@ def test_the_runs_of_a_night_are_told_of_by_its_summary(
     scenario = load_scenario(folders.scenarios[0] / "fleet", shared=folders.shared_checks)
     content = digest(scenario)
     joined = submit(database, Order("fleet", "web01", "xen1", content=content)).run_id
-    nights.begin(database, settings, DUE + DAY)
+    enqueue.begin(database, settings, DUE + DAY)
     with database.read() as connection:
         known = select(night_guests.c.run_id).where(night_guests.c.due == DUE + DAY)
         assert joined in set(connection.execute(known).scalars())
     rehearse(database, web01="fail")
     assert told(database, settings, hook) == []
-    mornings.close(database, DUE + DAY)
-    mornings.send(database, settings, DUE + DAY)
+    night_reports.close(database, DUE + DAY)
+    night_reports.send(database, settings, DUE + DAY)
     assert any("web01" in str(one["message"]) for one in hook.got)
 
 
@@ -149,7 +151,7 @@ def test_a_sender_that_is_killed_loses_nothing(
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(notify, "send", killed)
+        patched.setattr(delivery, "send", killed)
         with pytest.raises(SystemExit):
             told(database, settings, hook)
     assert told(database, settings, hook, PAUSES[0] + 1) == [

@@ -16,15 +16,15 @@ from tests.support.service import chat_world as says
 from tests.support.service.chat_world import Sent, chat_of, service_settings
 from tests.support.service.ledger_world import PASS, taken
 from tests.support.service.vendors import Vendors, vendors
-from workers.chat import messages
-from workers.chat.checking import channels
-from workers.chat.hearing import Ear
-from workers.chat.sending import Sender
+from workers.chat import outbox
+from workers.chat.doctor import channels
+from workers.chat.receive import Ear
+from workers.chat.send import Sender
 from workers.chat.values import Answer
 from workers.database import Database
 from workers.database.schema import chat_deliveries, chat_messages
-from workers.ledger import reading
-from workers.ledger.leases import finish
+from workers.queue import reading
+from workers.queue.leases import finish
 
 MANY = 8
 
@@ -88,8 +88,8 @@ def test_each_message_is_sent_by_one(ear: Ear, there: Vendors, tmp_path: Path) -
     at_once(*[sender.turn for sender in senders])
     assert len(there.of(kind="slack")) == MANY
     assert channels(ear.database, str(tmp_path / "chat.yaml")).state is State.OK
-    assert messages.waiting(ear.database, "ops") == ()
-    messages.forget(ear.database)
+    assert outbox.waiting(ear.database, "ops") == ()
+    outbox.forget(ear.database)
 
 
 def test_a_cancel_that_is_delivered_twice_is_answered_twice(ear: Ear) -> None:

@@ -27,10 +27,10 @@ from tests.support.service.chat_world import (
     chat_of,
     service_settings,
 )
-from workers.api.application import make
-from workers.chat.hearing import Ear
+from workers.chat.receive import Ear
 from workers.database import Database, migrate, open_database
-from workers.ledger import reading
+from workers.queue import reading
+from workers.web.api.application import make
 
 CHANNELS = ("ops", "town", "bridge", "hub", "lab", "lab-signed")
 MANY = settings(

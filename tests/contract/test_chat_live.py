@@ -27,8 +27,8 @@ from tests.support.service.chat_world import (
 )
 from tests.support.service.services import PATIENCE, service
 from tests.support.service.vendors import HEAD, Said, Vendors, vendors
-from workers.ledger import reading
-from workers.ledger.values import RunRow
+from workers.queue import reading
+from workers.queue.values import RunRow
 
 OF_KIND: dict[str, Callable[..., Sent]] = {
     "slack": says.slash,

@@ -17,15 +17,15 @@ from sandbox.doctor.host_checks import State
 from tests.support.service.chat_world import LINK, chat_of
 from tests.support.service.ledger_world import FAIL, PASS, order, taken
 from tests.support.service.vendors import HEAD, REPOSITORY, Said, Vendors, vendors
-from workers.chat import messages, telling
-from workers.chat.checking import channels
-from workers.chat.sending import Sender
+from workers.chat import outbox, run_messages
+from workers.chat.doctor import channels
+from workers.chat.send import Sender
 from workers.chat.values import Channel, Chat, Heard, Span
 from workers.database import Database, migrate, open_database
 from workers.database.schema import chat_messages
-from workers.ledger.leases import finish, tell
-from workers.ledger.submitting import cancel, submit_in
-from workers.ledger.values import Outcome
+from workers.queue.leases import finish, tell
+from workers.queue.submission import cancel, submit_in
+from workers.queue.values import Outcome
 
 PLACES: dict[str, dict[str, Any]] = {
     "ops": {"channel": "C0OPS", "user": "U1"},
@@ -76,7 +76,7 @@ def queued(database: Database, name: str, guest: str = "web01", **place: Any) ->
     heard = Heard("U1", "", guest, {**PLACES[name], **place}, seen=True)
     with database.write() as connection:
         told = submit_in(connection, order(guest))
-        messages.begin(connection, name, heard, run_id=told.run_id)
+        outbox.begin(connection, name, heard, run_id=told.run_id)
     return told.run_id
 
 
@@ -239,7 +239,7 @@ def test_a_vendor_that_is_away_is_given_up_in_the_end(
 ) -> None:
     queued(database, "town")
     there.trouble = lambda _method, _path: Said(500, {})
-    for _ in range(messages.MOST_TRIES):
+    for _ in range(outbox.MOST_TRIES):
         assert row(database).done is None
         turn(database, chat, "town")
     assert row(database).done is not None
@@ -287,13 +287,13 @@ def test_who_was_killed_in_between_is_followed_by_another(
 ) -> None:
     """It had taken the message, and nobody else can tell whether it was sent: it comes again."""
     queued(database, "ops")
-    (message,) = messages.waiting(database, "ops")
-    assert messages.take(database, message)
-    assert not messages.take(database, message), "it is another's"
-    assert messages.waiting(database, "ops") == (), "for a while"
+    (message,) = outbox.waiting(database, "ops")
+    assert outbox.take(database, message)
+    assert not outbox.take(database, message), "it is another's"
+    assert outbox.waiting(database, "ops") == (), "for a while"
     turn(database, chat, "ops")
     assert len(there.of(kind="slack")) == 1
-    messages.sent(database, message, {"ts": "old"}, telling.of_lines(()))
+    outbox.sent(database, message, {"ts": "old"}, run_messages.of_lines(()))
     assert row(database).known != {"ts": "old"}, "who was too late writes nothing"
 
 
@@ -303,7 +303,7 @@ def test_an_answer_is_a_message_where_the_request_shows_none(
     heard = Heard("U1", "", "d", {"channel": "C0OPS", "thread": "1.2", "user": "U1"}, seen=False)
     with database.write() as connection:
         lines = ((Span("no runs yet"),),)
-        messages.begin(connection, "ops", heard, run_id=None, lines=lines)
+        outbox.begin(connection, "ops", heard, run_id=None, lines=lines)
     turn(database, chat, "ops")
     turn(database, chat, "ops")
     (message,) = there.of(kind="slack", thread="1.2")
@@ -313,11 +313,11 @@ def test_an_answer_is_a_message_where_the_request_shows_none(
 def test_what_is_old_is_forgotten(there: Vendors, chat: Chat, database: Database) -> None:
     queued(database, "ops")
     with database.write() as connection:
-        messages.note(connection, "ops", "old", ())
-        messages.note(connection, "ops", "new", ())
+        outbox.note(connection, "ops", "old", ())
+        outbox.note(connection, "ops", "new", ())
         connection.exec_driver_sql("UPDATE chat_deliveries SET created = 1 WHERE delivery = 'old'")
-    messages.forget(database)
+    outbox.forget(database)
     with database.read() as connection:
-        assert messages.answered(connection, "ops", "old") is None
-        assert messages.answered(connection, "ops", "new") == ()
+        assert outbox.answered(connection, "ops", "old") is None
+        assert outbox.answered(connection, "ops", "new") == ()
     assert row(database).done is None, "what is not said yet is kept"

@@ -22,8 +22,8 @@ from tests.support.service.composed import (
     composed,
     definitions,
 )
-from workers.embedded.programs import UNDO
 from workers.settings import SECRETS, VARIABLES, read_service_settings
+from workers.standalone.programs import UNDO
 
 SERVICES = definitions()
 README = (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ import redis
 
 from sandbox.core.records import Verdict
 from tests.support.service.embedded import PATIENCE, Service, alive, eventually, service
-from workers.states import State
+from workers.database.states import State
 
 
 def ended(one: Service) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sandbox.core.records import Verdict
 from workers.database import Database
-from workers.fleet import Answer, Standing, fleet, pending
-from workers.ledger.leases import claim, finish
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order, Outcome
-from workers.states import State
+from workers.gate.fleet import Answer, Standing, fleet, pending
+from workers.queue.leases import claim, finish
+from workers.database.states import State
+from workers.queue.submission import submit
+from workers.queue.values import Order, Outcome
 
 EVIDENCE = {"packages": [["a", "1", "2"], ["b", "1", "2"]], "kernel": ["6.1", "6.2"]}
 

@@ -15,9 +15,9 @@ from sandbox.core.records import Decision, RunRecord, Verdict
 from sandbox.core.store import Store
 from tests.support.service.api_world import HOST
 from tests.support.service.gate_world import GITHUB, Ci, answer, between, ci
-from workers.ledger.leases import claim, finish, note_folder
-from workers.ledger.values import Outcome
-from workers.tokens import Scope
+from workers.queue.leases import claim, finish, note_folder
+from workers.queue.values import Outcome
+from workers.web.auth.tokens import Scope
 
 NO_WORKER = "xen2"
 HOSTILE = (

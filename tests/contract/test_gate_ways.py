@@ -14,9 +14,9 @@ import pytest
 from tests.support.service.gate_world import OF_CI, Done, Gate
 from tests.support.service.servers import short_folder
 from tests.support.service.services import PATIENCE, Service, service
-from workers.ledger import reading
-from workers.ledger.values import Priority
-from workers.states import ENDED, State
+from workers.queue import reading
+from workers.database.states import ENDED, State
+from workers.queue.values import Priority
 
 
 @pytest.fixture(scope="module")

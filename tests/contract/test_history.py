@@ -17,18 +17,18 @@ from sandbox.core.settings import Settings
 from sandbox.verdict.flakiness import Rate
 from tests.support.service.api_world import Api, api
 from tests.support.service.ledger_world import PASS, order, take, taken
-from workers import retention
-from workers.attempt import work_off
+from workers.artifacts import retention
 from workers.database import Database, migrate, open_database, require_schema
 from workers.database.clock import now
 from workers.database.schema import check_results, runs
-from workers.ledger.history import LAST, CheckHistory, Mark, history, past_of
-from workers.ledger.leases import LeaseLost, claim, finish
-from workers.ledger.submitting import submit
-from workers.ledger.sweeping import sweep
-from workers.ledger.values import Claim, Order, Outcome, Tally
+from workers.queue.history import LAST, CheckHistory, Mark, history, past_of
+from workers.queue.leases import LeaseLost, claim, finish
+from workers.queue.reclaim import sweep
+from workers.database.states import State
+from workers.queue.submission import submit
+from workers.queue.values import Claim, Order, Outcome, Tally
 from workers.settings import ServiceSettings
-from workers.states import State
+from workers.worker.attempt import work_off
 
 DAY = 86400.0
 HTTP, PORTS = "test_web.py::test_http", "shared/ports.py::test_ports"
@@ -242,7 +242,7 @@ def test_a_past_that_cannot_be_read_keeps_no_run_from_being_rehearsed(
 
     ended(database, tally(twin=(0, 2)))
     held, executor = held_of(database), Asking()
-    monkeypatch.setattr("workers.attempt.past_of", away)
+    monkeypatch.setattr("workers.worker.attempt.past_of", away)
     assert work_off(database, held, executor, 60.0) is State.FINISHED
     assert executor.heard == [{}]
 

@@ -23,7 +23,7 @@ from tests.support.service.ledger_world import (
 )
 from workers.database import Database
 from workers.database.schema import attempts
-from workers.ledger.leases import (
+from workers.queue.leases import (
     LeaseLost,
     finish,
     hand_back,
@@ -32,10 +32,10 @@ from workers.ledger.leases import (
     stopped,
     tell,
 )
-from workers.ledger.submitting import cancel, submit
-from workers.ledger.sweeping import sweep
-from workers.ledger.values import Outcome, Renewal
-from workers.states import State
+from workers.queue.reclaim import sweep
+from workers.database.states import State
+from workers.queue.submission import cancel, submit
+from workers.queue.values import Outcome, Renewal
 
 # -- leases -----------------------------------------------------------------------------------
 

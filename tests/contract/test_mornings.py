@@ -24,16 +24,25 @@ from tests.support.service.nights_world import (
     rehearse,
     web_hook,
 )
-from workers import housekeeping, logs, mornings, nights
+from workers import logs
 from workers.database import Database, open_database
 from workers.database.schema import nights as nights_table
 from workers.database.schema import notices
 from workers.database.schema import runs as runs_table
-from workers.ledger.submitting import cancel
-from workers.mornings import PAUSES, TOGETHER, find_night, last_nights, read_night, unsent
-from workers.nights import ANSWER_WITHIN
+from workers.queue.submission import cancel
+from workers.schedule import enqueue, night_reports
+from workers.schedule.enqueue import ANSWER_WITHIN
+from workers.schedule.night_reports import (
+    PAUSES,
+    TOGETHER,
+    find_night,
+    last_nights,
+    read_night,
+    unsent,
+)
+from workers.schedule.night_summary import Night, headline, text
 from workers.settings import ServiceSettings
-from workers.summary import Night, headline, text
+from workers.worker import housekeeping
 
 HOUR = 3600.0
 
@@ -59,8 +68,8 @@ def world(tmp_path: Path) -> World:
 
 def begun(database: Database, settings: ServiceSettings, due: float = DUE) -> Night:
     if due == DUE:
-        nights.begin(database, settings, FIRST_SEEN)
-    nights.begin(database, settings, due)
+        enqueue.begin(database, settings, FIRST_SEEN)
+    enqueue.begin(database, settings, due)
     return read_night(database, "fleet", due)
 
 
@@ -83,10 +92,10 @@ def waiting(database: Database) -> list[tuple[int, bool]]:
 def test_a_night_is_summed_up_when_its_last_run_has_ended(database: Database, world: World) -> None:
     settings = world.settings()
     begun(database, settings)
-    mornings.close(database, DUE + HOUR)
+    night_reports.close(database, DUE + HOUR)
     assert not closed(database)
     rehearse(database, web02="fail")
-    mornings.close(database, DUE + HOUR)
+    night_reports.close(database, DUE + HOUR)
     assert closed(database)
     night = read_night(database, "fleet", DUE)
     assert headline(night).startswith("2 of 3 guests may be upgraded (fleet, 2026-03-03 01:30")
@@ -100,9 +109,9 @@ def test_or_at_its_deadline_with_those_that_have_not_ended(
     settings = world.settings()
     begun(database, settings)
     deadline = DUE + 2 * HOUR + ANSWER_WITHIN
-    mornings.close(database, deadline - 1)
+    night_reports.close(database, deadline - 1)
     assert not closed(database)
-    mornings.close(database, deadline)
+    night_reports.close(database, deadline)
     assert closed(database)
     night = read_night(database, "fleet", DUE)
     assert headline(night).startswith("0 of 3 guests may be upgraded (")
@@ -136,7 +145,7 @@ def test_a_joined_run_and_one_that_was_taken_back_are_counted(
     assert run_id is not None
     cancel(database, run_id, "anna")
     rehearse(database)
-    mornings.close(database, DUE + DAY)
+    night_reports.close(database, DUE + DAY)
     for due in (DUE, DUE + DAY):
         assert closed(database, due)
         said = text(read_night(database, "fleet", due))
@@ -148,10 +157,10 @@ def test_a_missed_night_is_reported(database: Database, world: World, hook: Hook
     world.write(missed="report")
     world.notify = (hook.url,)
     settings = world.settings()
-    nights.begin(database, settings, FIRST_SEEN)
-    nights.begin(database, settings, DUE + DAY + 5 * HOUR)
-    mornings.close(database, DUE + DAY + 5 * HOUR)
-    mornings.send(database, settings, DUE + DAY + 5 * HOUR)
+    enqueue.begin(database, settings, FIRST_SEEN)
+    enqueue.begin(database, settings, DUE + DAY + 5 * HOUR)
+    night_reports.close(database, DUE + DAY + 5 * HOUR)
+    night_reports.send(database, settings, DUE + DAY + 5 * HOUR)
     (got,) = hook.got
     assert got["title"] == "missed: nothing was rehearsed (fleet, 2026-03-04 01:30 Europe/Berlin)"
     assert "Not run before it (1): 2026-03-03 01:30" in got["message"]
@@ -198,11 +207,11 @@ def test_whoever_closes_a_night_the_one_who_knows_the_target_tells_it(
 ) -> None:
     begun(database, world.settings())
     rehearse(database)
-    mornings.close(database, DUE + HOUR)
-    mornings.send(database, world.settings(), DUE + HOUR)  # a worker without NOTIFY
+    night_reports.close(database, DUE + HOUR)
+    night_reports.send(database, world.settings(), DUE + HOUR)  # a worker without NOTIFY
     world.notify = (hook.url,)
     for _again in range(2):
-        mornings.send(database, world.settings(), DUE + HOUR + 60)
+        night_reports.send(database, world.settings(), DUE + HOUR + 60)
     (got,) = hook.got
     assert got["title"].startswith("3 of 3 guests may be upgraded (fleet")
 
@@ -210,9 +219,9 @@ def test_whoever_closes_a_night_the_one_who_knows_the_target_tells_it(
 def test_a_new_target_is_told_no_old_news(database: Database, world: World, hook: Hook) -> None:
     begun(database, world.settings())
     rehearse(database)
-    mornings.close(database, DUE + HOUR)
+    night_reports.close(database, DUE + HOUR)
     world.notify = (hook.url,)
-    mornings.send(database, world.settings(), DUE + HOUR + DAY)
+    night_reports.send(database, world.settings(), DUE + HOUR + DAY)
     assert hook.got == []
 
 
@@ -224,9 +233,9 @@ def test_the_nights_of_several_schedules_are_one_message_about_the_fleet(
     settings = world.settings()
     begun(database, settings)
     rehearse(database, web09="fail", db01="fail")
-    mornings.close(database, DUE + HOUR)
+    night_reports.close(database, DUE + HOUR)
     for _again in range(2):
-        mornings.send(database, settings, DUE + HOUR)
+        night_reports.send(database, settings, DUE + HOUR)
     (got,) = hook.got
     assert got["title"] == "2 of 4 guests may be upgraded (2 schedules)"
     assert "2 of 3 guests may be upgraded (fleet" in got["message"]
@@ -248,10 +257,10 @@ def test_no_summary_waits_for_ever_for_a_night_that_does_not_end(
         connection.execute(
             update(runs_table).where(stuck).values(state="queued", verdict=None, ended=None)
         )
-    mornings.close(database, DUE + HOUR)
-    mornings.send(database, settings, DUE + HOUR)
+    night_reports.close(database, DUE + HOUR)
+    night_reports.send(database, settings, DUE + HOUR)
     assert hook.got == []
-    mornings.send(database, settings, DUE + TOGETHER + 60)
+    night_reports.send(database, settings, DUE + TOGETHER + 60)
     assert [got["title"][:30] for got in hook.got] == ["3 of 3 guests may be upgraded "]
 
 
@@ -264,19 +273,19 @@ def test_what_was_not_delivered_is_tried_again_and_only_that(
     rehearse(database)
     hook.answers = [500, 503]
     moment = DUE + HOUR
-    mornings.close(database, moment)
-    mornings.send(database, settings, moment)
+    night_reports.close(database, moment)
+    night_reports.send(database, settings, moment)
     assert (hook.refused, len(hook.got), len(mailbox.got)) == (1, 0, 1)
     assert unsent(database, read_night(database, "fleet", DUE)) == 1
-    mornings.send(database, settings, moment + PAUSES[0] / 2)
+    night_reports.send(database, settings, moment + PAUSES[0] / 2)
     assert hook.refused == 1, "not yet"
     moment += PAUSES[0]
-    mornings.send(database, settings, moment)
+    night_reports.send(database, settings, moment)
     assert hook.refused == 2
     moment += PAUSES[1]
-    mornings.send(database, settings, moment)
+    night_reports.send(database, settings, moment)
     assert (hook.refused, len(hook.got), len(mailbox.got)) == (2, 1, 1)
-    mornings.send(database, settings, moment + DAY)
+    night_reports.send(database, settings, moment + DAY)
     assert (len(hook.got), len(mailbox.got)) == (1, 1)
     assert unsent(database, read_night(database, "fleet", DUE)) == 0
 
@@ -290,9 +299,9 @@ def test_a_target_that_is_gone_is_given_up_and_the_night_is_kept(
     rehearse(database)
     hook.answers = [500] * 20
     moment = DUE + HOUR
-    mornings.close(database, moment)
+    night_reports.close(database, moment)
     for _day in range(10):
-        mornings.send(database, settings, moment)
+        night_reports.send(database, settings, moment)
         moment += DAY
     assert hook.refused == len(PAUSES) + 1
     assert waiting(database) == [(len(PAUSES) + 1, False)]
@@ -308,18 +317,18 @@ def test_who_is_killed_while_sending_leaves_it_to_the_next(
     settings = world.settings()
     begun(database, settings)
     rehearse(database)
-    mornings.close(database, DUE + HOUR)
+    night_reports.close(database, DUE + HOUR)
 
     def killed(*_: str) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mornings.notify, "send", killed)
+    monkeypatch.setattr(night_reports.notify, "send", killed)
     with pytest.raises(KeyboardInterrupt):
-        mornings.send(database, settings, DUE + HOUR)
+        night_reports.send(database, settings, DUE + HOUR)
     monkeypatch.undo()
-    mornings.send(database, settings, DUE + HOUR + 1)
+    night_reports.send(database, settings, DUE + HOUR + 1)
     assert hook.got == [], "somebody else may be at it"
-    mornings.send(database, settings, DUE + HOUR + PAUSES[0])
+    night_reports.send(database, settings, DUE + HOUR + PAUSES[0])
     assert len(hook.got) == 1
 
 
@@ -342,8 +351,8 @@ def test_no_secret_of_a_target_is_logged(
     before = root.handlers[:], root.level
     logs.configure()
     try:
-        mornings.close(database, DUE + HOUR)
-        mornings.send(database, settings, DUE + HOUR)
+        night_reports.close(database, DUE + HOUR)
+        night_reports.send(database, settings, DUE + HOUR)
     finally:
         root.handlers[:], root.level = before
     said = "".join(capfd.readouterr())

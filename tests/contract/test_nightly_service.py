@@ -15,8 +15,8 @@ from sandbox.core.deadline import Deadline
 from tests.support.machine.forked import Forked
 from tests.support.service.nights_world import HOSTS, World, all_nights, all_runs, web_hook
 from tests.support.service.servers import Postgres, redis_server, short_folder
-from workers import nights
 from workers.database import migrate, open_database
+from workers.schedule import enqueue
 from workers.settings import read_service_settings
 
 PATIENCE = 240.0
@@ -66,7 +66,7 @@ def test_a_night_goes_its_way(postgres_server: Postgres, tmp_path: Path) -> None
         scenario = tmp_path / "scenarios/fleet/scenario.yaml"
         text = scenario.read_text().replace("30 1 * * *", f"{due.minute} {due.hour} * * *")
         scenario.write_text(text.replace("Europe/Berlin", "UTC"))
-        nights.begin(database, settings, now - 2 * DAY)
+        enqueue.begin(database, settings, now - 2 * DAY)
         assert all_nights(database) == []
 
         environment = settings_of | {"PATH": os.environ["PATH"], "HOME": str(state)}

@@ -15,22 +15,23 @@ from sandbox.core.records import Verdict
 from sandbox.core.settings import Settings
 from sandbox.core.store import Store
 from tests.support.service.servers import short_folder
-from workers import housekeeping, retention
-from workers.artifacts import Folder
-from workers.attempt import work_off
+from workers.artifacts import retention
+from workers.artifacts.places import Folder
+from workers.artifacts.worker_folders import Keeping, environment, keep, keep_attempt
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, counters, events, runs, verdicts
-from workers.executors import Executor, NotNow
-from workers.keeping import Keeping, environment, keep, keep_attempt
-from workers.ledger import reading
-from workers.ledger.events import say
-from workers.ledger.leases import claim
-from workers.ledger.submitting import submit
-from workers.ledger.values import Claim, Order, Outcome
-from workers.rehearsing import RehearsalExecutor
+from workers.queue import reading
+from workers.queue.events import say
+from workers.queue.leases import claim
+from workers.database.states import State
+from workers.queue.submission import submit
+from workers.queue.values import Claim, Order, Outcome
 from workers.settings import ServiceSettings, read_service_settings
-from workers.states import State
+from workers.worker import housekeeping
+from workers.worker.attempt import work_off
+from workers.worker.executors import Executor, NotNow
+from workers.worker.rehearsal_executor import RehearsalExecutor
 
 DAY = 86400.0
 MIB = 1 << 20

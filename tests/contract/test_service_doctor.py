@@ -13,13 +13,13 @@ from sandbox.core.deadline import Deadline
 from sandbox.doctor.examine import examine
 from sandbox.doctor.host_checks import Finding, State
 from tests.support.service.services import HOSTS, PATIENCE, Service, service
-from workers import service_checks
 from workers.database.clock import now
 from workers.database.schema import counters, workers
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order
-from workers.presence import present
-from workers.service_checks import judge_broker
+from workers.monitoring import service_checks
+from workers.monitoring.service_checks import judge_broker
+from workers.queue.presence import present
+from workers.queue.submission import submit
+from workers.queue.values import Order
 from workers.settings import ServiceSettings
 
 

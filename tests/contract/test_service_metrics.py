@@ -18,16 +18,17 @@ from sandbox.core.settings import Settings
 from sandbox.hosts.inventory import KnownHost
 from sandbox.hosts.volumes.lvm import Pool
 from tests.support.service.ledger_world import ERROR, FAIL, PASS, order, taken
-from workers import housekeeping, metrics
 from workers.database import Database, open_database
 from workers.database.clock import now
 from workers.database.schema import pools, runs, workers
-from workers.ledger.leases import finish
-from workers.ledger.submitting import submit
-from workers.ledger.sweeping import sweep
-from workers.listening import address
-from workers.pools import look_at_pools, note_pools
+from workers.monitoring import metrics
+from workers.monitoring.listen_address import address
+from workers.monitoring.pools import look_at_pools, note_pools
+from workers.queue.leases import finish
+from workers.queue.reclaim import sweep
+from workers.queue.submission import submit
 from workers.settings import ServiceSettings
+from workers.worker import housekeeping
 
 Samples = dict[tuple[str, ...], float]
 
@@ -161,7 +162,7 @@ def test_a_worker_looks_at_its_hosts_pools(
             raise HostError("it does not answer")
         yield Answering()
 
-    monkeypatch.setattr("workers.pools.connected", connected)
+    monkeypatch.setattr("workers.monitoring.pools.connected", connected)
     settings = ServiceSettings(database="", broker="", sandbox=Settings())
     for name in ("away", "xen1"):
         look_at_pools(database, settings, f"xen+ssh://root@{name}.example.org/system")

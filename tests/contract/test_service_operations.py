@@ -15,15 +15,15 @@ from sandbox.core.records import Verdict
 from sandbox.core.store import Store
 from tests.contract.test_service_metrics import samples
 from tests.support.service.services import PATIENCE, Service, service
+from workers.artifacts.worker_folders import keep_attempt
 from workers.database.schema import attempts
-from workers.keeping import keep_attempt
-from workers.ledger import reading
-from workers.ledger.leases import claim, finish, note_folder
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order, Outcome
-from workers.presence import present
+from workers.queue import reading
+from workers.queue.leases import claim, finish, note_folder
+from workers.queue.presence import present
+from workers.database.states import State
+from workers.queue.submission import submit
+from workers.queue.values import Order, Outcome
 from workers.settings import read_service_settings
-from workers.states import State
 
 TOKEN = "T1JJ3T3L2A1BRTD4JD"
 PASSWORD = "hunter2hunter2"

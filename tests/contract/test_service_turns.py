@@ -6,16 +6,16 @@ from pathlib import Path
 
 from tests.support.service.ledger_world import LEASE, PASS, make_due
 from tests.support.service.servers import redis_server
-from workers.app import backlog, make_app, queue_of
 from workers.database import Database, migrate
-from workers.ledger import reading
-from workers.ledger.leases import claim, finish
-from workers.ledger.reading import DueHost
-from workers.ledger.submitting import submit
-from workers.ledger.values import Claim, Order, Priority
+from workers.queue import reading
+from workers.queue.celery_app import backlog, make_app, queue_of
+from workers.queue.dispatch import Round, Turns
+from workers.queue.leases import claim, finish
+from workers.queue.reading import DueHost
+from workers.queue.submission import submit
+from workers.queue.values import Claim, Order, Priority
 from workers.settings import read_service_settings
-from workers.tasks import ENOUGH, Surroundings, announce, wake
-from workers.turns import Round, Turns
+from workers.worker.tasks import ENOUGH, Surroundings, announce, wake
 
 HOSTS = ("xen1", "xen2", "xen3")
 

@@ -19,10 +19,10 @@ from workers.database import (
     require_schema,
     schema_versions,
 )
-from workers.ledger.leases import finish, renew, tell
-from workers.ledger.submitting import submit
-from workers.ledger.values import Renewal
-from workers.states import State
+from workers.queue.leases import finish, renew, tell
+from workers.database.states import State
+from workers.queue.submission import submit
+from workers.queue.values import Renewal
 
 NEXT = '''"""What a later version may add."""
 import sqlalchemy as sa

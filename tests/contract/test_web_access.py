@@ -22,12 +22,12 @@ from tests.support.service.web_world import (
     rehearsed,
     visitor,
 )
-from workers import sessions, tokens
 from workers.database.clock import now
 from workers.database.schema import sessions as table
 from workers.database.schema import tokens as tokens_table
-from workers.tokens import Scope
-from workers.web.application import ROUTERS
+from workers.web.auth import sessions, tokens
+from workers.web.auth.tokens import Scope
+from workers.web.pages.application import ROUTERS
 
 RUN = "20260101-000000-00000000"
 # What each route needs; a new one has to be put here.

@@ -13,11 +13,11 @@ from tests.contract.web_example import LONG, example
 from tests.support.service.api_world import HOST, Api
 from tests.support.service.browsers import PHONE, Window, chromium, window
 from tests.support.service.web_world import begun, dashboard, tell
-from workers.histories import WORDS
-from workers.ledger.history import Mark
-from workers.ledger.leases import finish
-from workers.ledger.values import Outcome, Tally
-from workers.tokens import Scope
+from workers.queue.check_histories import WORDS
+from workers.queue.history import Mark
+from workers.queue.leases import finish
+from workers.queue.values import Outcome, Tally
+from workers.web.auth.tokens import Scope
 
 
 @pytest.fixture(scope="module")

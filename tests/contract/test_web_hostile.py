@@ -13,9 +13,9 @@ from tests.support.fakes.hostile_records import PAYLOADS, hostile, without_after
 from tests.support.service.api_world import Api
 from tests.support.service.browsers import Window, chromium, window
 from tests.support.service.web_world import begun, dashboard, rehearsed, tell
-from workers.ledger.leases import finish
-from workers.ledger.values import Outcome
-from workers.tokens import Scope
+from workers.queue.leases import finish
+from workers.queue.values import Outcome
+from workers.web.auth.tokens import Scope
 
 MORE = {
     "event": "<img src=x onerror=alert(1)><svg/onload=alert(1)>",

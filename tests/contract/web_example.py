@@ -21,10 +21,10 @@ from tests.support.service.api_world import HOST, Api
 from tests.support.service.web_world import begun, dashboard, rehearsed, tell
 from workers.database.clock import now
 from workers.database.schema import night_guests, nights, workers
-from workers.ledger.submitting import submit
-from workers.ledger.values import Order
-from workers.pools import note_pools
-from workers.tokens import Scope
+from workers.monitoring.pools import note_pools
+from workers.queue.submission import submit
+from workers.queue.values import Order
+from workers.web.auth.tokens import Scope
 
 LONG = "a-guest-with-a-name-that-is-as-long-as-the-names-of-guests-may-be-64"
 SCHEDULE = """\

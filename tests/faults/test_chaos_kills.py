@@ -19,7 +19,7 @@ from tests.support.faults.chaos_plague import a_busy_worker, plague
 from tests.support.faults.chaos_service import PHASE, Service, service
 from tests.support.service.servers import Postgres, Redis
 from workers.database.schema import attempts
-from workers.simulated import STAGES
+from workers.worker.simulated_executor import STAGES
 
 HOSTS = ("one", "two")
 SLOTS = 24

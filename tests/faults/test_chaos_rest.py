@@ -18,11 +18,11 @@ from tests.support.faults.chaos_judge import judge
 from tests.support.faults.chaos_plague import HOSTS, a_busy_worker, fill, plague
 from tests.support.faults.chaos_service import LEASE, PHASE, Service, service
 from tests.support.service.servers import Postgres, redis_server
-from workers.app import make_app
 from workers.database.schema import attempts, runs
-from workers.ledger import submitting
-from workers.states import HELD, State
-from workers.tasks import announce, send_reap
+from workers.queue import submission
+from workers.queue.celery_app import make_app
+from workers.database.states import HELD, State
+from workers.worker.tasks import announce, send_reap
 
 SLOTS = 12
 DOUBLE = "a wake message, delivered 10 times"
@@ -79,7 +79,7 @@ def test_runs_are_cancelled_at_any_moment(running: Service, cells: Cells) -> Non
             time.sleep(running.rnd.uniform(0, PHASE))
             with contextlib.suppress(RequestError):  # it has ended meanwhile
                 running.cancelled.add(run_id)
-                became = submitting.cancel(running.database, run_id, "chaos")
+                became = submission.cancel(running.database, run_id, "chaos")
                 cells.tried(names[State.QUEUED if became is State.CANCELLED else State.RUNNING])
     _judge(running, cells, *names.values())
 

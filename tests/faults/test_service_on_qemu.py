@@ -18,7 +18,7 @@ from tests.support.faults.chaos_cells import dice
 from tests.support.faults.service_on_qemu import ENDLESS, Service, expect_pass
 from tests.support.guests import leftovers
 from tests.support.guests.guests import PRODUCTION
-from workers.states import Change, State
+from workers.database.states import Change, State
 
 pytestmark = pytest.mark.vm
 

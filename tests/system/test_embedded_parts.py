@@ -17,16 +17,16 @@ import pytest
 from sqlalchemy import insert
 
 from sandbox.core.errors import HostError
-from workers import health
 from workers.database import migrate, open_database
 from workers.database.clock import now
 from workers.database.schema import workers
-from workers.embedded import leash
-from workers.embedded.lines import Lines, understood
-from workers.embedded.programs import Program
-from workers.embedded.supervising import LONGEST_PAUSE, Kept, Pipe
-from workers.processes import worker_name
+from workers.monitoring import health
 from workers.settings import read_service_settings
+from workers.standalone import leash
+from workers.standalone.lines import Lines, understood
+from workers.standalone.programs import Program
+from workers.standalone.supervisor import LONGEST_PAUSE, Kept, Pipe
+from workers.worker.process import worker_name
 
 # Says when it is there, and does not care for SIGTERM when asked not to.
 PROGRAM = """

@@ -12,16 +12,16 @@ from sqlalchemy import select, update
 
 from sandbox.core.errors import HostError, RequestError
 from sandbox.core.records import Verdict
-from workers.attempt import work_off
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, runs
-from workers.executors import NotNow, Teller
-from workers.ledger import leases, reading
-from workers.ledger.leases import claim
-from workers.ledger.submitting import cancel, submit
-from workers.ledger.sweeping import sweep
-from workers.ledger.values import Claim, Order, Outcome
-from workers.states import State
+from workers.queue import leases, reading
+from workers.queue.leases import claim
+from workers.queue.reclaim import sweep
+from workers.database.states import State
+from workers.queue.submission import cancel, submit
+from workers.queue.values import Claim, Order, Outcome
+from workers.worker.attempt import work_off
+from workers.worker.executors import NotNow, Teller
 
 LEASE = 2.0  # seconds: long enough for a busy machine to keep it
 PATIENCE = 60.0  # seconds that an executor waits for its interruption
@@ -88,7 +88,7 @@ def test_a_verdict_is_written_with_where_its_record_is(database: Database) -> No
 def test_a_detail_is_not_told_twice_in_a_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.attempt._TELL_EVERY", 0.0)
+    monkeypatch.setattr("workers.worker.attempt._TELL_EVERY", 0.0)
     run = held(database)
 
     def act(_claim: Claim, tell: Teller) -> Outcome:
@@ -169,8 +169,8 @@ def test_without_its_database_an_attempt_ends_before_its_lease_does(
     def away(*_details: object) -> None:
         raise HostError("the database does not answer")
 
-    monkeypatch.setattr("workers.attempt.renew", away)
-    monkeypatch.setattr("workers.attempt.hand_back", away)
+    monkeypatch.setattr("workers.worker.attempt.renew", away)
+    monkeypatch.setattr("workers.worker.attempt.hand_back", away)
     executor = Scripted(until_interrupted)
     assert work_off(database, run, executor, 2.0) is None
     assert executor.cleaned == [run.run_id]
@@ -190,7 +190,7 @@ def test_a_verdict_waits_for_a_database_that_is_away_for_a_moment(
             raise away.pop()
         return leases.finish(*details)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("workers.attempt.finish", sometimes)
+    monkeypatch.setattr("workers.worker.attempt.finish", sometimes)
     assert work_off(database, run, Scripted(lambda *_: PASS), 60.0) is State.FINISHED
 
 
@@ -235,7 +235,7 @@ def test_a_record_that_could_not_be_noted_at_first_is_noted_with_the_verdict(
             raise HostError("the database does not answer")
         leases.note_folder(*details)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("workers.attempt.note_folder", once_away)
+    monkeypatch.setattr("workers.worker.attempt.note_folder", once_away)
     assert work_off(database, run, Scripted(lambda *_: PASS), 60.0) is State.FINISHED
     with database.read() as connection:
         (row,) = connection.execute(select(attempts))
@@ -272,7 +272,7 @@ def test_what_cannot_be_told_does_not_end_the_work(
     def away(*_details: object) -> None:
         raise HostError("gone")
 
-    monkeypatch.setattr("workers.attempt.tell", away)
+    monkeypatch.setattr("workers.worker.attempt.tell", away)
 
     def act(_claim: Claim, tell: Teller) -> Outcome:
         tell("phase", "boot")

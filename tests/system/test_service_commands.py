@@ -18,10 +18,10 @@ from sandbox.core.settings import Settings
 from sandbox.hosts.inventory import default_host, find_host
 from sandbox.verdict.flakiness import Rate
 from workers import cli
-from workers.asking import known_hosts
 from workers.database import Database, open_database
-from workers.ledger.leases import claim, finish, tell
-from workers.ledger.values import Claim, Outcome, Tally
+from workers.queue.leases import claim, finish, tell
+from workers.queue.terminal import known_hosts
+from workers.queue.values import Claim, Outcome, Tally
 from workers.settings import ServiceSettings, read_service_settings
 
 HOST = "this machine"
@@ -49,7 +49,7 @@ class Terminal:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     with tempfile.TemporaryDirectory(prefix="sbsvc-", dir="/tmp") as state:
         monkeypatch.setenv("SANDBOX_STATE", state)
-        monkeypatch.setattr("workers.intake.wake", lambda *_: None)
+        monkeypatch.setattr("workers.queue.intake.wake", lambda *_: None)
         migrated = CliRunner().invoke(cli.main, ["migrate"])
         assert migrated.exit_code == 0, migrated.output
         database = open_database(f"sqlite:///{state}/service/truth.db")

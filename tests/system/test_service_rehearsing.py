@@ -21,20 +21,20 @@ from sandbox.hosts.inventory import KnownHost
 from sandbox.network.isolation import names, network_xml
 from sandbox.scenario.request import Request, prepare
 from sandbox.verdict.flakiness import Rate
-from workers.attempt import work_off
 from workers.database import Database, migrate, open_database
 from workers.database.schema import verdicts
-from workers.ledger import reading
-from workers.ledger.history import history
-from workers.ledger.leases import claim, finish
-from workers.ledger.submitting import submit
-from workers.ledger.sweeping import note_left, reaping_wanted
-from workers.ledger.values import Outcome, Tally
-from workers.orders import digest, order_of
-from workers.rehearsing import RehearsalExecutor, disown
+from workers.queue import reading
+from workers.queue.history import history
+from workers.queue.leases import claim, finish
+from workers.queue.orders import digest, order_of
+from workers.queue.reclaim import note_left, reaping_wanted
+from workers.database.states import State
+from workers.queue.submission import submit
+from workers.queue.values import Outcome, Tally
 from workers.settings import ServiceSettings, read_service_settings
-from workers.states import State
-from workers.tasks import Surroundings, reap
+from workers.worker.attempt import work_off
+from workers.worker.rehearsal_executor import RehearsalExecutor, disown
+from workers.worker.tasks import Surroundings, reap
 
 SCENARIO = "upgrade: {what: security}\nsource: {guest: web01, host: xen1}\nlogin: {inject: true}\n"
 CHECK = "def test_it(host):\n    assert True\n"
@@ -125,7 +125,7 @@ def test_a_rehearsal_knows_what_its_guests_checks_did_before(
     def connected(_host: KnownHost) -> Iterator[FakeHypervisor]:
         yield FakeHypervisor()  # it has no such guest
 
-    monkeypatch.setattr("workers.rehearsing.connected", connected)
+    monkeypatch.setattr("workers.worker.rehearsal_executor.connected", connected)
     asked(database, settings)
     before = claim(database, "xen1", "me", 60.0, None)
     assert before is not None
@@ -167,8 +167,8 @@ def test_what_could_not_be_removed_is_a_reapers_while_its_process_lives(
     def connected(_host: KnownHost) -> Iterator[FakeHypervisor]:
         yield hypervisor
 
-    monkeypatch.setattr("workers.rehearsing.connected", connected)
-    monkeypatch.setattr("workers.pools.connected", connected)
+    monkeypatch.setattr("workers.worker.rehearsal_executor.connected", connected)
+    monkeypatch.setattr("workers.monitoring.pools.connected", connected)
     around = Surroundings(settings, _database=database)
     note_left(database, "xen1")
     reap(around, "xen1")

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from workers import cli
-from workers.commands import worker
-from workers.embedded.programs import UNDO
+from workers.commands.service import worker
 from workers.settings import VARIABLES
-from workers.units import UNIT
+from workers.standalone.programs import UNDO
+from workers.worker.systemd_unit import UNIT
 
 NAME = UNIT.name
 MOST_EXPOSED = 60  # of 100, as `systemd-analyze security` counts

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from sandbox.core.errors import RequestError
 from workers.chat import roles
-from workers.chat.configuring import read_chat
+from workers.chat.config import read_chat
 from workers.chat.roles import NotAllowed
 from workers.chat.values import Channel, Role
 from workers.cli import main

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.chat import comments, slack
-from workers.chat.words import RUN_ID, USAGE, Command, NotUnderstood, Verb, understand
+from workers.chat.vendors import comments, slack
+from workers.chat.wording import RUN_ID, USAGE, Command, NotUnderstood, Verb, understand
 
 RUN = "20261125-013000-1a2b3c4d"
 

@@ -16,8 +16,8 @@ from sandbox.verdict.flakiness import NAME_LIMIT, Rate, excuse, flaky, kept_name
 from tests.support.fakes.sample_records import broken_nginx, passing_facts, session
 from tests.unit.test_trust import NAME, RED, red_on_clone, rounds, twin
 from tests.unit.test_verdict_properties import facts_strategy, names, pasts
-from workers.ledger.checks import MOST, tallies
-from workers.ledger.history import Mark, mark_of
+from workers.queue.check_results import MOST, tallies
+from workers.queue.history import Mark, mark_of
 
 histories = st.dictionaries(st.one_of(names, st.just(NAME)), pasts, max_size=4)
 

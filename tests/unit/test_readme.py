@@ -20,13 +20,13 @@ from sandbox.preflight.known_bugs import Bug, read_bugs
 from sandbox.preflight.parse import Conffile, Seen, Space
 from sandbox.scenario import Schedule, load_scenario, shared_checks
 from tests.support.paths import ROOT
-from workers.chat.configuring import read_chat
-from workers.chat.words import USAGE, Command, Verb, understand
+from workers.chat.config import read_chat
+from workers.chat.wording import USAGE, Command, Verb, understand
 from workers.cli import main
+from workers.schedule.night_summary import GuestNight, Night, text
 from workers.settings import SECRETS
 from workers.settings import VARIABLES as OF_SERVICE
-from workers.summary import GuestNight, Night, text
-from workers.units import UNIT
+from workers.worker.systemd_unit import UNIT
 
 README = (ROOT / "README.md").read_text()
 SHELL = [

@@ -19,7 +19,7 @@ from sandbox.core.records import (
 from sandbox.rehearsal.retest import worth_another_start
 from sandbox.verdict.decide import decide
 from tests.support.fakes.sample_records import observation, passing_facts, session
-from workers.rehearsing import evidence_of
+from workers.worker.rehearsal_executor import evidence_of
 
 NAME = "test_web.py::test_http"
 RED = session({NAME: "refused"})

@@ -13,11 +13,12 @@ from click.testing import CliRunner, Result
 from sqlalchemy import update
 
 from sandbox.core.records import Verdict
-from workers import cli, mornings, nights
+from workers import cli
 from workers.database import Database, open_database
 from workers.database.schema import runs
-from workers.ledger.leases import claim, finish
-from workers.ledger.values import Outcome
+from workers.queue.leases import claim, finish
+from workers.queue.values import Outcome
+from workers.schedule import enqueue, night_reports
 from workers.settings import ServiceSettings, read_service_settings
 
 SCENARIO = """\
@@ -40,8 +41,8 @@ class Terminal:
         return CliRunner().invoke(cli.main, list(arguments))
 
     def begin_night(self) -> None:
-        nights.begin(self.database, self.settings, NOON)
-        nights.begin(self.database, self.settings, DUE)
+        enqueue.begin(self.database, self.settings, NOON)
+        enqueue.begin(self.database, self.settings, DUE)
 
     def rehearse(self, **verdicts: str) -> None:
         with self.database.write() as connection:
@@ -49,7 +50,7 @@ class Terminal:
         while (held := claim(self.database, HOST, "worker-a", 60.0, None)) is not None:
             verdict = Verdict(verdicts.get(held.guest, "pass"))
             finish(self.database, held, Outcome(verdict, "nginx does not start"))
-        mornings.close(self.database, DUE)
+        night_reports.close(self.database, DUE)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.schedule import (
+from workers.schedule.due_times import (
     MOST_MISSED,
     Due,
     delay,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.core.errors import RequestError
-from workers.states import ENDED, HELD, OPEN, TRANSITIONS, Change, State, after, sources
+from workers.database.states import ENDED, HELD, OPEN, TRANSITIONS, Change, State, after, sources
 
 
 def test_every_state_is_in_the_table() -> None:

@@ -9,8 +9,16 @@ from datetime import UTC, datetime
 import pytest
 
 from sandbox.core.records import Verdict
-from workers.notify import inert, kind_of
-from workers.summary import MOST_LINES, NO_ANSWER, GuestNight, Night, as_json, headline, text
+from workers.notifications.delivery import inert, kind_of
+from workers.schedule.night_summary import (
+    MOST_LINES,
+    NO_ANSWER,
+    GuestNight,
+    Night,
+    as_json,
+    headline,
+    text,
+)
 
 DUE = datetime(2026, 11, 25, 0, 30, tzinfo=UTC).timestamp()
 

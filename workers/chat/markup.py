@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from sandbox.core.clean_text import one_line
 from workers.chat.values import Lines, Span
-from workers.notify import inert
+from workers.notifications.delivery import inert
 
 MOST = 2800  # characters of a message: Slack takes 3000 in a block
 _LONGEST = 300  # of a piece

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-from workers.states import HELD, OPEN, State
+from workers.database.states import HELD, OPEN, State
 
 metadata = MetaData(
     naming_convention={

@@ -11,7 +11,7 @@ from sandbox.core.errors import DeadlineExceeded
 from sandbox.core.records import Verdict
 from tests.support.faults.chaos_service import Service
 from workers.database.schema import attempts, counters, runs, verdicts
-from workers.states import ENDED, State
+from workers.database.states import ENDED, State
 
 
 def judge(service: Service) -> list[str]:

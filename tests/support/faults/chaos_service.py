@@ -24,16 +24,16 @@ from sandbox.core.records import Verdict
 from sandbox.core.settings import Settings
 from tests.support.machine.forked import SANDBOX, Forked
 from tests.support.service.servers import Postgres, Redis, short_folder
-from workers import canary
-from workers.app import make_app
 from workers.database import Database, migrate, open_database
 from workers.database.schema import runs
-from workers.intake import wake
-from workers.ledger import submitting
-from workers.ledger.values import Order
+from workers.monitoring import canary
+from workers.queue import submission
+from workers.queue.celery_app import make_app
+from workers.database.states import HELD, OPEN, State
+from workers.queue.values import Order
 from workers.settings import ServiceSettings
-from workers.simulated import STAGES, SimulatedExecutor
-from workers.states import HELD, OPEN, State
+from workers.queue.intake import wake
+from workers.worker.simulated_executor import STAGES, SimulatedExecutor
 
 _migrating = threading.Lock()  # alembic keeps its state in a module
 PATIENCE = 180.0  # seconds for anything that has to happen in the end; a busy machine
@@ -197,7 +197,7 @@ class Service:
             guest = f"{'slow-' if slow else ''}guest{self._guests}{ending}"
         attempts = 2 if guest.endswith("-error") else MANY
         order = Order("chaos", guest, host, fresh=True, most_attempts=attempts)
-        run_id = submitting.submit(self.database, order).run_id
+        run_id = submission.submit(self.database, order).run_id
         self.truths[run_id] = truth_of(guest)
         return run_id
 

@@ -34,9 +34,9 @@ from tests.support.service.servers import Postgres, Redis
 from tests.support.waiting import wait_until
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, runs, verdicts
-from workers.ledger import reading
-from workers.ledger.values import RunRow
-from workers.states import ENDED, State
+from workers.queue import reading
+from workers.database.states import ENDED, State
+from workers.queue.values import RunRow
 
 LEASE, TICK = 15.0, 1.0
 WINDOW = 5.0  # seconds: how long after a phase's beginning a fault may come

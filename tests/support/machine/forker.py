@@ -29,12 +29,12 @@ HEAVY = (
     "sandbox.rehearsal.recipe",
     "sqlalchemy.dialects.postgresql",
     "sqlalchemy.dialects.sqlite",
-    "workers.api.server",
-    "workers.api.application",
+    "workers.web.api.server",
+    "workers.web.api.application",
     "workers.cli",
-    "workers.processes",
-    "workers.rehearsing",
-    "workers.tasks",
+    "workers.worker.process",
+    "workers.worker.rehearsal_executor",
+    "workers.worker.tasks",
 )
 STATUS = struct.Struct("i")  # a child's pid, in the end its status as Popen.returncode
 _REQUEST = 1 << 20  # bytes, at most

@@ -13,8 +13,8 @@ from typing import Any
 from sandbox.core.deadline import Deadline
 from tests.support.machine.forked import Forked
 from tests.support.service.services import PATIENCE, Service, service
-from workers import tokens
-from workers.tokens import Scope, Token
+from workers.web.auth import tokens
+from workers.web.auth.tokens import Scope, Token
 
 SCENARIO, GUEST, HOST = "security", "web01", "xen1"
 MANY = "100000"  # a minute: for tests that are not about limits

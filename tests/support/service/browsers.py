@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from sandbox.demo.picture import CHROMIUM
 from tests.support.service.api_world import Api
-from workers.tokens import Scope
+from workers.web.auth.tokens import Scope
 
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 900}

@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook
 
 from sandbox.core.settings import Settings, shipped_scenarios
 from tests.support.service.vendors import BOT_TOKEN, HEAD, REPOSITORY
-from workers.chat.configuring import read_chat
+from workers.chat.config import read_chat
 from workers.chat.values import Chat
 from workers.settings import ServiceSettings, read_service_settings
 

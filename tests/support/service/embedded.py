@@ -17,8 +17,8 @@ from sandbox.core.deadline import Deadline
 from sandbox.core.store import start_time
 from tests.support.service.servers import short_folder
 from workers.database import open_database
-from workers.ledger import reading
-from workers.ledger.values import RunRow
+from workers.queue import reading
+from workers.queue.values import RunRow
 
 PATIENCE = 300.0
 LONGEST_STATE = 48  # characters, as sandbox.core.settings has it

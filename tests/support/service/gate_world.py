@@ -20,7 +20,7 @@ from sandbox.core.deadline import Deadline
 from tests.support.service.api_world import HOST, MANY, Api, started
 from tests.support.service.servers import short_folder
 from tests.support.service.services import PATIENCE, service
-from workers.tokens import Scope
+from workers.web.auth.tokens import Scope
 
 OF_CI = ("SANDBOX_", "GITHUB_", "CI_", "BUILD_", "JENKINS_")
 GITHUB = {

@@ -7,11 +7,11 @@ from sqlalchemy import update
 from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import runs
-from workers.ledger import reading
-from workers.ledger.leases import (
+from workers.queue import reading
+from workers.queue.leases import (
     claim,
 )
-from workers.ledger.values import Claim, Order, Outcome, RunRow
+from workers.queue.values import Claim, Order, Outcome, RunRow
 
 LEASE = 60.0
 PASS = Outcome(Verdict.PASS, "all went well", {"packages": ["nginx"]})

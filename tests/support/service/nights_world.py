@@ -21,8 +21,8 @@ from sqlalchemy import select, update
 from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import night_guests, nights, runs
-from workers.ledger.leases import claim, finish
-from workers.ledger.values import Outcome
+from workers.queue.leases import claim, finish
+from workers.queue.values import Outcome
 from workers.settings import ServiceSettings, read_service_settings
 
 PATIENCE = 60.0

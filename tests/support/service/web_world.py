@@ -14,13 +14,13 @@ from sandbox.core.store import Store
 from tests.support.fakes.sample_records import write_artifacts
 from tests.support.service.api_world import HOST, MANY, Answer, Api, started
 from tests.support.service.services import service
-from workers.keeping import keep_attempt
-from workers.ledger import leases
-from workers.ledger.leases import claim, finish, note_folder
-from workers.ledger.submitting import submit
-from workers.ledger.values import Claim, Order
-from workers.rehearsing import outcome_of
-from workers.tokens import Scope
+from workers.artifacts.worker_folders import keep_attempt
+from workers.queue import leases
+from workers.queue.leases import claim, finish, note_folder
+from workers.queue.submission import submit
+from workers.queue.values import Claim, Order
+from workers.web.auth.tokens import Scope
+from workers.worker.rehearsal_executor import outcome_of
 
 FORM = "application/x-www-form-urlencoded"
 COOKIE = "sandbox"

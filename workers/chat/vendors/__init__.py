@@ -1,0 +1,1 @@
+"""One module a vendor: its signature, its form, its messages."""

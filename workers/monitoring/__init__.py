@@ -1,0 +1,1 @@
+"""How the service is: health, metrics, and checks from end to end."""

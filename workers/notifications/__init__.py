@@ -1,0 +1,1 @@
+"""What is told to people: texts to their targets, and which verdicts are news."""

@@ -1,0 +1,1 @@
+"""Nights: when they are due, their runs, and the reports in the morning."""

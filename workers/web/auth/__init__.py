@@ -1,0 +1,1 @@
+"""Who asks: tokens of the API, sessions of the pages."""
