@@ -15,8 +15,8 @@ from tests.support.service.chat_world import Sent, write_chat
 from tests.support.service.servers import postgres
 from tests.support.service.services import service
 from tests.support.service.vendors import vendors
-from workers.queue import reading
 from workers.database.states import State
+from workers.queue import reading
 
 pytestmark = pytest.mark.benchmark
 

@@ -10,9 +10,9 @@ import pytest
 from sandbox.core.deadline import Deadline
 from tests.support.benchmarks.fleet import Fleet, fleet
 from tests.support.benchmarks.table import Measurement, Results
+from workers.database.states import ENDED
 from workers.queue import reading
 from workers.queue.celery_app import make_app
-from workers.database.states import ENDED
 from workers.queue.values import Priority
 
 pytestmark = pytest.mark.benchmark

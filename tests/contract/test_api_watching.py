@@ -11,8 +11,8 @@ from sqlalchemy import insert
 from tests.support.service.ledger_world import order
 from workers.database import Database
 from workers.database.schema import events
-from workers.queue.events import say
 from workers.database.states import State
+from workers.queue.events import say
 from workers.queue.submission import cancel, submit
 from workers.web.api import watching
 from workers.web.api.watching import Looks

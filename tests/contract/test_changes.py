@@ -17,11 +17,11 @@ from tests.support.service.nights_world import DAY, DUE, FIRST_SEEN, Hook, World
 from workers.database import Database
 from workers.database.schema import news, night_guests
 from workers.notifications import delivery, verdict_changes
+from workers.notifications.delivery import PAUSES
 from workers.queue.orders import digest
 from workers.queue.submission import submit
 from workers.queue.values import Order
 from workers.schedule import enqueue, night_reports
-from workers.schedule.night_reports import PAUSES
 from workers.settings import ServiceSettings, read_service_settings
 from workers.worker import housekeeping
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sandbox.core.records import Verdict
 from workers.database import Database
+from workers.database.states import State
 from workers.gate.fleet import Answer, Standing, fleet, pending
 from workers.queue.leases import claim, finish
-from workers.database.states import State
 from workers.queue.submission import submit
 from workers.queue.values import Order, Outcome
 

@@ -14,8 +14,8 @@ import pytest
 from tests.support.service.gate_world import OF_CI, Done, Gate
 from tests.support.service.servers import short_folder
 from tests.support.service.services import PATIENCE, Service, service
-from workers.queue import reading
 from workers.database.states import ENDED, State
+from workers.queue import reading
 from workers.queue.values import Priority
 
 

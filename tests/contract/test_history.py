@@ -21,10 +21,10 @@ from workers.artifacts import retention
 from workers.database import Database, migrate, open_database, require_schema
 from workers.database.clock import now
 from workers.database.schema import check_results, runs
+from workers.database.states import State
 from workers.queue.history import LAST, CheckHistory, Mark, history, past_of
 from workers.queue.leases import LeaseLost, claim, finish
 from workers.queue.reclaim import sweep
-from workers.database.states import State
 from workers.queue.submission import submit
 from workers.queue.values import Claim, Order, Outcome, Tally
 from workers.settings import ServiceSettings

@@ -14,13 +14,13 @@ from sandbox.core.records import Verdict
 from tests.support.service.ledger_world import FAIL, LEASE, PASS, order, row, take, taken
 from workers.database import Database, migrate, open_database, require_schema, schema_versions
 from workers.database.schema import metadata, runs, verdicts
+from workers.database.states import State
 from workers.queue import reading
 from workers.queue.leases import (
     claim,
     finish,
     tell,
 )
-from workers.database.states import State
 from workers.queue.submission import submit
 from workers.queue.values import Priority
 

@@ -23,6 +23,7 @@ from tests.support.service.ledger_world import (
 )
 from workers.database import Database
 from workers.database.schema import attempts
+from workers.database.states import State
 from workers.queue.leases import (
     LeaseLost,
     finish,
@@ -33,7 +34,6 @@ from workers.queue.leases import (
     tell,
 )
 from workers.queue.reclaim import sweep
-from workers.database.states import State
 from workers.queue.submission import cancel, submit
 from workers.queue.values import Outcome, Renewal
 

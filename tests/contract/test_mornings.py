@@ -29,17 +29,11 @@ from workers.database import Database, open_database
 from workers.database.schema import nights as nights_table
 from workers.database.schema import notices
 from workers.database.schema import runs as runs_table
+from workers.notifications.delivery import PAUSES
 from workers.queue.submission import cancel
 from workers.schedule import enqueue, night_reports
 from workers.schedule.enqueue import ANSWER_WITHIN
-from workers.schedule.night_reports import (
-    PAUSES,
-    TOGETHER,
-    find_night,
-    last_nights,
-    read_night,
-    unsent,
-)
+from workers.schedule.night_reports import TOGETHER, find_night, last_nights, read_night, unsent
 from workers.schedule.night_summary import Night, headline, text
 from workers.settings import ServiceSettings
 from workers.worker import housekeeping

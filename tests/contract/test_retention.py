@@ -21,16 +21,16 @@ from workers.artifacts.worker_folders import Keeping, environment, keep, keep_at
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, counters, events, runs, verdicts
+from workers.database.states import State
 from workers.queue import reading
 from workers.queue.events import say
 from workers.queue.leases import claim
-from workers.database.states import State
 from workers.queue.submission import submit
-from workers.queue.values import Claim, Order, Outcome
+from workers.queue.values import Claim, NotNow, Order, Outcome
 from workers.settings import ServiceSettings, read_service_settings
 from workers.worker import housekeeping
 from workers.worker.attempt import work_off
-from workers.worker.executors import Executor, NotNow
+from workers.worker.executors import Executor
 from workers.worker.rehearsal_executor import RehearsalExecutor
 
 DAY = 86400.0

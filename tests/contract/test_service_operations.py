@@ -17,10 +17,10 @@ from tests.contract.test_service_metrics import samples
 from tests.support.service.services import PATIENCE, Service, service
 from workers.artifacts.worker_folders import keep_attempt
 from workers.database.schema import attempts
+from workers.database.states import State
 from workers.queue import reading
 from workers.queue.leases import claim, finish, note_folder
 from workers.queue.presence import present
-from workers.database.states import State
 from workers.queue.submission import submit
 from workers.queue.values import Order, Outcome
 from workers.settings import read_service_settings

@@ -8,14 +8,14 @@ from tests.support.service.ledger_world import LEASE, PASS, make_due
 from tests.support.service.servers import redis_server
 from workers.database import Database, migrate
 from workers.queue import reading
-from workers.queue.celery_app import backlog, make_app, queue_of
+from workers.queue.celery_app import ENOUGH, announce, backlog, make_app, queue_of
 from workers.queue.dispatch import Round, Turns
 from workers.queue.leases import claim, finish
 from workers.queue.reading import DueHost
 from workers.queue.submission import submit
 from workers.queue.values import Claim, Order, Priority
 from workers.settings import read_service_settings
-from workers.worker.tasks import ENOUGH, Surroundings, announce, wake
+from workers.worker.tasks import Surroundings, wake
 
 HOSTS = ("xen1", "xen2", "xen3")
 

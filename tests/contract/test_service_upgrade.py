@@ -19,8 +19,8 @@ from workers.database import (
     require_schema,
     schema_versions,
 )
-from workers.queue.leases import finish, renew, tell
 from workers.database.states import State
+from workers.queue.leases import finish, renew, tell
 from workers.queue.submission import submit
 from workers.queue.values import Renewal
 

@@ -19,10 +19,10 @@ from tests.support.faults.chaos_plague import HOSTS, a_busy_worker, fill, plague
 from tests.support.faults.chaos_service import LEASE, PHASE, Service, service
 from tests.support.service.servers import Postgres, redis_server
 from workers.database.schema import attempts, runs
-from workers.queue import submission
-from workers.queue.celery_app import make_app
 from workers.database.states import HELD, State
-from workers.worker.tasks import announce, send_reap
+from workers.queue import submission
+from workers.queue.celery_app import announce, make_app
+from workers.worker.tasks import send_reap
 
 SLOTS = 12
 DOUBLE = "a wake message, delivered 10 times"

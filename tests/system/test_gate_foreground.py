@@ -15,12 +15,12 @@ from sandbox.core.records import Verdict
 from sandbox.scenario.request import Request
 from tests.support.fakes.stage import Stage
 from workers.cli import main
+from workers.database.states import State
 from workers.gate import files, foreground, ways
 from workers.gate.job import Job
 from workers.gate.progress import Teller
 from workers.gate.server import body_of
 from workers.gate.values import Away, Ending, Heard, Seen
-from workers.database.states import State
 from workers.settings import read_server
 
 

@@ -14,14 +14,14 @@ from sandbox.core.errors import HostError, RequestError
 from sandbox.core.records import Verdict
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, runs
+from workers.database.states import State
 from workers.queue import leases, reading
 from workers.queue.leases import claim
 from workers.queue.reclaim import sweep
-from workers.database.states import State
 from workers.queue.submission import cancel, submit
-from workers.queue.values import Claim, Order, Outcome
+from workers.queue.values import Claim, NotNow, Order, Outcome
 from workers.worker.attempt import work_off
-from workers.worker.executors import NotNow, Teller
+from workers.worker.executors import Teller
 
 LEASE = 2.0  # seconds: long enough for a busy machine to keep it
 PATIENCE = 60.0  # seconds that an executor waits for its interruption

@@ -23,12 +23,12 @@ from sandbox.scenario.request import Request, prepare
 from sandbox.verdict.flakiness import Rate
 from workers.database import Database, migrate, open_database
 from workers.database.schema import verdicts
+from workers.database.states import State
 from workers.queue import reading
 from workers.queue.history import history
 from workers.queue.leases import claim, finish
 from workers.queue.orders import digest, order_of
 from workers.queue.reclaim import note_left, reaping_wanted
-from workers.database.states import State
 from workers.queue.submission import submit
 from workers.queue.values import Outcome, Tally
 from workers.settings import ServiceSettings, read_service_settings

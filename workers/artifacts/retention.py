@@ -20,8 +20,8 @@ from workers.database.clock import now
 from workers.database.schema import attempts, events, runs
 from workers.queue import check_results, idempotency
 from workers.queue.counters import count
+from workers.queue.values import NotNow
 from workers.settings import ServiceSettings
-from workers.worker.executors import NotNow
 
 EVERY = 600.0  # seconds
 DAY = 86400.0

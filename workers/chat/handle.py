@@ -11,12 +11,11 @@ from workers.chat.roles import CANCEL, READ, SUBMIT
 from workers.chat.values import Channel, Heard, Line, Lines, Span
 from workers.chat.wording import Command, NotUnderstood, Verb
 from workers.database import Database
-from workers.queue import reading, submission
-from workers.queue.overview import named_scenario
 from workers.database.states import State
+from workers.queue import intake, reading, submission
+from workers.queue.overview import named_scenario
 from workers.queue.values import NoSuchRun, Order, RunRow, Submitted
 from workers.settings import ServiceSettings
-from workers.queue import intake
 
 FEW = 5  # runs of an answer
 _LOOKED_AT = 200  # of which those that may be seen are shown

@@ -9,8 +9,8 @@ import threading
 
 import structlog
 
-from workers.settings import ServiceSettings
 from workers.queue import intake
+from workers.settings import ServiceSettings
 
 log = structlog.get_logger("sandbox.chat")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import click
 
-from workers.commands.service import open_service
+from workers.context import open_service
 
 SCOPES = ("read", "submit", "admin")
 

@@ -11,7 +11,7 @@ import click
 from sandbox.cli.main import doctor
 from sandbox.core.errors import RequestError
 from sandbox.core.interruption import interruptible
-from workers.commands.service import open_service
+from workers.context import open_service
 
 LISTEN = "127.0.0.1:9171"
 

@@ -12,10 +12,10 @@ import click
 from sandbox.cli.options import WATCHING_CODES, completing, to_rehearse
 from sandbox.core.errors import RequestError
 from sandbox.core.interruption import interruptible
+from workers.context import open_service
 
 if TYPE_CHECKING:
-    from workers.database import Database
-    from workers.settings import ServiceSettings
+    pass
 
 PRIORITIES = ("gate", "normal", "nightly")
 
@@ -259,16 +259,6 @@ def migrate(as_json: bool) -> None:
         click.echo(json.dumps({"database": database.url, "before": before, "now": newest}))
         return
     click.echo(f"{database.url}: {'already at' if before == newest else 'now at'} {newest}")
-
-
-def open_service() -> tuple[ServiceSettings, Database]:
-    from workers.database import open_database
-    from workers.settings import read_service_settings
-
-    settings = read_service_settings()
-    if settings.database.startswith(f"sqlite:///{settings.embedded}/"):
-        settings.embedded.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return settings, open_database(settings.database)
 
 
 COMMANDS: tuple[click.Command, ...] = (

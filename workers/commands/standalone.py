@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from workers.commands.service import open_service
+from workers.context import open_service
 
 
 @click.command()

@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement, FromClause, Row, ScalarSelect, Select, fun
 from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import runs, verdicts
-from workers.queue import reading
 from workers.database.states import State
+from workers.queue import reading
 
 
 class Answer(StrEnum):

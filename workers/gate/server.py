@@ -21,9 +21,9 @@ from sandbox.core.clean_text import one_line
 from sandbox.core.errors import RequestError
 from sandbox.core.records import Verdict
 from sandbox.scenario.request import Request
+from workers.database.states import State, WrongState
 from workers.gate.job import Job
 from workers.gate.values import Away, Heard, Seen
-from workers.database.states import State, WrongState
 from workers.settings import ServerSettings
 
 CONNECT = 10.0  # seconds

@@ -12,13 +12,12 @@ from sandbox.core.errors import HostError, RequestError, SandboxError
 from sandbox.scenario.request import Request
 from workers.artifacts import reports
 from workers.database import Database
-from workers.gate.values import Away, Heard, Seen
-from workers.queue import reading, submission
-from workers.queue.presence import present
 from workers.database.states import ENDED, WrongState
+from workers.gate.values import Away, Heard, Seen
+from workers.queue import intake, reading, submission
+from workers.queue.presence import present
 from workers.queue.terminal import who
 from workers.settings import ServiceSettings
-from workers.queue import intake
 
 _LOOK_EVERY = 0.5  # seconds
 _T = TypeVar("_T")

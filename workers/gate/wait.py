@@ -13,9 +13,9 @@ from sandbox.core.deadline import Deadline
 from sandbox.core.errors import DeadlineExceeded, SandboxError
 from sandbox.core.records import Verdict
 from sandbox.core.wording import duration
+from workers.database.states import ENDED, State
 from workers.gate.progress import Teller
 from workers.gate.values import CANCELLED, TIMEOUT, Away, Ending, Queue, Seen
-from workers.database.states import ENDED, State
 
 LONGEST_PAUSE = 15.0  # seconds between two tries
 TURNS = 5  # how often we ask anew when others cancel what we wait for, too

@@ -52,7 +52,7 @@ class Ways:
         return self._service() if here else self._service_or_local()
 
     def _service(self) -> Way:
-        from workers.commands.service import open_service
+        from workers.context import open_service
         from workers.database import require_schema
         from workers.gate.service import Service
 

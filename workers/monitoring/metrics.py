@@ -22,11 +22,11 @@ from sandbox.core.records import Verdict
 from workers.database import Database, open_database
 from workers.database.clock import now
 from workers.database.schema import counters, pools, runs, state_in
+from workers.database.states import HELD, State
 from workers.monitoring.listen_address import address
 from workers.monitoring.pools import STALE
 from workers.queue.counters import PHASE_COUNT, PHASE_SECONDS, TICKED
 from workers.queue.presence import present
-from workers.database.states import HELD, State
 from workers.settings import ServiceSettings
 
 _COUNTED = {

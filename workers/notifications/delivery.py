@@ -6,6 +6,7 @@ import logging
 import re
 from urllib.parse import urlsplit
 
+PAUSES = (60.0, 300.0, 1800.0, 7200.0, 21600.0)  # seconds after a try that came to nothing
 _SEPARATOR = "\u200b"  # of no width: the text looks the same
 
 

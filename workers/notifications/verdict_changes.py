@@ -20,10 +20,10 @@ from sandbox.report.view import instant
 from workers.database import Database
 from workers.database.schema import news, night_guests, runs
 from workers.notifications import delivery
+from workers.notifications.delivery import PAUSES
 from workers.queue import reading
 from workers.queue.values import RunRow
 from workers.queue.verdict_outbox import UNREAD
-from workers.schedule.night_reports import PAUSES
 from workers.settings import ServiceSettings
 
 MOST = 200  # that one tick looks at

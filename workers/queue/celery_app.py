@@ -16,6 +16,7 @@ from sandbox.core.errors import RequestError
 from workers.settings import ServiceSettings
 
 SERVICE_QUEUE = "service"
+ENOUGH = 8  # messages in a host's queue: more would wake nobody
 # No rehearsal's deadlines add up to this. A message that is not acknowledged by then comes again.
 SOFT_LIMIT, HARD_LIMIT, VISIBILITY = 12 * 3600, 12 * 3600 + 900, 14 * 3600
 
@@ -40,6 +41,16 @@ def backlog(app: Celery, queue: str) -> int:
     """How many messages wait in a queue, because nobody takes them or all are busy."""
     with app.pool.acquire(block=True) as connection:
         return int(connection.default_channel.client.llen(queue))
+
+
+def announce(app: Celery, host: str, count: int = 1) -> None:
+    """Wake a host's workers. Should the message be lost, the next tick sends another.
+
+    What is said is in the database by now, so a message that still waits will do as well.
+    """
+    queue = queue_of(host)
+    for _ in range(min(count, ENOUGH - backlog(app, queue))):
+        app.send_task("sandbox.wake", (host,), queue=queue, ignore_result=True)
 
 
 _TRANSPORT: dict[str, Any] = {

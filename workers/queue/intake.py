@@ -10,15 +10,14 @@ from typing import Any
 from sandbox.scenario import load_scenario
 from sandbox.scenario.request import Request, find_scenario, prepare
 from workers.database import Database, require_schema
+from workers.database.states import ENDED, WrongState
 from workers.queue import reading, submission
-from workers.queue.celery_app import make_app
+from workers.queue.celery_app import announce, make_app
 from workers.queue.idempotency import Once
 from workers.queue.orders import digest, order_of
 from workers.queue.presence import present
-from workers.database.states import ENDED, WrongState
 from workers.queue.values import Order, Priority, Submitted
 from workers.settings import ServiceSettings
-from workers.worker.tasks import announce
 
 Say = Callable[[str], None]
 

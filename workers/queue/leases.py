@@ -30,11 +30,11 @@ from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, runs, state_in, verdicts
+from workers.database.states import HELD, Change, State, after
 from workers.queue import check_results, verdict_outbox
 from workers.queue.claimable import is_due
 from workers.queue.counters import count_phases
 from workers.queue.events import said, say, saying
-from workers.database.states import HELD, Change, State, after
 from workers.queue.values import Claim, Outcome, Renewal
 
 # Made once: the copy of a table costs more than a statement with it.

@@ -17,8 +17,8 @@ from sandbox.scenario import load_scenario
 from sandbox.scenario.request import find_scenario, scenario_names
 from workers.database import Database
 from workers.database.schema import runs, state_in
-from workers.queue.presence import WorkerRow, present
 from workers.database.states import HELD, State
+from workers.queue.presence import WorkerRow, present
 from workers.settings import ServiceSettings
 
 

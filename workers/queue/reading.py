@@ -25,8 +25,8 @@ from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import events, runs, state_in
-from workers.queue.claimable import is_due
 from workers.database.states import HELD, State
+from workers.queue.claimable import is_due
 from workers.queue.values import Event, NoSuchRun, RunRow
 
 _PORTION = 500  # ids of a statement: databases limit its parameters

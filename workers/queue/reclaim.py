@@ -12,10 +12,10 @@ from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, counters, runs, state_in
+from workers.database.states import HELD, Change, State, after
 from workers.queue.counters import count, note_now
 from workers.queue.events import say
 from workers.queue.leases import decide
-from workers.database.states import HELD, Change, State, after
 from workers.queue.values import Outcome, Swept
 
 log = structlog.get_logger("sandbox.sweeping")

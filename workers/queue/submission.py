@@ -12,9 +12,9 @@ from sandbox.core.errors import HostError
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import runs, state_in
+from workers.database.states import OPEN, Change, State, after
 from workers.queue.events import say
 from workers.queue.idempotency import Once, asked_before, note
-from workers.database.states import OPEN, Change, State, after
 from workers.queue.values import NoSuchRun, Order, Submitted
 
 _TRIES = 5

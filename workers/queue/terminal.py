@@ -21,11 +21,10 @@ from sandbox.hosts.inventory import default_host, find_host, inventory
 from sandbox.report.view import instant
 from sandbox.scenario.request import Request
 from workers.database import Database
-from workers.queue import reading, submission
 from workers.database.states import ENDED, State
+from workers.queue import intake, reading, submission
 from workers.queue.values import Event, RunRow, Submitted
 from workers.settings import ServiceSettings
-from workers.queue import intake
 
 NO_VERDICT = 130  # cancelled: as after Ctrl-C
 _LOOK_EVERY = 0.5  # seconds

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from sandbox.core.errors import RequestError
+from sandbox.core.errors import HostError, RequestError
 from sandbox.core.records import Past, Verdict
 from sandbox.verdict.flakiness import Rate
 from workers.database.states import State
@@ -167,3 +167,7 @@ class Swept:
     queued: tuple[str, ...]  # to be tried again
     given_up: tuple[str, ...]
     cancelled: tuple[str, ...]
+
+
+class NotNow(HostError):
+    """The host has no room for the run at the moment: it waits, and no attempt is used up."""

@@ -18,8 +18,9 @@ from sandbox.core.errors import RequestError
 from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import night_guests, nights, notices, runs
-from workers.notifications import delivery
 from workers.database.states import ENDED, State
+from workers.notifications import delivery
+from workers.notifications.delivery import PAUSES
 from workers.schedule.due_times import night_id
 from workers.schedule.night_summary import (
     NO_ANSWER,
@@ -31,7 +32,6 @@ from workers.schedule.night_summary import (
 )
 from workers.settings import ServiceSettings
 
-PAUSES = (60.0, 300.0, 1800.0, 7200.0, 21600.0)  # seconds after a try that came to nothing
 TOGETHER = 3 * 3600.0  # seconds that a summary waits for other nights, counted from their begin
 _SAME_NIGHT = 43200.0  # seconds between two due times
 _NEWS = 86400.0  # seconds; what was closed before that a new target is not told

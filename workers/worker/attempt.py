@@ -23,6 +23,7 @@ from sandbox.core.errors import RequestError, SandboxError
 from sandbox.core.interruption import interruptible
 from sandbox.core.records import Verdict
 from workers.database import Database
+from workers.database.states import State
 from workers.queue.history import past_of
 from workers.queue.leases import (
     LeaseLost,
@@ -34,9 +35,8 @@ from workers.queue.leases import (
     stopped,
     tell,
 )
-from workers.database.states import State
-from workers.queue.values import Claim, Outcome, Renewal
-from workers.worker.executors import Executor, NotNow
+from workers.queue.values import Claim, NotNow, Outcome, Renewal
+from workers.worker.executors import Executor
 
 SAFE = 0.75  # of a lease: without an answer of the database until then the attempt is ended
 _TELL_EVERY = 1.0  # seconds between two details; phases are told at once

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sandbox.core.errors import HostError, RequestError
+from sandbox.core.errors import RequestError
 from workers.queue.values import Claim, Outcome
 from workers.settings import ServiceSettings
-
-
-class NotNow(HostError):
-    """The host has no room for the run at the moment: it waits, and no attempt is used up."""
 
 
 class Teller(Protocol):

@@ -28,12 +28,12 @@ from workers.artifacts.worker_folders import Keeping
 from workers.database import open_database, require_schema
 from workers.monitoring.metrics import serve_if_asked
 from workers.queue import reading
-from workers.queue.celery_app import SERVICE_QUEUE, make_app, queue_of
+from workers.queue.celery_app import SERVICE_QUEUE, announce, make_app, queue_of
 from workers.queue.presence import Presence
 from workers.settings import ServiceSettings
 from workers.worker.celery_pool import Pool
 from workers.worker.executors import executor_for
-from workers.worker.tasks import Surroundings, announce, register, send_reap
+from workers.worker.tasks import Surroundings, register, send_reap
 
 # Seconds after which a tick is not worth a look any more. Two machines' clocks are compared for it:
 # one that is wrong by less must not keep the service from ticking.

@@ -22,9 +22,9 @@ from sandbox.scenario.request import Request, prepare
 from workers.artifacts.retention import require_room
 from workers.queue.check_results import tallies
 from workers.queue.orders import digest
-from workers.queue.values import Claim, Outcome
+from workers.queue.values import Claim, NotNow, Outcome
 from workers.settings import ServiceSettings
-from workers.worker.executors import NotNow, Teller
+from workers.worker.executors import Teller
 
 
 class RehearsalExecutor:

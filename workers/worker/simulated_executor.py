@@ -24,8 +24,8 @@ from urllib.parse import parse_qs
 from sandbox.core.errors import HostError, RequestError
 from sandbox.core.records import Phase, Verdict
 from sandbox.core.store import is_alive, this_process
-from workers.queue.values import Claim, Outcome
-from workers.worker.executors import NotNow, Teller
+from workers.queue.values import Claim, NotNow, Outcome
+from workers.worker.executors import Teller
 
 STEP = 0.02  # seconds; the longest time that an interruption waits
 BEFORE, AFTER = "before", "after"  # the stages around the phases

@@ -17,7 +17,7 @@ from workers.artifacts.worker_folders import keep_attempt
 from workers.database import Database, open_database
 from workers.monitoring import canary
 from workers.monitoring.pools import look_at_pools
-from workers.queue.celery_app import backlog, queue_of
+from workers.queue.celery_app import ENOUGH, announce, backlog, queue_of
 from workers.queue.dispatch import Round, Turns
 from workers.queue.leases import claim
 from workers.queue.reclaim import note_left, was_reaped
@@ -27,7 +27,6 @@ from workers.worker import housekeeping
 from workers.worker.attempt import work_off
 from workers.worker.executors import Executor, executor_for
 
-ENOUGH = 8  # messages in a host's queue: more would wake nobody
 MANY = 3 * ENOUGH
 MISSES = 20  # claims in a row that others were quicker at: they do the rest
 GO_ON = 60.0  # seconds; then a wake ends, and its child may be replaced
@@ -82,16 +81,6 @@ def register(app: Celery, around: Surroundings) -> None:
     @app.task(name="sandbox.tick")  # type: ignore[untyped-decorator]
     def _tick() -> None:
         tick(app, around)
-
-
-def announce(app: Celery, host: str, count: int = 1) -> None:
-    """Wake a host's workers. Should the message be lost, the next tick sends another.
-
-    What is said is in the database by now, so a message that still waits will do as well.
-    """
-    queue = queue_of(host)
-    for _ in range(min(count, ENOUGH - backlog(app, queue))):
-        app.send_task("sandbox.wake", (host,), queue=queue, ignore_result=True)
 
 
 def wake(app: Celery, around: Surroundings, host: str) -> None:

@@ -26,14 +26,13 @@ from sandbox.core.records import Phase
 from tests.support.service.servers import Redis, postgres, redis_server, short_folder
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, events, runs, verdicts
-from workers.queue.celery_app import make_app
-from workers.queue.presence import present
 from workers.database.states import ENDED
+from workers.queue.celery_app import announce, make_app
+from workers.queue.presence import present
 from workers.queue.submission import submit
 from workers.queue.values import Claim, Order, Priority
 from workers.settings import ServiceSettings, read_service_settings
 from workers.worker.simulated_executor import SimulatedExecutor
-from workers.worker.tasks import announce
 
 PROGRAM = Path(sys.executable).with_name("sandbox")
 PATIENCE = 120.0  # seconds without any progress

@@ -26,13 +26,13 @@ from tests.support.machine.forked import SANDBOX, Forked
 from tests.support.service.servers import Postgres, Redis, short_folder
 from workers.database import Database, migrate, open_database
 from workers.database.schema import runs
+from workers.database.states import HELD, OPEN, State
 from workers.monitoring import canary
 from workers.queue import submission
 from workers.queue.celery_app import make_app
-from workers.database.states import HELD, OPEN, State
+from workers.queue.intake import wake
 from workers.queue.values import Order
 from workers.settings import ServiceSettings
-from workers.queue.intake import wake
 from workers.worker.simulated_executor import STAGES, SimulatedExecutor
 
 _migrating = threading.Lock()  # alembic keeps its state in a module

@@ -34,8 +34,8 @@ from tests.support.service.servers import Postgres, Redis
 from tests.support.waiting import wait_until
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, runs, verdicts
-from workers.queue import reading
 from workers.database.states import ENDED, State
+from workers.queue import reading
 from workers.queue.values import RunRow
 
 LEASE, TICK = 15.0, 1.0

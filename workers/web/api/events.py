@@ -13,8 +13,8 @@ from fastapi import APIRouter, Depends, Header, Query, Response, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from workers.queue import reading
 from workers.database.states import ENDED
+from workers.queue import reading
 from workers.queue.values import Event as EventRow
 from workers.queue.values import RunRow
 from workers.web.api.access import BEARER, Service, needing, service_of, token_of

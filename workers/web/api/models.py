@@ -9,11 +9,11 @@ from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sandbox.core.records import Verdict
+from workers.database.states import State
 from workers.gate.answer import Decision
 from workers.queue.history import CheckHistory, Mark
 from workers.queue.history import Seen as SeenRow
 from workers.queue.overview import GuestKnown, HostKnown, ScenarioKnown
-from workers.database.states import State
 from workers.queue.values import Event as EventRow
 from workers.queue.values import Priority, RunRow
 from workers.schedule.listing import ScheduleRow

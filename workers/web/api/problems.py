@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from sandbox.core.errors import HostError, RequestError, SandboxError
 from workers.artifacts.places import NoSuchFile
 from workers.artifacts.reports import NoReport
-from workers.logs import without_secrets
 from workers.database.states import WrongState
+from workers.logs import without_secrets
 from workers.queue.values import NoSuchRun
 from workers.web.auth.tokens import NoSuchToken
 

@@ -13,10 +13,10 @@ from fastapi import APIRouter, Depends, Header, Query, Response, Security
 from sandbox.core.errors import RequestError
 from sandbox.core.records import Verdict
 from sandbox.scenario.request import Request as Wish
-from workers.queue import idempotency, reading, submission
+from workers.database.states import State
+from workers.queue import idempotency, intake, reading, submission
 from workers.queue.idempotency import Once
 from workers.queue.overview import named_scenario
-from workers.database.states import State
 from workers.queue.values import RunRow, Submitted
 from workers.settings import ServiceSettings
 from workers.web.api.access import BEARER, Service, needing, service_of, token_of
@@ -34,7 +34,6 @@ from workers.web.api.models import (
 )
 from workers.web.api.paging import cursor_of, cut, place_of
 from workers.web.auth.tokens import Scope, Token
-from workers.queue import intake
 
 readers = APIRouter(route_class=needing(Scope.READ), dependencies=[Security(BEARER)], tags=["runs"])
 submitters = APIRouter(

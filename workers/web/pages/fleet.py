@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from workers.gate.fleet import Answer, Standing, fleet, pending
 from workers.database.states import ENDED
+from workers.gate.fleet import Answer, Standing, fleet, pending
 from workers.web.api.access import service_of
 from workers.web.auth.tokens import Scope
 from workers.web.pages.guards import page

@@ -14,11 +14,11 @@ from sandbox.report.view import ANSWERS, View, view
 from sandbox.report.view import sentence as sentence_of
 from sandbox.verdict.flakiness import flaky, kept_name
 from workers.artifacts import fetch, reports
+from workers.database.states import ENDED, State
 from workers.gate.fleet import evidence
 from workers.queue import reading
 from workers.queue.check_histories import sentence
 from workers.queue.history import history
-from workers.database.states import ENDED, State
 from workers.queue.values import RunRow
 from workers.web.api import events, files
 from workers.web.api.access import Service, service_of

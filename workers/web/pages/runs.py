@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from sandbox.core.records import Verdict
-from workers.queue import reading
 from workers.database.states import State
+from workers.queue import reading
 from workers.web.api.access import service_of
 from workers.web.api.paging import cursor_of, cut, place_of
 from workers.web.auth.tokens import Scope

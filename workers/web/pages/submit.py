@@ -10,14 +10,13 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from sandbox.core.errors import HostError, SandboxError
-from workers.queue import overview, submission
+from workers.queue import intake, overview, submission
 from workers.web.api.access import Service, service_of
 from workers.web.api.models import RunId, Submission
 from workers.web.api.runs import origin_of, queue, say
 from workers.web.auth.tokens import Scope
 from workers.web.pages.guards import form_of, page, visit_of
 from workers.web.pages.rendering import show
-from workers.queue import intake
 
 FIELDS = ("scenario", "guest", "host", "upgrade", "user", "key", "priority")
 submitters = APIRouter(route_class=page(Scope.SUBMIT))
