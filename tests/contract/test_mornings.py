@@ -316,7 +316,7 @@ def test_who_is_killed_while_sending_leaves_it_to_the_next(
     def killed(*_: str) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(night_reports.notify, "send", killed)
+    monkeypatch.setattr(night_reports.delivery, "send", killed)
     with pytest.raises(KeyboardInterrupt):
         night_reports.send(database, settings, DUE + HOUR)
     monkeypatch.undo()

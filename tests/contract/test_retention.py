@@ -30,7 +30,7 @@ from workers.queue.values import Claim, NotNow, Order, Outcome
 from workers.settings import ServiceSettings, read_service_settings
 from workers.worker import housekeeping
 from workers.worker.attempt import work_off
-from workers.worker.executors import Executor
+from workers.worker.executor import Executor
 from workers.worker.rehearsal_executor import RehearsalExecutor
 
 DAY = 86400.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -36,6 +36,26 @@ PACKAGES["rehearsal"] = {*PACKAGES} - {"preflight", "doctor"}
 PACKAGES["cli"] = {*PACKAGES}
 PACKAGES["demo"] = {*PACKAGES}
 ROOT_MODULES = {"", "__main__"}
+# The same for the service, which may import all of the library.
+_BELOW: set[str] = {"queue", "database", "logs", "settings"}
+SERVICE_PACKAGES: dict[str, set[str]] = {
+    "settings": set(),
+    "logs": {"settings"},
+    "database": set(),
+    "context": {"database", "settings"},
+    "queue": {"database", "settings"},
+    "artifacts": _BELOW,
+    "notifications": _BELOW,
+    "schedule": {"notifications", *_BELOW},
+    "chat": {"notifications", *_BELOW},
+    "gate": {"artifacts", "context", *_BELOW},
+    "standalone": _BELOW,
+    "monitoring": {"chat", "artifacts", *_BELOW},
+    "worker": {"artifacts", "monitoring", "notifications", "schedule", *_BELOW},
+    "web": {"gate", "chat", "artifacts", "monitoring", "schedule", *_BELOW},
+}
+SERVICE_PACKAGES["commands"] = {*SERVICE_PACKAGES}
+SERVICE_PACKAGES["cli"] = {"commands"}
 
 
 @cache
@@ -43,8 +63,9 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def modules() -> list[Path]:
-    return sorted(SANDBOX.rglob("*.py"))
+def modules(top: str = "sandbox") -> list[Path]:
+    """The modules of a tree; those of its migrations are alembic's."""
+    return [path for path in sorted((ROOT / top).rglob("*.py")) if "migrations" not in path.parts]
 
 
 def python_files(*tops: str) -> list[Path]:
@@ -56,9 +77,9 @@ def relative(path: Path) -> str:
 
 
 def name_of(path: Path) -> str:
-    """``sandbox/checks/plugin.py`` is ``checks.plugin``; the package itself is ````."""
-    parts = path.relative_to(SANDBOX).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    """``sandbox/checks/plugin.py`` is ``checks.plugin``; the tree itself is ````."""
+    parts = path.relative_to(ROOT).with_suffix("").parts[1:]
+    return ".".join(parts[:-1] if parts[-1:] == ("__init__",) else parts)
 
 
 def imports(path: Path, *, for_types: bool = True) -> Iterator[str]:
@@ -81,14 +102,19 @@ def nodes_for_types(path: Path) -> Iterator[ast.AST]:
             yield from ast.walk(node)
 
 
+@cache
+def _names(top: str) -> frozenset[str]:
+    return frozenset(name_of(module) for module in modules(top))
+
+
 def ours(path: Path, *, for_types: bool = True) -> set[str]:
-    """The modules of sandbox that one imports, without sandbox's own names."""
-    known = {name_of(module) for module in modules()}
+    """The modules of its own tree that one imports, without the tree's own names."""
+    top = path.relative_to(ROOT).parts[0]
     found = set()
     for name in imports(path, for_types=for_types):
-        inner = name.removeprefix("sandbox.") if name.startswith("sandbox.") else None
+        inner = name.removeprefix(f"{top}.") if name.startswith(f"{top}.") else None
         while inner:
-            if inner in known:
+            if inner in _names(top):
                 found.add(inner)
                 break
             inner = inner.rpartition(".")[0]
@@ -98,32 +124,36 @@ def ours(path: Path, *, for_types: bool = True) -> set[str]:
 # -- docs/architecture.md ----------------------------------------------------------------------
 
 
-def imported_packages() -> dict[str, set[str]]:
-    """For each package of the library those that it really imports."""
-    found = {package: set[str]() for package in PACKAGES}
-    for path in modules():
+def imported_packages(top: str, packages: Iterable[str]) -> dict[str, set[str]]:
+    """For each package of a tree those that it really imports."""
+    found = {package: set[str]() for package in packages}
+    for path in modules(top):
         own = name_of(path).partition(".")[0]
         if own in found:
-            found[own] |= {name.partition(".")[0] for name in ours(path)} & {*PACKAGES} - {own}
+            found[own] |= {name.partition(".")[0] for name in ours(path)} & {*found} - {own}
     return found
 
 
-def purpose(package: str) -> str:
-    """The sentence of its ``__init__``."""
-    text = ast.get_docstring(parsed(SANDBOX / package / "__init__.py")) or ""
+def purpose(top: str, package: str) -> str:
+    """The first sentence of its docstring."""
+    folder = ROOT / top / package
+    path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    text = ast.get_docstring(parsed(path)) or ""
     words = " ".join(text.partition("\n\n")[0].split())
     return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", words.replace("``", "`"))
 
 
-def _size(package: str) -> tuple[int, int]:
-    """Modules and lines."""
-    files = list((SANDBOX / package).rglob("*.py"))
-    return len(files), sum(len(file.read_text().splitlines()) for file in files)
+def _table(top: str, real: dict[str, set[str]]) -> str:
+    rows = [
+        f"| `{package}{'/' if (ROOT / top / package).is_dir() else '.py'}` "
+        f"| {purpose(top, package)} | {', '.join(sorted(used)) or '–'} |"
+        for package, used in reversed(real.items())
+    ]
+    return "\n".join(["| package | purpose | imports |", "|---|---|---|", *rows])
 
 
-def drawing() -> str:
+def _drawing(real: dict[str, set[str]]) -> str:
     """The packages and their imports in Mermaid. What an import implies is left out."""
-    real = imported_packages()
     below = {package: _reached(package, real) for package in real}
     lines = ["```mermaid", "flowchart TD"]
     for package in reversed(real):
@@ -139,26 +169,31 @@ def _reached(package: str, real: dict[str, set[str]]) -> set[str]:
 
 def document() -> str:
     """What docs/architecture.md has to say."""
-    rows = [
-        f"| `{package}/` | {purpose(package)} | {', '.join(sorted(used)) or '–'} |"
-        for package, used in reversed(imported_packages().items())
-    ]
-    table = "\n".join(["| package | purpose | imports |", "|---|---|---|", *rows])
+    library = imported_packages("sandbox", PACKAGES)
+    service = imported_packages("workers", SERVICE_PACKAGES)
     return f"""\
 # Architecture
 
 This page is written by `python -m tests.support.house` from the code, and a test compares the two.
 
-`sandbox/` is the library and the command. It knows nothing of the queue: `workers/`, the service,
-imports it and never the other way round. Nothing lies at the root of `sandbox/` but its packages.
-What a package may import is a list in `tests/support/house.py`, which a test enforces; the table
-shows what it does import.
+`sandbox/` is the library and the command; `workers/` is the service. The service imports the
+library, never the other way round. What a package may import of its own tree is a list in
+`tests/support/house.py`, which a test enforces; the tables show what it does import. In the
+drawings an arrow means "imports"; arrows that follow from others are left out.
 
-{table}
+## sandbox/
 
-An arrow means "imports". Arrows that follow from others are left out.
+Nothing lies at its root but its packages.
 
-{drawing()}
+{_table("sandbox", library)}
+
+{_drawing(library)}
+
+## workers/
+
+{_table("workers", service)}
+
+{_drawing(service)}
 """
 
 
@@ -202,13 +237,14 @@ def repeated_classes(top: str) -> dict[str, int]:
 
 
 def _print_measures() -> None:
-    for package in PACKAGES:
-        count, lines = _size(package)
-        print(f"{package:12} {count:4} modules {lines:6} lines")
-    totals: dict[str, int] = defaultdict(int)
-    for path in python_files("sandbox", "workers"):
-        totals[path.relative_to(ROOT).parts[0]] += len(path.read_text().splitlines())
-    print(", ".join(f"{top}: {lines} lines" for top, lines in totals.items()))
+    for top in ("sandbox", "workers"):
+        sizes: dict[str, list[int]] = defaultdict(list)
+        for path in modules(top):
+            sizes[name_of(path).partition(".")[0]].append(len(path.read_text().splitlines()))
+        for package, lines in sizes.items():
+            print(f"{top}/{package:15} {len(lines):4} modules {sum(lines):6} lines")
+        total = sum(map(sum, sizes.values()))
+        print(f"{top}/{'':15} {sum(map(len, sizes.values())):4} modules {total:6} lines")
     print(f"lines that ask for the kind of hypervisor outside of hosts/: {len(kind_branches())}")
     print(f"modules outside of managers/ that know apt: {len(modules_that_know_apt())}")
     for top in ("sandbox", "workers"):

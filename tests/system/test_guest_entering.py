@@ -62,7 +62,7 @@ def test_a_card_that_sends_nothing_is_told_of(
     told: bool,
 ) -> None:
     found[:] = [None]
-    monkeypatch.setattr(guest_module.reach.Sending, "silence", lambda _self: silence)
+    monkeypatch.setattr(guest_module.discovery.Sending, "silence", lambda _self: silence)
     with pytest.raises(GuestUnreachable) as caught:
         make_guest(sshd, hypervisor, tmp_path).enter(Deadline(1, "boot"))
     said = "on its SSH port and its network card has sent nothing for 97 s"
@@ -122,7 +122,7 @@ def test_time_that_ends_while_the_host_looks_was_the_guests_unless_the_host_hang
         while True:
             deadline.sleep(0.1)
 
-    monkeypatch.setattr(guest_module.reach, "find", look)
+    monkeypatch.setattr(guest_module.discovery, "find", look)
     monkeypatch.setattr(guest_module, "_HOST_PATIENCE", patience)
     with pytest.raises(blamed):
         guest.enter(Deadline(0.5, "boot"))
@@ -159,7 +159,7 @@ def test_a_clone_that_its_host_does_not_start_again_is_the_hosts_fault(
     """As Xen does whose scripts take too long: the upgrade has nothing to do with it."""
     monkeypatch.setattr(guest_module, "_RESTART_PATIENCE", patience)
     monkeypatch.setattr(guest_module, "_RESTART_LEAST", least)
-    monkeypatch.setattr(guest_module.reach, "find", lambda *_: None)
+    monkeypatch.setattr(guest_module.discovery, "find", lambda *_: None)
     hypervisor.domains[DOMAIN].state = "restarting"
     with pytest.raises(blamed) as caught:
         make_guest(sshd, hypervisor, tmp_path).enter(Deadline(2, "reboot"))

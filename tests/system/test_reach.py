@@ -213,8 +213,8 @@ from sandbox.clone import discovery
 from sandbox.core.deadline import Deadline
 from sandbox.hosts.transport import LocalHost
 bridge, *macs = sys.argv[1:]
-print(*reach.neighbours(LocalHost(), bridge, macs, Deadline(20, "test")))
-print(reach.find(LocalHost(), macs, bridge, 22, lambda: (), Deadline(20, "test"), 3))
+print(*discovery.neighbours(LocalHost(), bridge, macs, Deadline(20, "test")))
+print(discovery.find(LocalHost(), macs, bridge, 22, lambda: (), Deadline(20, "test"), 3))
 """
 
 

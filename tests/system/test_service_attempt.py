@@ -21,7 +21,7 @@ from workers.queue.reclaim import sweep
 from workers.queue.submission import cancel, submit
 from workers.queue.values import Claim, NotNow, Order, Outcome
 from workers.worker.attempt import work_off
-from workers.worker.executors import Teller
+from workers.worker.executor import Teller
 
 LEASE = 2.0  # seconds: long enough for a busy machine to keep it
 PATIENCE = 60.0  # seconds that an executor waits for its interruption

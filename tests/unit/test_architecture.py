@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 from tests.support.house import (
     DOCUMENT,
     PACKAGES,
     ROOT_MODULES,
     SANDBOX,
+    SERVICE_PACKAGES,
     document,
     imports,
     modules,
@@ -22,35 +25,12 @@ from tests.support.house import (
     python_files,
     relative,
 )
-from tests.support.paths import ROOT
 
-# For the service, which stands on all of it: top imports down, never up.
-SERVICE_LAYERS: tuple[tuple[str, ...], ...] = (
-    ("cli",),
-    ("operations",),
-    ("api", "web", "embedded", "gating"),
-    ("commands",),
-    (
-        *("asking", "histories", "processes", "health", "units", "service_checks", "reporting"),
-        "chat",
-    ),
-    ("intake", "fetching", "nightly", "overview", "fleet", "gate"),
-    ("tasks",),
-    ("turns",),
-    ("housekeeping", "canary", "attempt", "keeping", "metrics", "pools"),
-    ("nights", "mornings", "changes"),
-    ("executors", "rehearsing", "simulated", "retention", "presence"),
-    ("orders", "notify", "summary"),
-    ("schedule",),
-    ("sessions",),
-    ("ledger", "artifacts", "tokens"),
-    ("app", "database", "pool"),
-    ("settings", "states", "logs", "listening"),
-)
 # Who starts programs itself: sandbox.core.process is for those that are waited for, or run on in
 # the background; these talk to one while it runs, or run where there is nothing of ours.
 _TALKING = ("core.process", "clone.ssh", "hosts.transport", "checks.runner", "checks.answers")
 STARTS_PROGRAMS = {*_TALKING, "demo.lab.commands", "network.stand_in_server"}
+TREES = [("sandbox", PACKAGES), ("workers", SERVICE_PACKAGES)]
 LONGEST = 400
 LONGEST_RECIPE = 80
 
@@ -58,66 +38,37 @@ LONGEST_RECIPE = 80
 # -- who imports whom -------------------------------------------------------------------------
 
 
-def test_imports_go_one_way() -> None:
+@pytest.mark.parametrize(("top", "packages"), TREES)
+def test_imports_go_one_way(top: str, packages: dict[str, set[str]]) -> None:
     """From package to package as the table allows it; whose table has no circle."""
     wrong = [
         f"{module} imports {other}"
-        for path in modules()
+        for path in modules(top)
         if (module := name_of(path)) not in ROOT_MODULES
         for other in ours(path)
         if (package := other.partition(".")[0]) != (own := module.partition(".")[0])
-        if package not in PACKAGES[own]
+        if package not in packages[own]
     ]
     assert wrong == []
-    assert list(TopologicalSorter(PACKAGES).static_order())
+    assert list(TopologicalSorter(packages).static_order())
 
 
-def test_every_module_is_in_a_package_that_says_what_it_is_for() -> None:
-    assert {name_of(path).partition(".")[0] for path in modules()} == {*PACKAGES, *ROOT_MODULES}
+@pytest.mark.parametrize(("top", "packages"), TREES)
+def test_every_module_is_in_a_package_that_says_what_it_is_for(
+    top: str, packages: dict[str, set[str]]
+) -> None:
+    assert {name_of(path).partition(".")[0] for path in modules(top)} - ROOT_MODULES == {*packages}
     silent = [
         relative(path)
-        for path in modules()
+        for path in modules(top)
         if path.name == "__init__.py" and not ast.get_docstring(parsed(path))
     ]
     assert silent == []
 
 
-def service_layer(module: str) -> int:
-    for number, layer in enumerate(SERVICE_LAYERS):
-        if module.partition(".")[0] in layer:
-            return number
-    raise AssertionError(f"workers/{module} has no place in the layers: give it one")
-
-
-def service_modules() -> dict[str, Path]:
-    """``workers/ledger/leases.py`` is ``ledger.leases``; migrations are alembic's."""
-    found = {}
-    for path in python_files("workers"):
-        parts = path.relative_to(ROOT / "workers").with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name and "migrations" not in parts:
-            found[name] = path
-    return found
-
-
-def test_the_services_imports_go_one_way() -> None:
-    above = [
-        f"{module} imports {name}"
-        for module, path in service_modules().items()
-        for name in imports(path)
-        if name.startswith("workers.") and (inner := name.removeprefix("workers.")) != module
-        if service_layer(inner) < service_layer(module)
-    ]
-    assert above == []
-
-
-def test_every_layer_of_the_service_exists() -> None:
-    known = {name.partition(".")[0] for name in service_modules()}
-    assert {name for layer in SERVICE_LAYERS for name in layer} <= known
-
-
-def test_nothing_imports_in_a_circle() -> None:
-    graph = {name_of(p): ours(p, for_types=False) - {name_of(p)} for p in modules()}
+@pytest.mark.parametrize("top", ["sandbox", "workers"])
+def test_nothing_imports_in_a_circle(top: str) -> None:
+    graph = {name_of(p): ours(p, for_types=False) - {name_of(p)} for p in modules(top)}
     done: set[str] = set()
 
     def visit(module: str, way: tuple[str, ...]) -> None:

@@ -36,7 +36,7 @@ from workers.queue.leases import (
     tell,
 )
 from workers.queue.values import Claim, NotNow, Outcome, Renewal
-from workers.worker.executors import Executor
+from workers.worker.executor import Executor
 
 SAFE = 0.75  # of a lease: without an answer of the database until then the attempt is ended
 _TELL_EVERY = 1.0  # seconds between two details; phases are told at once

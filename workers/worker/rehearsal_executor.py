@@ -24,11 +24,11 @@ from workers.queue.check_results import tallies
 from workers.queue.orders import digest
 from workers.queue.values import Claim, NotNow, Outcome
 from workers.settings import ServiceSettings
-from workers.worker.executors import Teller
+from workers.worker.executor import Teller
 
 
 class RehearsalExecutor:
-    """Implements :class:`workers.worker.executors.Executor`."""
+    """Implements :class:`workers.worker.executor.Executor`."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._service = settings

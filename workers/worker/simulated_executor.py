@@ -25,7 +25,7 @@ from sandbox.core.errors import HostError, RequestError
 from sandbox.core.records import Phase, Verdict
 from sandbox.core.store import is_alive, this_process
 from workers.queue.values import Claim, NotNow, Outcome
-from workers.worker.executors import Teller
+from workers.worker.executor import Teller
 
 STEP = 0.02  # seconds; the longest time that an interruption waits
 BEFORE, AFTER = "before", "after"  # the stages around the phases
@@ -34,7 +34,7 @@ STAGES = (BEFORE, *(phase.value for phase in Phase), AFTER)
 
 @dataclass(frozen=True)
 class SimulatedExecutor:
-    """Implements :class:`workers.worker.executors.Executor`. ``seconds``: of each phase."""
+    """Implements :class:`workers.worker.executor.Executor`. ``seconds``: of each phase."""
 
     folder: Path
     seconds: float = 0.05

@@ -25,7 +25,8 @@ from workers.queue.values import Claim
 from workers.settings import ServiceSettings
 from workers.worker import housekeeping
 from workers.worker.attempt import work_off
-from workers.worker.executors import Executor, executor_for
+from workers.worker.executor import Executor
+from workers.worker.executors import executor_for
 
 MANY = 3 * ENOUGH
 MISSES = 20  # claims in a row that others were quicker at: they do the rest
