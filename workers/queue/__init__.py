@@ -1,6 +1,6 @@
-"""What is done to queued runs: every write is fenced, and each change is one of states.py's.
+"""What is done to queued runs: every write is fenced, and each change is one of database/states.py.
 
-``submitting`` puts runs in and takes wishes back, ``leases`` is for whoever holds a run,
-``sweeping`` finds those whose holder is gone, ``reading`` is for looking, ``once`` keeps what is
-asked for twice from being done twice.
+``submission`` puts runs in and cancels them, ``leases`` is for the worker that holds a run,
+``reclaim`` finds runs whose holder is gone, ``reading`` is for looking, ``idempotency`` keeps a
+request that comes twice from being done twice. Celery is configured in ``celery_app``.
 """
