@@ -26,7 +26,8 @@ from sandbox.network.stand_ins import SERVER
 
 _PROGRAMS = ("qemu-nbd", "qemu-img", "ssh", "unshare", "virt-customize")
 DISK_WATCH = "sandbox.rehearsal.disk_watch"  # the module that runs as a process beside a clone
-_MODULES = {word.encode() for word in (DISK_WATCH, LISTENER, SERVER)}  # on a command line
+_EARLIER = "sandbox.disk_watch"  # the same, of clones that an earlier version kept
+_MODULES = {word.encode() for word in (DISK_WATCH, _EARLIER, LISTENER, SERVER)}  # of a command line
 _RETRY_PAUSE = 2.0  # seconds
 _GRACE = 60.0  # seconds
 _GRACE_ELSEWHERE = 1800.0  # seconds beyond the deadline; clocks may differ

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.paths import ROOT
 
-TOP_FOLDERS = {"sandbox", "workers", "scenarios", "tests"}
+TOP_FOLDERS = {"docs", "sandbox", "workers", "scenarios", "tests"}
 TOP_FILES = {"README.md", "LICENSE", "Makefile", "pyproject.toml"}
 MAY_BE_THERE = {"compose.yaml"}
 
