@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sandbox.checks.compare import EVERY_ADDRESS, plain_address
-from sandbox.checks.connection import Connection
+from sandbox.checks.connection import CheckConnection
 from sandbox.core.deadline import Deadline
 from sandbox.core.records import Port
 
@@ -39,7 +39,7 @@ class Answer:
 
 
 @contextmanager
-def tunnel(connection: Connection, host: str, port: int) -> Iterator[socket.socket]:
+def tunnel(connection: CheckConnection, host: str, port: int) -> Iterator[socket.socket]:
     """A socket to ``host:port`` as the guest's own sshd reaches it.
 
     The ssh client stays in the process group of the checks, so it ends with them.
@@ -62,7 +62,7 @@ def tunnel(connection: Connection, host: str, port: int) -> Iterator[socket.sock
             client.wait()
 
 
-def ask(connection: Connection, url: str, seconds: float = REQUEST_SECONDS) -> Answer:
+def ask(connection: CheckConnection, url: str, seconds: float = REQUEST_SECONDS) -> Answer:
     """GET ``url`` in the guest. Certificates are not judged: the question is who answers."""
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
@@ -92,7 +92,7 @@ def _encrypted(raw: socket.socket, host: str) -> ssl.SSLSocket:
 
 
 def ask_until(
-    connection: Connection, url: str, good: Callable[[Answer], bool], deadline: Deadline
+    connection: CheckConnection, url: str, good: Callable[[Answer], bool], deadline: Deadline
 ) -> Answer:
     """Ask again until the answer is good or the time is over; the last answer."""
     answer = ask(connection, url)
@@ -115,14 +115,14 @@ def is_candidate(port: Port) -> bool:
     return port.protocol == "tcp" and not port.process.startswith("sshd")
 
 
-def discover(connection: Connection, ports: Sequence[Port]) -> dict[str, int]:
+def discover(connection: CheckConnection, ports: Sequence[Port]) -> dict[str, int]:
     """Which ports speak HTTP and are well: status by URL, server errors left out."""
     with ThreadPoolExecutor(ASK_AT_ONCE) as pool:
         found = pool.map(lambda port: _first_answer(connection, port), filter(is_candidate, ports))
         return {url: status for url, status in found if 0 < status < SERVER_ERROR}
 
 
-def _first_answer(connection: Connection, port: Port) -> tuple[str, int]:
+def _first_answer(connection: CheckConnection, port: Port) -> tuple[str, int]:
     """The URL and status of whatever answers; TLS is tried where plain HTTP is not understood."""
     for scheme in ("http", "https"):
         url = url_of(port, scheme)

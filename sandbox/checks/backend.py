@@ -9,7 +9,7 @@ from testinfra.backend.base import CommandResult
 from testinfra.backend.ssh import SshBackend
 from testinfra.host import Host
 
-from sandbox.checks.connection import NOT_SHARED, Connection
+from sandbox.checks.connection import NOT_SHARED, CheckConnection
 
 SSH_FAILED = 255
 # A busy guest may refuse one more session for a moment although the connection is fine.
@@ -30,13 +30,13 @@ class Said(CommandResult):  # type: ignore[misc]  # testinfra ships no types
 
 
 class SharedSsh(SshBackend):  # type: ignore[misc]  # testinfra ships no types
-    """Runs every command of the checks over one :class:`Connection`.
+    """Runs every command of the checks over one :class:`CheckConnection`.
 
     Raises :class:`ConnectionGone` once it is lost, and from then on at once; a command that
     itself exits with 255 is a result like any other.
     """
 
-    def __init__(self, connection: Connection, *, sudo: bool = False) -> None:
+    def __init__(self, connection: CheckConnection, *, sudo: bool = False) -> None:
         super().__init__(
             connection.host,
             ssh_config=str(connection.ssh_config),
@@ -86,7 +86,7 @@ class SharedSsh(SshBackend):  # type: ignore[misc]  # testinfra ships no types
             raise
 
 
-def open_host(connection: Connection, *, sudo: bool) -> Host:
+def open_host(connection: CheckConnection, *, sudo: bool) -> Host:
     """testinfra's ``host`` over the shared connection."""
     backend = SharedSsh(connection, sudo=sudo)
     host = Host(backend)

@@ -19,7 +19,7 @@ MASTER_PID = re.compile(r"pid=(\d+)")
 
 
 @dataclass(frozen=True)
-class Connection:
+class CheckConnection:
     """``host`` is the name in ``ssh_config``; ``master_pid`` the process that holds the line."""
 
     ssh_config: Path

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-class Facts:
+class CheckMemory:
     """A small JSON file in the run's folder; it outlives the checks' process of one phase."""
 
     def __init__(self, path: Path) -> None:

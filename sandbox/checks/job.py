@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from sandbox.checks import CheckSettings
-from sandbox.checks.connection import Connection
+from sandbox.checks.connection import CheckConnection
 from sandbox.core.records import Observation, Record
 
 PhaseName = Literal["before", "after"]
@@ -33,8 +33,8 @@ class Job(Record):
     only: tuple[str, ...] = ()  # checks by name; empty: all of them
 
     @property
-    def connection(self) -> Connection:
-        return Connection(Path(self.ssh_config), self.host, self.master_pid)
+    def connection(self) -> CheckConnection:
+        return CheckConnection(Path(self.ssh_config), self.host, self.master_pid)
 
     @property
     def facts_path(self) -> Path:

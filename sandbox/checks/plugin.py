@@ -13,8 +13,8 @@ from testinfra.host import Host
 from sandbox.checks import CheckSettings
 from sandbox.checks.backend import ConnectionGone, SharedSsh, open_host
 from sandbox.checks.compare import listeners, real_filesystems
-from sandbox.checks.connection import Connection
-from sandbox.checks.facts import Facts
+from sandbox.checks.connection import CheckConnection
+from sandbox.checks.facts import CheckMemory
 from sandbox.checks.job import Job
 from sandbox.checks.protocol import Channel, Event, clean, one_line
 from sandbox.core.deadline import Deadline
@@ -42,7 +42,7 @@ class ChecksPlugin:
         return self._host
 
     @pytest.fixture(scope="session")
-    def connection(self) -> Connection:
+    def connection(self) -> CheckConnection:
         """The SSH connection itself, for what testinfra cannot do."""
         return self._job.connection
 
@@ -67,9 +67,9 @@ class ChecksPlugin:
         return self._job.settings
 
     @pytest.fixture(scope="session")
-    def facts(self) -> Facts:
+    def facts(self) -> CheckMemory:
         """Notes that outlive the phase."""
-        return Facts(self._job.facts_path)
+        return CheckMemory(self._job.facts_path)
 
     @pytest.fixture(scope="session")
     def patience(self) -> Deadline:

@@ -33,7 +33,7 @@ class Event(StrEnum):
     FINISH = "finish"  # status: pytest's own
 
 
-class Line(Record):
+class CheckEvent(Record):
     """One event."""
 
     token: str
@@ -90,7 +90,7 @@ class Channel:
         status: int = 0,
     ) -> None:
         """Write one event, whole, before anything else happens."""
-        line = Line(
+        line = CheckEvent(
             token=self._token,
             number=self._number,
             event=event,
@@ -106,7 +106,7 @@ class Channel:
             rest = rest[os.write(self._descriptor, rest) :]
 
 
-class Transcript:
+class SessionTranscript:
     """The reading side: what is known of a session so far."""
 
     def __init__(self, token: str, on_result: Callable[[CheckResult], None]) -> None:
@@ -145,9 +145,9 @@ class Transcript:
         for line in lines:
             self._take(self._parse(line))
 
-    def _parse(self, raw: bytes) -> Line:
+    def _parse(self, raw: bytes) -> CheckEvent:
         try:
-            line = Line.model_validate_json(raw, strict=False)
+            line = CheckEvent.model_validate_json(raw, strict=False)
         except ValidationError as problem:
             shown = one_line(raw[:60].decode(errors="replace"))
             raise Garbled(f"“{shown}” is not one of them") from problem
@@ -160,7 +160,7 @@ class Transcript:
         self._number += 1
         return line
 
-    def _take(self, line: Line) -> None:
+    def _take(self, line: CheckEvent) -> None:
         match line.event:
             case Event.COLLECTING:
                 self.collecting = line.name

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import sandbox
 from sandbox.checks import CheckSettings
-from sandbox.checks.connection import Connection
+from sandbox.checks.connection import CheckConnection
 from sandbox.checks.job import TEMPORARY, Job, PhaseName
-from sandbox.checks.protocol import Garbled, Transcript, clean, one_line
+from sandbox.checks.protocol import Garbled, SessionTranscript, clean, one_line
 from sandbox.core.deadline import Deadline
 from sandbox.core.process import kill_group
 from sandbox.core.records import CheckEnd, CheckResult, CheckSession, Observation, Outcome
@@ -73,7 +73,7 @@ def run_checks(
         return CheckSession(results=(), message="no checks were given")
     deadline.check("give the checks' phase more time")
     work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    connection = Connection(ssh_config.resolve(), host)
+    connection = CheckConnection(ssh_config.resolve(), host)
     master = connection.find_master(deadline)
     if master == 0:
         message = "the SSH connection to the guest was gone before the checks began"
@@ -126,7 +126,7 @@ class _Session:
         self._on_result = on_result
         self._folder = Path(job.work_dir)
         self._log = self._folder / f"{job.log}.log"
-        self._transcript = Transcript(job.token, on_result)
+        self._transcript = SessionTranscript(job.token, on_result)
         self._garbled = ""
         self._timed_out = False
 

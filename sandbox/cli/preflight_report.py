@@ -24,16 +24,16 @@ from sandbox.core.settings import Settings
 from sandbox.core.wording import count, duration
 from sandbox.preflight.judge import look_ahead
 from sandbox.preflight.known_bugs import bug_points, read_bugs
-from sandbox.preflight.points import Point, Preflight, ServiceForecast, Severity
+from sandbox.preflight.points import Preflight, PreflightPoint, PreflightSeverity, ServiceForecast
 from sandbox.scenario import load_scenario, parse_upgrade
 from sandbox.scenario.request import Request, find_scenario, login_of
 
 SECONDS = 120.0  # a guest that is busy, or emulated, answers late; most answer in two
 _ADDRESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:%-]{0,252}")
 _MARKS = {
-    Severity.BLOCKER: ("✗", "red"),
-    Severity.WARNING: ("!", "yellow"),
-    Severity.NOTE: ("·", "cyan"),
+    PreflightSeverity.BLOCKER: ("✗", "red"),
+    PreflightSeverity.WARNING: ("!", "yellow"),
+    PreflightSeverity.NOTE: ("·", "cyan"),
 }
 _TOPIC_WIDTH = 14
 _SHOWN = 12  # of services
@@ -128,18 +128,18 @@ def print_found(found: Preflight, scenario: str) -> None:
         else:
             _print_plain(point.severity.value, point.topic, point.text, point.hint)
     _print_forecasts(console, found)
-    blockers = [point for point in found.points if point.severity is Severity.BLOCKER]
+    blockers = [point for point in found.points if point.severity is PreflightSeverity.BLOCKER]
     if blockers:
         words = f"{count(len(blockers), 'blocker')}: do not begin before that is mended"
         console.print(Text(f"\n{words}", "bold red"), soft_wrap=True)
         return
-    warnings = sum(point.severity is Severity.WARNING for point in found.points)
+    warnings = sum(point.severity is PreflightSeverity.WARNING for point in found.points)
     words = f"\nNothing blocks it ({count(warnings, 'warning')}). That is no verdict: rehearse it."
     console.print(Text(words, "bold green"), soft_wrap=True)
     console.print(Text(f"Next  sandbox run {scenario} --guest NAME"), soft_wrap=True)
 
 
-def _print_pretty(console: Console, point: Point) -> None:
+def _print_pretty(console: Console, point: PreflightPoint) -> None:
     mark, style = _MARKS[point.severity]
     row = Table.grid(padding=(0, 1), pad_edge=False)
     row.add_column(width=3, justify="right")

@@ -13,7 +13,7 @@ from lxml import etree
 from sandbox.clone.guest import Entrance
 from sandbox.clone.key_injection import inject_key
 from sandbox.clone.reaper import DISK_WATCH, Reaped, domain_name, remove_run
-from sandbox.clone.ssh import Login
+from sandbox.clone.ssh import GuestLogin
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import RequestError
 from sandbox.core.process import start
@@ -43,7 +43,7 @@ class CloneOrder:
 
     source: Source
     mark: Mark
-    login: Login
+    login: GuestLogin
     inject: bool
     accelerated: bool
     memory: int | None = None

@@ -22,7 +22,7 @@ from sandbox.clone.jobs import (
     as_program,
     begin_script,
 )
-from sandbox.clone.ssh import LOST, Connection, Login
+from sandbox.clone.ssh import LOST, GuestLogin, SshConnection
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import (
     CommandFailed,
@@ -77,14 +77,14 @@ class Guest:
         self,
         hypervisor: Hypervisor,
         entrance: Entrance,
-        login: Login,
+        login: GuestLogin,
         folder: Path,
         register: Callable[[int, str], None],
     ) -> None:
         self._hypervisor = hypervisor
         self._entrance = entrance
         self._login = login
-        self.connection = Connection(folder, login, register, hypervisor.host.proxy_command)
+        self.connection = SshConnection(folder, login, register, hypervisor.host.proxy_command)
         self._console_start = 0
         self._boot_id = ""
         self._made = time.monotonic()

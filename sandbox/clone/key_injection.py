@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sandbox.clone.ssh import Login
+from sandbox.clone.ssh import GuestLogin
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import CommandFailed, RequestError
 from sandbox.core.process import run
@@ -41,7 +41,7 @@ def make_key(folder: RunFolder, deadline: Deadline) -> Path:
 
 
 def inject_key(
-    login: Login, overlay: Path, folder: RunFolder, deadline: Deadline, wanted: bool
+    login: GuestLogin, overlay: Path, folder: RunFolder, deadline: Deadline, wanted: bool
 ) -> tuple[str, ...]:
     """Let the login's public key into the clone's disk; returns the mutations for the report.
 

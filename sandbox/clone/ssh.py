@@ -28,7 +28,7 @@ _NOISE = re.compile(r"^Warning: Permanently added .*$\n?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Login:
+class GuestLogin:
     """How the guest is entered: a user and a key that it accepts."""
 
     user: str
@@ -36,7 +36,7 @@ class Login:
     port: int = 22
 
 
-def config_text(folder: Path, login: Login, address: str, proxy_command: str = "") -> str:
+def config_text(folder: Path, login: GuestLogin, address: str, proxy_command: str = "") -> str:
     """The run's ssh_config; nothing of the operator's own configuration is read.
 
     ``proxy_command``: how to get to an address that only another host reaches.
@@ -71,13 +71,13 @@ def _path(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
-class Connection:
+class SshConnection:
     """The master connection and what runs over it."""
 
     def __init__(
         self,
         folder: Path,
-        login: Login,
+        login: GuestLogin,
         register: Callable[[int, str], None],
         proxy_command: str = "",
     ) -> None:

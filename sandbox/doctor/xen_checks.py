@@ -48,7 +48,7 @@ _LOADERS = {
 
 
 @dataclass(frozen=True)
-class Heard:
+class HostAnswer:
     """The host's report, and when it was asked and had answered; Unix time of this machine."""
 
     report: XenReport
@@ -67,7 +67,7 @@ def xen_checks(settings: Settings, known: KnownHost) -> Generator[Check, None, N
     for name, package in (("ssh", "openssh-client"), ("ssh-keygen", "openssh-client")):
         yield Check("This machine", name, partial(host_checks.program, name, package))
     yield Check("This machine", "package proxy", partial(host_checks.proxy_refuses, settings))
-    group, heard = f"Host {known.name}", list[Heard]()
+    group, heard = f"Host {known.name}", list[HostAnswer]()
     yield Check(group, "reachable", partial(_reachable, known, heard), _CHECK_SECONDS)
     if not heard:
         return  # nothing more can be found out
@@ -85,7 +85,7 @@ def xen_checks(settings: Settings, known: KnownHost) -> Generator[Check, None, N
             host.hypervisor.close()
 
 
-def _reachable(known: KnownHost, heard: list[Heard]) -> Finding:
+def _reachable(known: KnownHost, heard: list[HostAnswer]) -> Finding:
     host = host_of(known.uri)
     deadline = Deadline(REPORT_SECONDS, f"asking {known.name}")
     try:
@@ -96,13 +96,13 @@ def _reachable(known: KnownHost, heard: list[Heard]) -> Finding:
         way = "its name, key and `jump` in hosts.yaml; is its host key known?"
         return Finding(State.BAD, lost.message, f"{lost.hint}; {way}")
     report, shown = parse_report(said.stdout), known.uri.partition("?")[0]
-    heard.append(Heard(report, asked, time.time()))
+    heard.append(HostAnswer(report, asked, time.time()))
     if not report.root:
         return Finding(State.BAD, f"{shown} answers, but not as root", "log in there as root")
     return Finding(State.OK, f"{shown} answers, as root")
 
 
-def _judgements(heard: Heard, limits: Limits) -> Iterator[tuple[str, Callable[[], Finding]]]:
+def _judgements(heard: HostAnswer, limits: Limits) -> Iterator[tuple[str, Callable[[], Finding]]]:
     report = heard.report
     yield "clock", partial(clock, heard)
     yield "Xen", partial(xen, report)
@@ -121,7 +121,7 @@ def _judgements(heard: Heard, limits: Limits) -> Iterator[tuple[str, Callable[[]
         yield name, partial(program, report, name)
 
 
-def clock(heard: Heard) -> Finding:
+def clock(heard: HostAnswer) -> Finding:
     """Whether the host's time is ours; what its answer took is not known better than that."""
     there = heard.report.clock
     if there is None:

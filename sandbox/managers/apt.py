@@ -38,7 +38,7 @@ from sandbox.managers import (
     log_tail,
 )
 from sandbox.managers import apt_parse as parse
-from sandbox.managers.transcript import Transcript, sections_of
+from sandbox.managers.transcript import ManagerTranscript, sections_of
 from sandbox.observe.observation_parse import starts_of
 
 OnStatus = Callable[[str, str], None]
@@ -230,7 +230,7 @@ class _SimulateStage:
 
 
 def _simulate_failure(
-    told: Transcript, exit_status: int, *, kernel: bool, release: str
+    told: ManagerTranscript, exit_status: int, *, kernel: bool, release: str
 ) -> Failure | None:
     if told.stage == "release" and exit_status != 0:
         runs = (told.of("release") or ["unknown"])[0]
@@ -306,7 +306,7 @@ def _follow(
     deadline: Deadline,
     on_status: OnStatus,
     on_line: OnLine,
-) -> tuple[int, Transcript]:
+) -> tuple[int, ManagerTranscript]:
     """Follow a stage; again while the guest's own apt holds the lock, within the deadline.
 
     Time that runs out is :class:`GuestBusy` for a lock that nobody gave back, and
@@ -314,7 +314,7 @@ def _follow(
     """
     locked = ""
     while True:
-        told = Transcript(new_mark(), on_status, on_line)
+        told = ManagerTranscript(new_mark(), on_status, on_line)
         try:
             exit_status = shell.follow(script, deadline, told.feed, args=(told.mark, *args))
             locked = parse.locked_out(told.lines) if exit_status else ""
@@ -333,7 +333,7 @@ def _follow(
             raise kind(late.phase, late.seconds, hint, doing=doing) from late
 
 
-def _last_words(told: Transcript) -> str:
+def _last_words(told: ManagerTranscript) -> str:
     words, package = told.last or "none", parse.package_at_work(told.statuses)
     return f"apt's last words: {words}" + ("" if package in words else f" (at {package})")
 

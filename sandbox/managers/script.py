@@ -26,7 +26,7 @@ from sandbox.managers import (
     ignore_progress,
     log_tail,
 )
-from sandbox.managers.transcript import Transcript
+from sandbox.managers.transcript import ManagerTranscript
 
 MAX_SCRIPT = 1_000_000
 _TROUBLE = re.compile(
@@ -105,7 +105,7 @@ class ScriptUpgrader:
             on_progress(None, line)
             on_line(line)
 
-        told = Transcript(new_mark(), lambda stage, line: None, show)
+        told = ManagerTranscript(new_mark(), lambda stage, line: None, show)
         args = (told.mark, shell.proxy_url(), *simulation.arguments, self.work)
         try:
             status = shell.follow(_RUN, deadline, told.feed, args=args)
@@ -130,7 +130,7 @@ class ScriptUpgrader:
         return f"{self.work}/script"
 
 
-def _last_words(told: Transcript) -> str:
+def _last_words(told: ManagerTranscript) -> str:
     return f"the script's last words: {told.last or 'none'}"
 
 

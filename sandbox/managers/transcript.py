@@ -20,7 +20,7 @@ _NOISE = re.compile(r"\(Reading database \.\.\.(?: \d+%)?$")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
-class Transcript:
+class ManagerTranscript:
     """Feed it lines; read ``stages`` (name -> lines) and ``lines`` (all of them, in order)."""
 
     def __init__(self, mark: str, on_status: Callable[[str, str], None], on_line: OnLine) -> None:
@@ -71,7 +71,7 @@ class Transcript:
 
 def sections_of(text: str, mark: str) -> dict[str, list[str]]:
     """The stages of a script that was run to its end."""
-    transcript = Transcript(mark, lambda stage, status: None, lambda line: None)
+    transcript = ManagerTranscript(mark, lambda stage, status: None, lambda line: None)
     for line in text.split("\n"):
         transcript.feed(line)
     return {stage: list(lines) for stage, lines in transcript.stages.items()}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from sandbox.core.wording import size
 from sandbox.managers.kernels import is_kernel
-from sandbox.preflight.parse import Seen
-from sandbox.preflight.points import Point, Severity
+from sandbox.preflight.parse import GuestSurvey
+from sandbox.preflight.points import PreflightPoint, PreflightSeverity
 
 MIB = 1 << 20
 UNPACKS = "/var/tmp"  # noqa: S108 - the guest's: it is asked how much is free there
@@ -25,7 +25,7 @@ _DRIVERS = {"xvd": "xen_blkfront", "vd": "virtio_blk", "nvme": "nvme", "sd": "sd
 _DISK = re.compile(r"(xvd|vd|nvme|sd)[a-z0-9]+")
 
 
-def new_kernels(seen: Seen) -> list[str]:
+def new_kernels(seen: GuestSurvey) -> list[str]:
     """Packages that bring one more kernel."""
     return [
         change.name
@@ -35,7 +35,7 @@ def new_kernels(seen: Seen) -> list[str]:
     ]  # fmt: skip
 
 
-def brings_kernel(seen: Seen) -> bool:
+def brings_kernel(seen: GuestSurvey) -> bool:
     """Whether the next reboot starts another kernel: a new one, or a newer build of the same."""
     booted = (f"-{seen.kernel}", f"-{_newest(seen)}")
     return bool(new_kernels(seen)) or any(
@@ -45,7 +45,7 @@ def brings_kernel(seen: Seen) -> bool:
     )  # fmt: skip
 
 
-def renews_initramfs(seen: Seen) -> bool:
+def renews_initramfs(seen: GuestSurvey) -> bool:
     """Whether an initramfs is built, for a new kernel or anew for an old one."""
     return any(
         change.new and (is_kernel(change.name) or _REBUILDS.fullmatch(change.name))
@@ -53,7 +53,7 @@ def renews_initramfs(seen: Seen) -> bool:
     )
 
 
-def boot_points(seen: Seen) -> Iterator[Point]:
+def boot_points(seen: GuestSurvey) -> Iterator[PreflightPoint]:
     """Room in /boot and /var/tmp, the kernel that the next reboot starts, its initramfs."""
     yield from _room(seen)
     yield from _pending(seen)
@@ -61,7 +61,7 @@ def boot_points(seen: Seen) -> Iterator[Point]:
     yield from _loader(seen)
 
 
-def _room(seen: Seen) -> Iterator[Point]:
+def _room(seen: GuestSurvey) -> Iterator[PreflightPoint]:
     if not renews_initramfs(seen) or not seen.initrd_size:
         return
     kernels = len(new_kernels(seen))
@@ -70,16 +70,16 @@ def _room(seen: Seen) -> Iterator[Point]:
     boot, unpacked = seen.space.get("/boot"), seen.space.get(UNPACKS)
     if boot is not None and boot.free < need + SPARE:
         full = boot.free < need
-        yield Point(
-            severity=Severity.BLOCKER if full else Severity.WARNING,
+        yield PreflightPoint(
+            severity=PreflightSeverity.BLOCKER if full else PreflightSeverity.WARNING,
             topic="/boot",
             text=f"/boot has {size(boot.free)} free, and {_brought(kernels)} "
             f"{'need' if kernels > 1 else 'needs'} about {size(need)} there",
             hint="remove kernels that nobody boots any more: apt autoremove --purge",
         )
     if unpacked is not None and unpacked.free < UNPACKED * seen.initrd_size:
-        yield Point(
-            severity=Severity.WARNING,
+        yield PreflightPoint(
+            severity=PreflightSeverity.WARNING,
             topic="initramfs",
             text=f"{UNPACKS} has {size(unpacked.free)} free; an initramfs is put together there "
             f"unpacked, about {size(UNPACKED * seen.initrd_size)}",
@@ -93,32 +93,32 @@ def _brought(kernels: int) -> str:
     return "a new kernel" if kernels == 1 else f"{kernels} new kernels"
 
 
-def _pending(seen: Seen) -> Iterator[Point]:
+def _pending(seen: GuestSurvey) -> Iterator[PreflightPoint]:
     """A reboot that is due already: what it brings would be taken for the upgrade's doing."""
     newest = _newest(seen)
     if newest != seen.kernel:
-        yield Point(
-            severity=Severity.WARNING,
+        yield PreflightPoint(
+            severity=PreflightSeverity.WARNING,
             topic="kernel",
             text=f"{seen.kernel} runs, and {newest} is installed: a reboot is due before the "
             "upgrade",
             hint="the next reboot brings this kernel, too: reboot first, or rehearse with it",
         )
     elif seen.reboot_required:
-        yield Point(
-            severity=Severity.WARNING,
+        yield PreflightPoint(
+            severity=PreflightSeverity.WARNING,
             topic="kernel",
             text="the guest asks for a reboot already, for an earlier upgrade",
             hint="the next reboot brings that, too: reboot first, or rehearse with it",
         )
 
 
-def _newest(seen: Seen) -> str:
+def _newest(seen: GuestSurvey) -> str:
     """The kernel that the next reboot starts; the running one where /boot does not tell."""
     return seen.kernels[-1] if seen.kernel in seen.kernels else seen.kernel
 
 
-def _initramfs(seen: Seen) -> Iterator[Point]:
+def _initramfs(seen: GuestSurvey) -> Iterator[PreflightPoint]:
     newest = _newest(seen)
     needing = seen.root_disks or seen.disks
     drivers = sorted(
@@ -128,8 +128,8 @@ def _initramfs(seen: Seen) -> Iterator[Point]:
     known = {kernel for kernel, _driver in seen.drivers}
     for driver in drivers:
         if newest in known and newest != seen.kernel and (newest, driver) not in seen.drivers:
-            yield Point(
-                severity=Severity.BLOCKER,
+            yield PreflightPoint(
+                severity=PreflightSeverity.BLOCKER,
                 topic="boot chain",
                 text=f"the kernel {newest}, which the next reboot starts, has no driver {driver} "
                 "for this machine's disk",
@@ -138,16 +138,18 @@ def _initramfs(seen: Seen) -> Iterator[Point]:
         listed = {name.replace("-", "_") for name in seen.initramfs_modules}
         built_in = (newest, driver) in seen.built_in
         if seen.modules == "list" and driver not in listed and not built_in:
-            yield Point(
-                severity=Severity.BLOCKER if renews_initramfs(seen) else Severity.WARNING,
+            yield PreflightPoint(
+                severity=PreflightSeverity.BLOCKER
+                if renews_initramfs(seen)
+                else PreflightSeverity.WARNING,
                 topic="boot chain",
                 text=f"initramfs-tools takes only listed modules (MODULES=list), and {driver} is "
                 "not listed: an initramfs that is built now does not find this machine's disk",
                 hint=f"add {driver} to /etc/initramfs-tools/modules",
             )
     if seen.modules == "dep" and renews_initramfs(seen):
-        yield Point(
-            severity=Severity.NOTE,
+        yield PreflightPoint(
+            severity=PreflightSeverity.NOTE,
             topic="boot chain",
             text="the new initramfs gets only the drivers of the present hardware (MODULES=dep): "
             "it will not start on another hypervisor",
@@ -157,31 +159,31 @@ def _initramfs(seen: Seen) -> Iterator[Point]:
     if seen.compress == "zstd" and packed_anew and _has_config(seen, newest) and not can:
         asks = seen.mkinitramfs_asks
         text = f"initramfs-tools packs with zstd, which the kernel {newest} cannot unpack"
-        yield Point(
-            severity=Severity.NOTE if asks else Severity.BLOCKER,
+        yield PreflightPoint(
+            severity=PreflightSeverity.NOTE if asks else PreflightSeverity.BLOCKER,
             topic="boot chain",
             text=f"{text}: it will take gzip, which needs more room" if asks else text,
             hint="set COMPRESS=gzip in /etc/initramfs-tools/initramfs.conf",
         )
 
 
-def _loader(seen: Seen) -> Iterator[Point]:
+def _loader(seen: GuestSurvey) -> Iterator[PreflightPoint]:
     """A PV guest's kernel is unpacked by Xen's tools, not by itself."""
     version = _xen_version(seen)
     if seen.xen.get("guest_type") != "PV" or version is None or version >= ZSTD_BY_XEN:
         return
     newest, xen = _newest(seen), ".".join(map(str, version))
     if newest != seen.kernel and (newest, "KERNEL_ZSTD") in seen.config:
-        yield Point(
-            severity=Severity.BLOCKER,
+        yield PreflightPoint(
+            severity=PreflightSeverity.BLOCKER,
             topic="boot chain",
             text=f"the kernel {newest} is packed with zstd, which Xen {xen} cannot unpack for a "
             "PV guest: the next reboot ends before the kernel",
             hint="keep a kernel that is packed otherwise as the default, or move to Xen 4.15",
         )
     elif new_kernels(seen) and (seen.kernel, "KERNEL_ZSTD") not in seen.config:
-        yield Point(
-            severity=Severity.WARNING,
+        yield PreflightPoint(
+            severity=PreflightSeverity.WARNING,
             topic="boot chain",
             text=f"Xen {xen} cannot unpack a PV guest's kernel that is packed with zstd, as "
             "Ubuntu's are since 21.10; how the new one is packed is not known before it is there",
@@ -189,11 +191,11 @@ def _loader(seen: Seen) -> Iterator[Point]:
         )
 
 
-def _has_config(seen: Seen, kernel: str) -> bool:
+def _has_config(seen: GuestSurvey, kernel: str) -> bool:
     return (kernel, "MODULES") in seen.config
 
 
-def _xen_version(seen: Seen) -> tuple[int, int] | None:
+def _xen_version(seen: GuestSurvey) -> tuple[int, int] | None:
     words = (seen.xen.get("version/major", ""), seen.xen.get("version/minor", ""))
     if not all(word.isascii() and word.isdigit() and len(word) < 5 for word in words):
         return None

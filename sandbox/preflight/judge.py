@@ -15,8 +15,14 @@ from sandbox.core.wording import count, size, some
 from sandbox.managers import UpgradeRequest
 from sandbox.managers.apt_parse import explain
 from sandbox.preflight.boot import MIB, boot_points, brings_kernel
-from sandbox.preflight.parse import Seen, parse
-from sandbox.preflight.points import Point, Preflight, ServiceForecast, Severity, worst_first
+from sandbox.preflight.parse import GuestSurvey, parse
+from sandbox.preflight.points import (
+    Preflight,
+    PreflightPoint,
+    PreflightSeverity,
+    ServiceForecast,
+    worst_first,
+)
 from sandbox.verdict.downtime import start_seconds
 
 ARCHIVES = "/var/cache/apt/archives"
@@ -44,7 +50,9 @@ def look_ahead(
     return judge(parse(answer.stdout, mark), guest, request, keep)
 
 
-def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] = ()) -> Preflight:
+def judge(
+    seen: GuestSurvey, guest: str, request: UpgradeRequest, keep: Sequence[str] = ()
+) -> Preflight:
     """Points, the worst first, and forecasts."""
     rooted = request.what == "release" or (request.what == "kernel" and bool(seen.changes))
     reboot = rooted or brings_kernel(seen)
@@ -81,7 +89,7 @@ def judge(seen: Seen, guest: str, request: UpgradeRequest, keep: Sequence[str] =
 # --- packages -------------------------------------------------------------------------------
 
 
-def _package_lists(seen: Seen, request: UpgradeRequest) -> Iterator[Point]:
+def _package_lists(seen: GuestSurvey, request: UpgradeRequest) -> Iterator[PreflightPoint]:
     if not seen.apt:
         text = "the guest has no apt: nothing is known of packages"
         yield _warning("packages", text, "only what does not depend on them was looked at")
@@ -107,7 +115,9 @@ def _package_lists(seen: Seen, request: UpgradeRequest) -> Iterator[Point]:
         yield _note("package lists", text, "a rehearsal fetches new ones in its clone")
 
 
-def _simulation(seen: Seen, request: UpgradeRequest, keep: Sequence[str]) -> Iterator[Point]:
+def _simulation(
+    seen: GuestSurvey, request: UpgradeRequest, keep: Sequence[str]
+) -> Iterator[PreflightPoint]:
     if not seen.apt or request.what in ("release", "script") or not seen.lists:
         return
     if seen.as_root:
@@ -147,7 +157,7 @@ def _simulation(seen: Seen, request: UpgradeRequest, keep: Sequence[str]) -> Ite
         yield _warning("held", text, "apt-mark unhold NAME, if that is not meant any more")
 
 
-def _dpkg(seen: Seen) -> Iterator[Point]:
+def _dpkg(seen: GuestSurvey) -> Iterator[PreflightPoint]:
     mend = "dpkg --configure -a on the guest, and apt-get -f install"
     if seen.broken:
         text = f"dpkg left {count(len(seen.broken), 'package')} half-way: {some(seen.broken)}"
@@ -159,7 +169,7 @@ def _dpkg(seen: Seen) -> Iterator[Point]:
 # --- space ----------------------------------------------------------------------------------
 
 
-def _space(seen: Seen) -> Iterator[Point]:
+def _space(seen: GuestSurvey) -> Iterator[PreflightPoint]:
     for mount in seen.read_only:
         text = f"{mount} is mounted read-only"
         if mount in seen.remounted:
@@ -181,8 +191,8 @@ def _space(seen: Seen) -> Iterator[Point]:
             continue
         text = f"{mount} has {size(free[mount])} free, and the upgrade needs {size(need)} there"
         hint = "apt-get clean, or more room, before the upgrade"
-        severity = Severity.BLOCKER if free[mount] < need else Severity.WARNING
-        yield Point(severity=severity, topic="space", text=text, hint=hint)
+        severity = PreflightSeverity.BLOCKER if free[mount] < need else PreflightSeverity.WARNING
+        yield PreflightPoint(severity=severity, topic="space", text=text, hint=hint)
     root = seen.space.get("/")
     if root is not None and root.inodes is not None and root.inodes < SPARE_INODES:
         text = f"/ has room for only {root.inodes} more files"
@@ -192,7 +202,7 @@ def _space(seen: Seen) -> Iterator[Point]:
 # --- what a person is asked, and what has to be started again --------------------------------
 
 
-def _conffiles(seen: Seen) -> Iterator[Point]:
+def _conffiles(seen: GuestSurvey) -> Iterator[PreflightPoint]:
     for file in seen.conffiles:
         text = f"an interactive upgrade may ask about {file.path} ({file.package}): it was "
         text += "deleted" if file.deleted else "changed"
@@ -200,7 +210,7 @@ def _conffiles(seen: Seen) -> Iterator[Point]:
         yield _warning("conffiles", text, hint)
 
 
-def _services(seen: Seen, *, reboot: bool) -> Iterator[Point]:
+def _services(seen: GuestSurvey, *, reboot: bool) -> Iterator[PreflightPoint]:
     old = [name for name in seen.users if name not in seen.restarts]
     if old and not reboot:
         text = (
@@ -213,13 +223,13 @@ def _services(seen: Seen, *, reboot: bool) -> Iterator[Point]:
         yield _warning("services", text, "they change with their next start, upgrade or not")
 
 
-def _blocker(topic: str, text: str, hint: str = "") -> Point:
-    return Point(severity=Severity.BLOCKER, topic=topic, text=text, hint=hint)
+def _blocker(topic: str, text: str, hint: str = "") -> PreflightPoint:
+    return PreflightPoint(severity=PreflightSeverity.BLOCKER, topic=topic, text=text, hint=hint)
 
 
-def _warning(topic: str, text: str, hint: str = "") -> Point:
-    return Point(severity=Severity.WARNING, topic=topic, text=text, hint=hint)
+def _warning(topic: str, text: str, hint: str = "") -> PreflightPoint:
+    return PreflightPoint(severity=PreflightSeverity.WARNING, topic=topic, text=text, hint=hint)
 
 
-def _note(topic: str, text: str, hint: str = "") -> Point:
-    return Point(severity=Severity.NOTE, topic=topic, text=text, hint=hint)
+def _note(topic: str, text: str, hint: str = "") -> PreflightPoint:
+    return PreflightPoint(severity=PreflightSeverity.NOTE, topic=topic, text=text, hint=hint)

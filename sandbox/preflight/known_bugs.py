@@ -18,7 +18,7 @@ from sandbox.core.config.problems import problem_lines, shape_problems
 from sandbox.core.config.section import Section
 from sandbox.core.errors import RequestError
 from sandbox.core.records import PackageChange
-from sandbox.preflight.points import Point, Severity
+from sandbox.preflight.points import PreflightPoint, PreflightSeverity
 from sandbox.scenario import values
 
 Text = Annotated[str, PlainValidator(scalars.text)]
@@ -53,11 +53,11 @@ def read_bugs(path: Path) -> tuple[Bug, ...]:
         raise RequestError("\n".join(lines), "correct the list of known bugs") from invalid
 
 
-def bug_points(bugs: Sequence[Bug], changes: Sequence[PackageChange]) -> tuple[Point, ...]:
+def bug_points(bugs: Sequence[Bug], changes: Sequence[PackageChange]) -> tuple[PreflightPoint, ...]:
     """Those that the upgrade would bring; pure."""
     return tuple(
-        Point(
-            severity=Severity.BLOCKER if bug.blocks else Severity.WARNING,
+        PreflightPoint(
+            severity=PreflightSeverity.BLOCKER if bug.blocks else PreflightSeverity.WARNING,
             topic="known bugs",
             text=f"{change.name} {change.new}: {bug.text}",
             hint="hold the package on the guest, or wait for the next version",

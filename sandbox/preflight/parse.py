@@ -60,7 +60,7 @@ class Conffile(Record):
     deleted: bool = False
 
 
-class Seen(Record):
+class GuestSurvey(Record):
     """What a guest says before its upgrade. Sizes are bytes, instants Unix time."""
 
     kernel: str
@@ -108,7 +108,7 @@ class Seen(Record):
     boot_seconds: float = 0.0
 
 
-def parse(text: str, mark: str) -> Seen:
+def parse(text: str, mark: str) -> GuestSurvey:
     """Facts from what preflight.sh printed with ``mark``."""
     sections = split(text, mark)
     kernel = _first(sections, "kernel")
@@ -125,7 +125,7 @@ def parse(text: str, mark: str) -> Seen:
     configuration = _properties(sections.get("initramfs", ()))
     starts = starts_of(sections.get("starts", ()))
     broken, held = _states(sections.get("states", ()))
-    return Seen(
+    return GuestSurvey(
         kernel=kernel,
         now=_number(_first(sections, "now")),
         kernels=kernels_of(name for name in sizes if name.startswith("vmlinu")),

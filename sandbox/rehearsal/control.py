@@ -57,7 +57,7 @@ class Cut(Deadline):
         return Cut(min(seconds, self.remaining()), self.phase, self._stop)
 
 
-class Twin:
+class ControlTrial:
     """A context manager: leaving it ends the control, whatever it does."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Twin:
         self._start = ""  # boot id of its newest start that is known of
         self._thread = threading.Thread(target=self._work, name="control", daemon=True)
 
-    def __enter__(self) -> Twin:
+    def __enter__(self) -> ControlTrial:
         if self._enter is not None:
             self._thread.start()
         return self
@@ -246,21 +246,21 @@ class Twin:
         self._found = self._found.model_copy(update=facts)
 
 
-def make_twin(
+def make_control_trial(
     plan: Plan, hypervisor: Hypervisor, clone: Clone, folder: RunFolder, deadline: Deadline
-) -> Twin:
+) -> ControlTrial:
     """The control of a clone that has just been started.
 
     Raises :class:`HostError` where one is insisted on and the host has no memory for it, or fails.
     """
     order = plan.order
     if not order.control:
-        return Twin(plan, hypervisor, folder, None)
+        return ControlTrial(plan, hypervisor, folder, None)
     if not clone.twins:
         why = f"{clone.facts.method}: production would pay for a second copy"
         if plan.control == "always":
             raise NoRoom(f"there cannot be a control: {why}", "state control: auto, or never")
-        return Twin(plan, hypervisor, folder, None, why)
+        return ControlTrial(plan, hypervisor, folder, None, why)
     try:
         entrance = create_control(hypervisor, order, folder, clone, deadline)
     except HostError as problem:
@@ -268,9 +268,9 @@ def make_twin(
             raise
         with contextlib.suppress(SandboxError):  # the run's own clean-up tries it again
             remove_control(hypervisor, folder)
-        return Twin(plan, hypervisor, folder, None, problem.message)
+        return ControlTrial(plan, hypervisor, folder, None, problem.message)
 
     def enter(_deadline: Deadline) -> Guest:
         return Guest(hypervisor, entrance, order.login, control_place(folder), folder.register)
 
-    return Twin(plan, hypervisor, folder, enter)
+    return ControlTrial(plan, hypervisor, folder, enter)

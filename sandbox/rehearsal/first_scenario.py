@@ -39,11 +39,11 @@ from sandbox.rehearsal.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_pla
 from sandbox.scenario import (
     FILE_NAME,
     Scenario,
+    SourceSettings,
     load_scenario,
     parse_source,
     render_template,
 )
-from sandbox.scenario import Source as StatedSource
 from sandbox.scenario.request import Request
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -53,7 +53,7 @@ _NO_BOOT = "--no-boot writes a scenario without looking inside"
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunningServices:
     """What runs in the guest, as its clone showed it."""
 
     observation: Observation
@@ -110,7 +110,7 @@ def _place(name: str, settings: Settings) -> Path:
     return place
 
 
-def _stated_source(request: Request, hypervisor: Hypervisor) -> StatedSource:
+def _stated_source(request: Request, hypervisor: Hypervisor) -> SourceSettings:
     if request.guest is None and request.image is None:
         guests = hypervisor.guests()
         raise RequestError(
@@ -131,7 +131,7 @@ def _key(request: Request, name: str) -> Path | None:
 # --- what the hypervisor knows -----------------------------------------------------------------
 
 
-def _inspect(stated: StatedSource, hypervisor: Hypervisor) -> Source:
+def _inspect(stated: SourceSettings, hypervisor: Hypervisor) -> Source:
     deadline = Deadline(PLAN_SECONDS, "inspecting")
     if stated.guest is not None:
         return guest_source(hypervisor, stated.guest, deadline)
@@ -171,7 +171,7 @@ def _describe(source: Source, hypervisor: Hypervisor) -> list[str]:
 
 def _look_inside(
     scenario: Scenario, hypervisor: Hypervisor, settings: Settings, limits: Limits
-) -> Seen:
+) -> RunningServices:
     """Boot a clone, look, and remove it, however that ends."""
     _require_key(scenario)
     folder = Store(settings).create(hypervisor.uri)
@@ -201,7 +201,7 @@ def _require_key(scenario: Scenario) -> None:
         raise RequestError(problem.message, f"give --key FILE; {_NO_BOOT}") from problem
 
 
-def _boot_and_look(plan: Plan, hypervisor: Hypervisor, folder: RunFolder) -> Seen:
+def _boot_and_look(plan: Plan, hypervisor: Hypervisor, folder: RunFolder) -> RunningServices:
     order, seconds = plan.order, plan.seconds
     limit = duration(seconds[Phase.BOOT])
     click.echo(f"booting a clone of {order.source.name} to look inside (at most {limit})", err=True)
@@ -216,7 +216,7 @@ def _boot_and_look(plan: Plan, hypervisor: Hypervisor, folder: RunFolder) -> See
         guest.enter(deadline)
         guest.wait_until_up(deadline)
         deadline = Deadline(seconds[Phase.BASELINE], "looking")
-        return Seen(observe(guest, deadline), _manager(guest, deadline))
+        return RunningServices(observe(guest, deadline), _manager(guest, deadline))
 
 
 def _drop(hypervisor: Hypervisor, folder: RunFolder, why: str) -> None:
@@ -271,7 +271,7 @@ def _write(
     request: Request,
     key: Path | None,
     comments: Sequence[str],
-    seen: Seen | None,
+    seen: RunningServices | None,
 ) -> None:
     inside = _comments_of(seen) if seen else []
     observation = seen.observation if seen else None
@@ -294,7 +294,7 @@ def _write(
     (draft / module).write_text(checks_text(subject, request.user or "root", observation))
 
 
-def _comments_of(seen: Seen) -> list[str]:
+def _comments_of(seen: RunningServices) -> list[str]:
     observation = seen.observation
     boot = observation.boot_seconds
     booted = f", booted in {duration(boot)}" if boot else ""

@@ -11,7 +11,7 @@ from sandbox.checks import CheckSettings
 from sandbox.clone.create import CloneOrder
 from sandbox.clone.key_injection import make_key
 from sandbox.clone.reaper import is_on
-from sandbox.clone.ssh import Login
+from sandbox.clone.ssh import GuestLogin
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import NoRoom, RequestError
 from sandbox.core.records import Expectations, Phase
@@ -173,6 +173,6 @@ def _busy(why: str, guest: str, hypervisor: Hypervisor, folder: RunFolder) -> No
     return NoRoom(why, "one rehearsal of a running guest at a time: try again later")
 
 
-def _login(scenario: Scenario, folder: RunFolder, deadline: Deadline) -> Login:
+def _login(scenario: Scenario, folder: RunFolder, deadline: Deadline) -> GuestLogin:
     key = scenario.login.private_key() or make_key(folder, deadline)
-    return Login(scenario.login.user, key, scenario.login.port)
+    return GuestLogin(scenario.login.user, key, scenario.login.port)

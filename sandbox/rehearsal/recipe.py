@@ -22,7 +22,7 @@ from sandbox.network.proxy.package_proxy import PackageProxy
 from sandbox.observe.observation import observe
 from sandbox.observe.wide import Aside
 from sandbox.rehearsal import evidence
-from sandbox.rehearsal.control import Twin, make_twin
+from sandbox.rehearsal.control import ControlTrial, make_control_trial
 from sandbox.rehearsal.plan import CLEANUP_SECONDS, PLAN_SECONDS, Plan, make_plan
 from sandbox.rehearsal.retest import confirm, confirm_start, start_again, worth_another_start
 from sandbox.rehearsal.run import Run
@@ -143,7 +143,7 @@ def _recipe(
         guest = undo.enter_context(
             Guest(hypervisor, clone.entrance, order.login, folder.clone, folder.register)
         )
-        twin = undo.enter_context(make_twin(plan, hypervisor, clone, folder, deadline))
+        twin = undo.enter_context(make_control_trial(plan, hypervisor, clone, folder, deadline))
         run.learn(control=twin.absent)
     with run.phase(Phase.BOOT, seconds[Phase.BOOT]) as deadline:
         guest.enter(deadline)
@@ -188,7 +188,7 @@ def _recipe(
 
 
 @contextmanager
-def _its_twin_too(run: Run, twin: Twin) -> Iterator[None]:
+def _its_twin_too(run: Run, twin: ControlTrial) -> Iterator[None]:
     """Where the clone restarts by itself or goes away while it is upgraded, or once it is: does
     its twin do so as well?"""
     try:

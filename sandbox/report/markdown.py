@@ -13,7 +13,7 @@ from sandbox.core.records import CheckResult, ConffileDecision
 from sandbox.core.wording import count, duration
 from sandbox.report.view import FORECASTS, TRIED, View, instant
 from sandbox.verdict.diff import CheckChange
-from sandbox.verdict.severity import SHOWN, Line, tally
+from sandbox.verdict.severity import SHOWN, GradedLine, tally
 
 LIMIT = 60_000  # characters; a GitHub comment takes 65,536
 _ROWS = 100
@@ -140,7 +140,7 @@ def _differences(shown: View) -> str:
     return f"#### What else changed in the guest: {tally(shown.changes)}\n\n{body}"
 
 
-def _changes(lines: Sequence[Line]) -> str:
+def _changes(lines: Sequence[GradedLine]) -> str:
     rows = [f"- **{line.severity.value}** {plain(line.text)}" for line in lines[:_ROWS]]
     if len(lines) > _ROWS:
         rows.append(f"- … and {len(lines) - _ROWS} more")

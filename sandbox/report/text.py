@@ -16,7 +16,7 @@ from sandbox.core.records import CheckResult
 from sandbox.core.wording import count, duration
 from sandbox.report.view import FORECASTS, TRIED, View, instant
 from sandbox.verdict.diff import Effect
-from sandbox.verdict.severity import SHOWN, Line, Severity, tally
+from sandbox.verdict.severity import SHOWN, DiffSeverity, GradedLine, tally
 
 WIDTH = 100
 _ROWS = 60
@@ -34,9 +34,9 @@ _STYLES = {
     "error": "bold magenta",
 }
 _SEVERITY_STYLES = {
-    Severity.HIGH: "bold red",
-    Severity.MEDIUM: "yellow",
-    Severity.LOW: "dim",
+    DiffSeverity.HIGH: "bold red",
+    DiffSeverity.MEDIUM: "yellow",
+    DiffSeverity.LOW: "dim",
 }
 _EFFECT_STYLES = {Effect.HOLDS: "green", Effect.BROKE: "bold red", Effect.UNJUDGED: "dim"}
 
@@ -156,7 +156,7 @@ def _checks(console: Console, shown: View) -> None:
     _print_table(console, table, len(shown.checks))
 
 
-def _changes(console: Console, lines: Sequence[Line]) -> None:
+def _changes(console: Console, lines: Sequence[GradedLine]) -> None:
     if not lines:
         _title(console, "What else changed in the guest")
         _items(console, ["nothing besides the packages"])

@@ -28,7 +28,7 @@ from sandbox.verdict.diff import (
     without_drift,
 )
 from sandbox.verdict.downtime import REBOOT, Forecast, forecasts
-from sandbox.verdict.severity import Line, ranked
+from sandbox.verdict.severity import GradedLine, ranked
 
 TRIED = "What the clone tried to reach"  # a section's title
 FORECASTS = "Downtime: what the starts before let expect, and what happened"
@@ -106,7 +106,7 @@ class View:
         )
 
     @cached_property
-    def changes(self) -> tuple[Line, ...]:
+    def changes(self) -> tuple[GradedLine, ...]:
         """What changed in the guest besides its packages, the worst first."""
         return ranked(self.differences) if self.differences else ()
 

@@ -25,10 +25,10 @@ from sandbox.scenario.model import (
     Expect,
     Image,
     ImageFormat,
-    Login,
+    LoginSettings,
     RebootPolicy,
     ScenarioFile,
-    Source,
+    SourceSettings,
     Upgrade,
     validate,
 )
@@ -50,8 +50,8 @@ class Scenario:
     path: Path  # of the YAML file
     folder: Path
     description: str
-    source: Source | None  # None: the command line names it
-    login: Login
+    source: SourceSettings | None  # None: the command line names it
+    login: LoginSettings
     upgrade: Upgrade
     stated_reboot: RebootPolicy | None
     checks: Checks
@@ -81,7 +81,7 @@ class Scenario:
         """The same rehearsal of another upgrade, as `--upgrade` asks for."""
         return replace(self, upgrade=upgrade)
 
-    def with_source(self, source: Source) -> Scenario:
+    def with_source(self, source: SourceSettings) -> Scenario:
         """The same rehearsal of another guest, as `--guest` and `--image` ask for."""
         return replace(self, source=source)
 
@@ -230,12 +230,12 @@ def _package(item: str) -> str:
 
 def parse_source(
     *, guest: str | None = None, image: Path | None = None, format: str | None = None
-) -> Source:
+) -> SourceSettings:
     """What `--guest` or `--image` with its `--format` ask for; raises :class:`RequestError`."""
     if (guest is None) == (image is None):
         raise RequestError("give --guest or --image, one of them", "`virsh list` shows the guests")
     if guest is not None:
-        return Source(guest=scalars.valid_guest_name(guest))
+        return SourceSettings(guest=scalars.valid_guest_name(guest))
     assert image is not None
     stated = next((f for f in get_args(ImageFormat) if f == format), None)
     if stated is None:
@@ -246,7 +246,7 @@ def parse_source(
             f"give one of {', '.join(get_args(ImageFormat))}",
         )
     try:
-        return Source(image=Image(path=existing_file(image), format=stated))
+        return SourceSettings(image=Image(path=existing_file(image), format=stated))
     except ValueError as problem:
         raise RequestError(f"image {problem}", "check the path") from problem
 

@@ -120,7 +120,7 @@ class Image(ImageDisk):
         return tuple((disk.path, disk.format) for disk in (self, *self.disks))
 
 
-class Source(Section):
+class SourceSettings(Section):
     """What is cloned: exactly one of a libvirt guest and a disk image. Never modified."""
 
     model_config = ConfigDict(
@@ -138,7 +138,7 @@ class Source(Section):
     image: Image | None = Field(default=None, description="a disk image, instead of a guest")
 
 
-class Login(Section):
+class LoginSettings(Section):
     """How the clone is entered: over SSH, as a user that the guest already accepts."""
 
     user: UserName = Field(default="root", description="root, or a user with passwordless sudo")
@@ -298,10 +298,10 @@ class ScenarioFile(Section):
     description: str = Field(
         default="", max_length=500, description="one line for lists and reports"
     )
-    source: Source | None = Field(
+    source: SourceSettings | None = Field(
         default=None, description="what is cloned; when absent, --guest or --image must be given"
     )
-    login: Login = Field(default=Login(), description="how the clone is entered")
+    login: LoginSettings = Field(default=LoginSettings(), description="how the clone is entered")
     upgrade: Upgrade = Field(description="what is rehearsed, e.g. {what: security}")
     reboot: RebootPolicy | None = Field(
         default=None, description="default if-needed; with what: kernel always"

@@ -12,7 +12,7 @@ from sandbox.core.errors import RequestError
 from sandbox.core.settings import Settings
 from sandbox.scenario import (
     FILE_NAME,
-    Login,
+    LoginSettings,
     Scenario,
     load_scenario,
     parse_source,
@@ -55,11 +55,13 @@ def apply(scenario: Scenario, request: Request) -> Scenario:
     return replace(scenario, login=login_of(scenario.login, request))
 
 
-def login_of(stated: Login, request: Request) -> Login:
+def login_of(stated: LoginSettings, request: Request) -> LoginSettings:
     """The scenario's login with the request's user and key, held to the same rules."""
     key, inject = (stated.key, stated.inject) if request.key is None else (request.key, False)
     try:
-        return Login(user=request.user or stated.user, key=key, port=stated.port, inject=inject)
+        return LoginSettings(
+            user=request.user or stated.user, key=key, port=stated.port, inject=inject
+        )
     except ValidationError as problem:
         first = problem.errors()[0]
         raise RequestError(

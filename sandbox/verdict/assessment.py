@@ -17,7 +17,7 @@ ENDED = {
 
 
 @dataclass(frozen=True)
-class Point:
+class Objection:
     """One thing that stands against the upgrade, or against knowing."""
 
     text: str

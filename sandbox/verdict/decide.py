@@ -24,7 +24,7 @@ from sandbox.core.records import (
 from sandbox.core.wording import because, count, line, reached, say, short, since, some
 from sandbox.verdict.assessment import (
     ENDED,
-    Point,
+    Objection,
     checks,
     compared,
     failed_before,
@@ -90,7 +90,7 @@ def decide(facts: Facts) -> Decision:
     return _answer(Verdict.PASS, [_held(facts)], facts)
 
 
-def _answer(verdict: Verdict, points: Sequence[Point], facts: Facts) -> Decision:
+def _answer(verdict: Verdict, points: Sequence[Objection], facts: Facts) -> Decision:
     """The first point is the reason; the rest, and what is worth knowing, are findings."""
     first, *others = points
     findings = [*(point.text for point in others), *_notes(facts)]
@@ -109,13 +109,13 @@ def _answer(verdict: Verdict, points: Sequence[Point], facts: Facts) -> Decision
 # --- proofs that the upgrade does harm: any of them is a fail -----------------------------------
 
 
-def _failures(facts: Facts) -> Iterator[Point]:
+def _failures(facts: Facts) -> Iterator[Objection]:
     upgrade = facts.upgrade
     if upgrade and upgrade.status is UpgradeStatus.FAILED and not failed_before(facts):
         yield _failed_upgrade(upgrade, facts.autopsy)
     yield from _left_half_way(facts)
     if facts.reboot and not facts.reboot.happened and not stuck_alike(facts):
-        yield Point(
+        yield Objection(
             f"the guest did not come back {_after(facts)}: "
             + (facts.reboot.message or "no new boot was seen")
             + ("; its twin, which was not upgraded, did" if twin_came_back(facts) else ""),
@@ -132,11 +132,11 @@ def _failures(facts: Facts) -> Iterator[Point]:
         yield from _hang(facts)
 
 
-def _restart(facts: Facts) -> Iterator[Point]:
+def _restart(facts: Facts) -> Iterator[Objection]:
     told = facts.trouble is not None and facts.trouble.restarted
     if restarted(facts) and not told and not restarts_alike(facts):
         watched = "while it was watched " if facts.watched and facts.watched.restarted else ""
-        yield Point(
+        yield Objection(
             f"the guest restarted by itself {watched}{_after(facts)}{_not_its_twin(facts)}",
             "see its console for the reason",
         )
@@ -153,20 +153,20 @@ def _after(facts: Facts) -> str:
     return f"after {say(changes[0])}" if len(changes) == 1 else "after the upgrade"
 
 
-def _failed_upgrade(upgrade: UpgradeLog, autopsy: Autopsy | None) -> Point:
+def _failed_upgrade(upgrade: UpgradeLog, autopsy: Autopsy | None) -> Objection:
     what = f"the upgrade failed at {upgrade.failed_package}" if upgrade.failed_package else ""
     why = told_by_its_unit(upgrade.error, autopsy)
     why = why or f"{upgrade.manager} exited with {upgrade.exit_status}"
     hint = "the transcript of the upgrade has the whole story; the source would be left half-way"
     if "no space left" in upgrade.error.lower():
         hint = "make room in the guest (see its filesystems in the report), then rehearse again"
-    return Point(f"{what or 'the upgrade failed'}: {why}", hint)
+    return Objection(f"{what or 'the upgrade failed'}: {why}", hint)
 
 
-def _left_half_way(facts: Facts) -> Iterator[Point]:
+def _left_half_way(facts: Facts) -> Iterator[Objection]:
     names = _newly_half_configured(facts)
     if names:
-        yield Point(
+        yield Objection(
             f"the package manager left {some(names)} half-configured",
             "the transcript of the upgrade names the maintainer script that failed",
         )
@@ -183,7 +183,7 @@ def _newly_half_configured(facts: Facts) -> list[str]:
     return sorted(names)
 
 
-def _broken_kernel(facts: Facts) -> Iterator[Point]:
+def _broken_kernel(facts: Facts) -> Iterator[Objection]:
     wanted = facts.expectations.kernel
     seen = last_observation(facts)
     if wanted is None or seen is None or (wanted == "newest" and not seen.kernels):
@@ -198,25 +198,25 @@ def _broken_kernel(facts: Facts) -> Iterator[Point]:
         release = facts.before.kernel
     if seen.kernel != release:
         after = "" if facts.reboot else " (no reboot was made)"
-        yield Point(
+        yield Objection(
             f"the guest runs kernel {seen.kernel}, expected {what}{release}{after}",
             "look at the boot loader's default entry, and whether the host supplies the kernel",
         )
 
 
-def _broken_package_expectations(facts: Facts) -> Iterator[Point]:
+def _broken_package_expectations(facts: Facts) -> Iterator[Objection]:
     changes = package_changes(facts)
     hint = "correct `expect` in the scenario, or what is asked of the upgrade"
     for pattern in facts.expectations.must_change:
         if not any(c.new is not None and _matches(pattern, c) for c in changes):
-            yield Point(f"{pattern} had to change and did not", hint)
+            yield Objection(f"{pattern} had to change and did not", hint)
     for pattern in facts.expectations.must_not_change:
         hit = [c for c in changes if _matches(pattern, c)]
         if hit:
-            yield Point(f"{some([say(c) for c in hit])}, and {pattern} must not change", hint)
+            yield Objection(f"{some([say(c) for c in hit])}, and {pattern} must not change", hint)
 
 
-def _regressions(facts: Facts) -> Iterator[Point]:
+def _regressions(facts: Facts) -> Iterator[Objection]:
     broke = [one for one in checks(facts, Effect.BROKE) if not excuse(facts, one.name)]
     if not broke:
         return
@@ -230,28 +230,28 @@ def _regressions(facts: Facts) -> Iterator[Point]:
         others = "1 check" if len(results) == 1 else f"{len(results)} checks"
         fail = "fails" if len(results) == 1 else "fail"
         what, told = f"{likely[0].text} ({others} that held before {fail})", 0
-    yield Point(what, "rehearse again with --keep and enter the clone to look")
+    yield Objection(what, "rehearse again with --keep and enter the clone to look")
     yield from _told_causes(facts)
     for result in results[told:]:
-        yield Point(f"{short(result.name)} held before and fails after{because(result)}")
+        yield Objection(f"{short(result.name)} held before and fails after{because(result)}")
 
 
-def _told_causes(facts: Facts) -> Iterator[Point]:
+def _told_causes(facts: Facts) -> Iterator[Objection]:
     """What ties the likely causes to what broke; the first one's text is told elsewhere."""
     for number, cause in enumerate(causes(facts)):
         tie = f"{cause.package or cause.unit}: {'; '.join(cause.evidence)}"
         if number == 0 and cause.evidence:
-            yield Point(f"the likely cause is {tie}")
+            yield Objection(f"the likely cause is {tie}")
         elif number:
-            yield Point(f"less likely: {cause.text}" + (f" ({tie})" if cause.evidence else ""))
+            yield Objection(f"less likely: {cause.text}" + (f" ({tie})" if cause.evidence else ""))
 
 
-def _hang(facts: Facts) -> Iterator[Point]:
+def _hang(facts: Facts) -> Iterator[Objection]:
     before, after = facts.checks_before, facts.checks_after
     if not before or not after or before.end is not CheckEnd.COMPLETE:
         return
     if after.end is CheckEnd.TIMEOUT and not hangs_alike(facts):
-        yield Point(
+        yield Objection(
             "a check that ended before hangs after the upgrade"
             + (f": {after.message}" if after.message else ""),
             "rehearse again with --keep and enter the clone to look",
@@ -261,48 +261,48 @@ def _hang(facts: Facts) -> Iterator[Point]:
 # --- the request or the sandbox, not the upgrade ------------------------------------------------
 
 
-def _trouble_point(trouble: Trouble, facts: Facts) -> Point:
+def _trouble_point(trouble: Trouble, facts: Facts) -> Objection:
     message = trouble.message or "the rehearsal ended early"
     if trouble.restarted and trouble.blame is Verdict.FAIL:
         message += _not_its_twin(facts)
     if trouble.gone and facts.control and facts.control.checks_after:
         message += _not_its_twin(facts, "still lets us in")
     where = f" (in phase {trouble.phase.value})" if trouble.blame is Verdict.ERROR else ""
-    return Point(message + where, trouble.hint)
+    return Objection(message + where, trouble.hint)
 
 
-def _impossible(upgrade: UpgradeLog) -> Point:
-    return Point(
+def _impossible(upgrade: UpgradeLog) -> Objection:
+    return Objection(
         upgrade.error or f"{upgrade.requested} does not exist in the guest's package sources",
         "correct the package's name or version in the scenario",
     )
 
 
-def _unavailable(upgrade: UpgradeLog) -> Point:
-    return Point(
+def _unavailable(upgrade: UpgradeLog) -> Objection:
+    return Objection(
         f"the package sources did not answer: {upgrade.error or 'no more is known'}",
         "nothing is known of the upgrade: try again when the mirror answers",
     )
 
 
-def _unfit(upgrade: UpgradeLog) -> Point:
-    return Point(
+def _unfit(upgrade: UpgradeLog) -> Objection:
+    return Objection(
         f"the guest's package manager was broken before the upgrade: {upgrade.error}",
         "repair it in the guest, or wait until its own upgrade has ended, then rehearse again",
     )
 
 
-def _lost_connections(facts: Facts) -> Iterator[Point]:
+def _lost_connections(facts: Facts) -> Iterator[Objection]:
     for session, when in ((facts.checks_before, "before"), (facts.checks_after, "after")):
         if session and session.end is CheckEnd.CONNECTION_LOST:
             detail = f": {session.message}" if session.message else ""
-            yield Point(
+            yield Objection(
                 f"{ENDED[session.end]} {when} the upgrade{detail}",
                 "nothing is known of the upgrade: rehearse again",
             )
 
 
-def _missing(facts: Facts, ended_early: bool) -> Iterator[Point]:
+def _missing(facts: Facts, ended_early: bool) -> Iterator[Objection]:
     hint = "this is a fault of the sandbox: rehearse again, and report it if it stays"
     look_again = not ended_early and not stopped_with_nothing(facts) and not stuck_alike(facts)
     absent = [
@@ -318,9 +318,9 @@ def _missing(facts: Facts, ended_early: bool) -> Iterator[Point]:
         if not known
     ]
     if absent:
-        yield Point(f"the rehearsal did not record {some(absent)}", hint)
+        yield Objection(f"the rehearsal did not record {some(absent)}", hint)
     if facts.reboot and _is_same_boot(facts):
-        yield Point("a reboot was recorded, but the boot id did not change", hint)
+        yield Objection("a reboot was recorded, but the boot id did not change", hint)
 
 
 def _is_same_boot(facts: Facts) -> bool:
@@ -332,16 +332,16 @@ def _is_same_boot(facts: Facts) -> bool:
     return any(old and old == new for old, new in pairs)
 
 
-def _held(facts: Facts) -> Point:
+def _held(facts: Facts) -> Objection:
     changes = package_changes(facts)
     before = sum(change.held_before for change in compared(facts))
     seen = last_observation(facts)
     kernel = f", kernel {seen.kernel} runs" if seen and seen.kernel else ""
     if facts.upgrade and facts.upgrade.status is UpgradeStatus.NOTHING:
-        return Point(f"nothing to upgrade, {before} of {before} checks hold{kernel}")
+        return Objection(f"nothing to upgrade, {before} of {before} checks hold{kernel}")
     what = f"{count(len(changes), 'package')} applied" if changes else "the upgrade was applied"
     held = len(checks(facts, Effect.HOLDS))
-    return Point(f"{what}, {held} of {before} checks hold after{kernel}")
+    return Objection(f"{what}, {held} of {before} checks hold after{kernel}")
 
 
 def _notes(facts: Facts) -> Iterator[str]:

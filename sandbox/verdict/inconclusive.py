@@ -8,7 +8,7 @@ from sandbox.core.records import CheckEnd, Facts, Outcome, UpgradeStatus
 from sandbox.core.wording import because, short, some
 from sandbox.verdict.assessment import (
     ENDED,
-    Point,
+    Objection,
     checks,
     compared,
     failed_before,
@@ -24,47 +24,47 @@ from sandbox.verdict.flakiness import (
     stuck_alike,
 )
 
-RESTARTS_ANYWAY = Point(
+RESTARTS_ANYWAY = Objection(
     "the guest restarts by itself, upgraded or not",
     "its twin, which was not upgraded, did so as well: repair that first",
 )
 
 
-def goes_anyway(message: str) -> Point:
+def goes_anyway(message: str) -> Objection:
     """``message``: what became of the clone."""
-    return Point(
+    return Objection(
         f"{message}; its twin, which was not upgraded, cannot be entered any more either",
         "find out what ends the guest, upgraded or not, and repair that first",
     )
 
 
-def doubts_before(facts: Facts) -> Iterator[Point]:
+def doubts_before(facts: Facts) -> Iterator[Objection]:
     session = facts.checks_before
     if session is None:
         return
     if session.end is not CheckEnd.COMPLETE:
         detail = f": {session.message}" if session.message else ""
-        yield Point(
+        yield Objection(
             f"{ENDED[session.end]} before the upgrade{detail}",
             "repair the check, then rehearse again",
         )
     broken = checks(facts, Effect.WAS_BROKEN)
     for change in broken:
         if change.before:
-            yield Point(
+            yield Objection(
                 f"{short(change.name)} failed already before the upgrade"
                 f"{because(change.before)}{_since_then(change)}",
                 "repair the guest or the check, then rehearse again",
             )
     if not broken and not any(change.held_before for change in compared(facts)):
         what = "every check was skipped" if session.results else "no check ran"
-        yield Point(
+        yield Objection(
             f"{what} before the upgrade: there is nothing to compare with",
             "put test_*.py beside the scenario, or name shared checks under `checks`",
         )
 
 
-def excused(facts: Facts) -> Iterator[Point]:
+def excused(facts: Facts) -> Iterator[Objection]:
     """Checks that broke, and prove nothing."""
     for change in checks(facts, Effect.BROKE):
         why = excuse(facts, change.name)
@@ -72,22 +72,22 @@ def excused(facts: Facts) -> Iterator[Point]:
         if another_start_helps(facts, change.name):
             hint = "rehearse again: a busy host, or what this upgrade does once, made a start slow"
         if why and change.after:
-            yield Point(
+            yield Objection(
                 f"{short(change.name)} failed after the upgrade{because(change.after)}; {why}",
                 hint,
             )
 
 
-def on_the_whole(facts: Facts) -> Iterator[Point]:
+def on_the_whole(facts: Facts) -> Iterator[Objection]:
     """What is left to doubt when nothing was found that does harm."""
     if stuck_alike(facts) and facts.reboot:
-        yield Point(
+        yield Objection(
             "the guest does not come back from a reboot, upgraded or not: "
             + (facts.reboot.message or "no new boot was seen"),
             "its twin, which was not upgraded, did not come back either: repair that first",
         )
     if (broken := failed_before(facts)) and facts.upgrade:
-        yield Point(
+        yield Objection(
             f"{broken} was half-configured before the upgrade, and still cannot be configured: "
             f"{facts.upgrade.error}",
             "repair the guest (`dpkg --configure -a` names the reason), then rehearse again",
@@ -99,23 +99,23 @@ def on_the_whole(facts: Facts) -> Iterator[Point]:
     held = checks(facts, Effect.HOLDS)
     unsteady = set(flaky(facts))
     if held and all(change.name in unsteady for change in held):
-        yield Point(
+        yield Objection(
             f"every check that holds is flaky ({short(held[0].name)}: "
             f"{how_flaky(facts, held[0].name)})",
             "a check that fails where nothing was upgraded proves nothing: make one steady",
         )
 
 
-def _doubts_after(facts: Facts) -> Iterator[Point]:
+def _doubts_after(facts: Facts) -> Iterator[Objection]:
     session, upgrade = facts.checks_after, facts.upgrade
     if upgrade and upgrade.status is UpgradeStatus.NOTHING and not facts.expectations.allow_nothing:
-        yield Point(
+        yield Objection(
             "there was nothing to upgrade, and the scenario asks for a change",
             "check the guest's package sources, or set expect.nothing_to_upgrade in the scenario",
         )
     seen = last_observation(facts)
     if facts.expectations.kernel == "newest" and seen and not seen.kernels:
-        yield Point(
+        yield Objection(
             "no installed kernel was found in the guest, so the newest is not known",
             "name the expected release, or drop the demand on the kernel",
         )
@@ -123,17 +123,17 @@ def _doubts_after(facts: Facts) -> Iterator[Point]:
         return
     if session.end is not CheckEnd.COMPLETE:
         detail = f": {session.message}" if session.message else ""
-        yield Point(
+        yield Objection(
             f"{ENDED[session.end]} after the upgrade{detail}",
             "rehearse again with --keep and run the checks by hand",
         )
     if lost := [short(change.name) for change in checks(facts, Effect.LOST)]:
-        yield Point(
+        yield Objection(
             f"{some(lost)} held before and gave no answer after the upgrade",
             "a check has to run on both sides to prove anything",
         )
     for change in checks(facts, Effect.UNPROVEN):
-        yield Point(
+        yield Objection(
             f"{short(change.name)} fails after the upgrade, and was not judged before"
             + (because(change.after) if change.after else ""),
             "find out whether it held before: rehearse again with a check that runs on both sides",

@@ -42,16 +42,16 @@ _DRIVERS = (  # without one of these a disk or a network card may be gone
 )  # fmt: skip
 
 
-class Severity(StrEnum):
+class DiffSeverity(StrEnum):
     HIGH = "high"
     MEDIUM = "medium"
     LOW = "low"
 
 
-class Line(Record):
+class GradedLine(Record):
     """One sentence; of many of a kind, ``items`` names each."""
 
-    severity: Severity
+    severity: DiffSeverity
     text: str
     items: tuple[str, ...] = ()
 
@@ -59,33 +59,33 @@ class Line(Record):
 class _Fact(Record):
     """One difference: a sentence of its own, or one of ``many`` ("{} files are gone")."""
 
-    severity: Severity
+    severity: DiffSeverity
     text: str
     many: str
     name: str = ""
 
 
-_ORDER = tuple(Severity)
+_ORDER = tuple(DiffSeverity)
 HIGH, MEDIUM, LOW = _ORDER
 
 
-def ranked(differences: Differences) -> tuple[Line, ...]:
+def ranked(differences: Differences) -> tuple[GradedLine, ...]:
     """Every difference but upgraded and installed packages, which are a list of their own."""
-    groups: dict[tuple[Severity, str], list[_Fact]] = {}
+    groups: dict[tuple[DiffSeverity, str], list[_Fact]] = {}
     for fact in _facts(differences):
         groups.setdefault((fact.severity, fact.many), []).append(fact)
-    lines: list[Line] = []
+    lines: list[GradedLine] = []
     for (severity, many), facts in groups.items():
         if len(facts) <= _APART:
-            lines += [Line(severity=severity, text=fact.text) for fact in facts]
+            lines += [GradedLine(severity=severity, text=fact.text) for fact in facts]
             continue
         items = tuple(fact.name or fact.text for fact in facts)
         text = many.replace("{}", str(len(facts))).replace("{where}", _where(items))
-        lines.append(Line(severity=severity, text=text, items=items))
+        lines.append(GradedLine(severity=severity, text=text, items=items))
     return tuple(sorted(lines, key=lambda line: _ORDER.index(line.severity)))
 
 
-def tally(lines: Sequence[Line]) -> str:
+def tally(lines: Sequence[GradedLine]) -> str:
     """ "1 high, 20 low"."""
     numbers = ((severity, sum(line.severity is severity for line in lines)) for severity in _ORDER)
     return ", ".join(f"{number} {severity.value}" for severity, number in numbers if number)
@@ -117,11 +117,11 @@ def _facts(d: Differences) -> Iterator[_Fact]:
                    f"the guest did not tell them {when}")  # fmt: skip
 
 
-def _one(severity: Severity, text: str) -> _Fact:
+def _one(severity: DiffSeverity, text: str) -> _Fact:
     return _Fact(severity=severity, text=text, many=text)
 
 
-def _fact(severity: Severity, name: str, text: str, many: str) -> _Fact:
+def _fact(severity: DiffSeverity, name: str, text: str, many: str) -> _Fact:
     return _Fact(severity=severity, name=name, text=f"{name} {text}", many=many)
 
 

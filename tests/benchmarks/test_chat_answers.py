@@ -15,7 +15,7 @@ from tests.support.service.chat_world import Sent, write_chat
 from tests.support.service.servers import postgres
 from tests.support.service.services import service
 from tests.support.service.vendors import vendors
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import reading
 
 pytestmark = pytest.mark.benchmark
@@ -53,10 +53,10 @@ def test_a_webhook_is_answered_while_many_runs_are_in_flight(results: Results, k
             for number in range(IN_FLIGHT):
                 ask(says.slash(f"upgrade-test slow-web{number}"))
             deadline = Deadline(90, "starting the runs")
-            while len(running := reading.recent(one.database, 99, states=(State.RUNNING,))) < 50:
+            while len(running := reading.recent(one.database, 99, states=(RunState.RUNNING,))) < 50:
                 deadline.sleep(0.1)
             taken = sorted(ask(ASKED[number % len(ASKED)](number)) for number in range(ANSWERS))
-            still = reading.recent(one.database, 99, states=(State.RUNNING,))
+            still = reading.recent(one.database, 99, states=(RunState.RUNNING,))
             assert len(still) == len(running) == IN_FLIGHT, "they have ended meanwhile"
     results.add(
         Measurement(

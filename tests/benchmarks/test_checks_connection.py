@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.checks import CheckSettings
 from sandbox.checks.runner import run_checks
-from sandbox.clone.ssh import HOST, Connection, Login
+from sandbox.clone.ssh import HOST, GuestLogin, SshConnection
 from sandbox.core.deadline import Deadline
 from sandbox.core.process import run
 from sandbox.core.records import CheckEnd, Observation, Outcome
@@ -44,16 +44,16 @@ Host guest
 
 
 @pytest.fixture
-def connection(production: Production, state: Path) -> Iterator[Connection]:
+def connection(production: Production, state: Path) -> Iterator[SshConnection]:
     """The clone's way in, here to a guest that is up already."""
-    opened = Connection(state, Login("root", production.key), lambda _pid, _role: None)
+    opened = SshConnection(state, GuestLogin("root", production.key), lambda _pid, _role: None)
     opened.open(production.address, Deadline(120, "connecting"))
     yield opened
     opened.close()
 
 
 def test_shared_connection_against_testinfras_own(
-    results: Results, connection: Connection, production: Production, tmp_path: Path
+    results: Results, connection: SshConnection, production: Production, tmp_path: Path
 ) -> None:
     theirs = [per_check_by_testinfra(production, tmp_path / "first")]
     ours = per_check_over_shared_connection(connection, tmp_path / "ours")
@@ -77,7 +77,7 @@ def test_shared_connection_against_testinfras_own(
     )
 
 
-def per_check_over_shared_connection(connection: Connection, folder: Path) -> float:
+def per_check_over_shared_connection(connection: SshConnection, folder: Path) -> float:
     """Seconds for one of OURS, in a whole session as a rehearsal has two of."""
     checks = written(folder, OURS)
     session = run_checks(

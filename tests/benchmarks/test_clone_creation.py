@@ -21,7 +21,7 @@ import pytest
 
 from sandbox.clone.create import CloneOrder, create_clone
 from sandbox.clone.reaper import remove_run
-from sandbox.clone.ssh import Login
+from sandbox.clone.ssh import GuestLogin
 from sandbox.core.deadline import Deadline
 from sandbox.core.process import run
 from sandbox.core.records import Disk
@@ -140,7 +140,7 @@ def test_whole_clone(
         )
         for size, path in images.items()
     }
-    login = Login("root", tmp_path / "no-key")
+    login = GuestLogin("root", tmp_path / "no-key")
 
     def maker(source: Source) -> Make:
         def make(folder: RunFolder) -> None:

@@ -16,7 +16,7 @@ from sandbox.clone.create import CloneOrder, create_clone
 from sandbox.clone.discovery import find
 from sandbox.clone.guest import Guest
 from sandbox.clone.reaper import remove_run
-from sandbox.clone.ssh import Login
+from sandbox.clone.ssh import GuestLogin
 from sandbox.core.records import Disk
 from sandbox.core.settings import Settings
 from sandbox.core.store import RunFolder, Store, this_process
@@ -193,7 +193,7 @@ def ours(host: Host, source: Source) -> float:
     store = Store(Settings(state=Path(f"/tmp/sbxb-{os.getpid()}")))
     run = store.create()
     mark = Mark(run.id, this_process(), int(time.time()) + 3600, str(run.clone))
-    order = CloneOrder(source, mark, Login("root", host.key), inject=False, accelerated=False)
+    order = CloneOrder(source, mark, GuestLogin("root", host.key), inject=False, accelerated=False)
     started = time.monotonic()
     try:
         return enter(host, order, run, started)

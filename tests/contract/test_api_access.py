@@ -13,7 +13,7 @@ from tests.support.service.api_world import MANY, Api, api
 from workers.database.clock import now
 from workers.database.schema import tokens as table
 from workers.web.auth import tokens
-from workers.web.auth.tokens import Scope, State
+from workers.web.auth.tokens import Scope, TokenState
 
 RUN = "20260101-000000-00000000"
 # What each route needs; a new one has to be put here.
@@ -160,7 +160,7 @@ def test_names_may_be_given_twice_and_are_then_not_enough(served: Api) -> None:
     second, _ = tokens.create(database, "ci", Scope.READ, None)
     with pytest.raises(Exception, match="the name of 2 tokens"):
         tokens.revoke(database, "ci")
-    assert tokens.revoke(database, first.id).state is State.REVOKED
+    assert tokens.revoke(database, first.id).state is TokenState.REVOKED
     assert tokens.revoke(database, "ci").id == second.id
 
 

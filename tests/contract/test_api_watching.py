@@ -11,7 +11,7 @@ from sqlalchemy import insert
 from tests.support.service.ledger_world import order
 from workers.database import Database
 from workers.database.schema import events
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue.events import say
 from workers.queue.submission import cancel, submit
 from workers.web.api import watching
@@ -81,7 +81,7 @@ def test_an_end_is_seen_with_all_that_was_before_it(database: Database, looks: L
         cancel(database, run_id, "anna")
         run, found = looks.look(run_id, last)
         assert (run.state, [one.text for one in found]) == (
-            State.CANCELLED,
+            RunState.CANCELLED,
             ["cancelled, asked by anna"],
         )
         assert looks.look(run_id, found[-1].id) == (run, ())

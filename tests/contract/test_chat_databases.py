@@ -20,7 +20,7 @@ from workers.chat import outbox
 from workers.chat.doctor import channels
 from workers.chat.receive import Ear
 from workers.chat.send import Sender
-from workers.chat.values import Answer
+from workers.chat.values import ChatReply
 from workers.database import Database
 from workers.database.schema import chat_deliveries, chat_messages
 from workers.queue import reading
@@ -40,7 +40,7 @@ def ear(database: Database, there: Vendors, tmp_path: Path) -> Ear:
     return Ear(service_settings(tmp_path), database, chat_of(tmp_path, there.url))
 
 
-def heard(ear: Ear, sent: Sent) -> Answer:
+def heard(ear: Ear, sent: Sent) -> ChatReply:
     headers = {name.lower(): value for name, value in sent.headers.items()}
     return ear.hear(ear.channel(sent.channel), headers, sent.body)
 

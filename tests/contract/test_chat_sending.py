@@ -20,7 +20,7 @@ from tests.support.service.vendors import HEAD, REPOSITORY, Said, Vendors, vendo
 from workers.chat import outbox, run_messages
 from workers.chat.doctor import channels
 from workers.chat.send import Sender
-from workers.chat.values import Channel, Chat, Heard, Span
+from workers.chat.values import Channel, Chat, ChatRequest, Span
 from workers.database import Database, migrate, open_database
 from workers.database.schema import chat_messages
 from workers.queue.leases import finish, tell
@@ -73,7 +73,7 @@ def channel(chat: Chat, name: str) -> Channel:
 
 def queued(database: Database, name: str, guest: str = "web01", **place: Any) -> str:
     """A run with a message about it."""
-    heard = Heard("U1", "", guest, {**PLACES[name], **place}, seen=True)
+    heard = ChatRequest("U1", "", guest, {**PLACES[name], **place}, seen=True)
     with database.write() as connection:
         told = submit_in(connection, order(guest))
         outbox.begin(connection, name, heard, run_id=told.run_id)
@@ -300,7 +300,9 @@ def test_who_was_killed_in_between_is_followed_by_another(
 def test_an_answer_is_a_message_where_the_request_shows_none(
     there: Vendors, chat: Chat, database: Database
 ) -> None:
-    heard = Heard("U1", "", "d", {"channel": "C0OPS", "thread": "1.2", "user": "U1"}, seen=False)
+    heard = ChatRequest(
+        "U1", "", "d", {"channel": "C0OPS", "thread": "1.2", "user": "U1"}, seen=False
+    )
     with database.write() as connection:
         lines = ((Span("no runs yet"),),)
         outbox.begin(connection, "ops", heard, run_id=None, lines=lines)

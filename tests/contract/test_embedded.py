@@ -12,7 +12,7 @@ import redis
 
 from sandbox.core.records import Verdict
 from tests.support.service.embedded import PATIENCE, Service, alive, eventually, service
-from workers.database.states import State
+from workers.database.states import RunState
 
 
 def ended(one: Service) -> list[str]:
@@ -83,7 +83,7 @@ def _is_started_again(one: Service, name: str) -> None:
 
 def _running(one: Service, guest: str) -> str:
     run_id = one.submit(guest)
-    eventually(lambda: one.row(run_id).state is State.RUNNING, "the run to begin")
+    eventually(lambda: one.row(run_id).state is RunState.RUNNING, "the run to begin")
     return run_id
 
 
@@ -95,12 +95,12 @@ def test_the_end_is_patient_until_it_is_asked_for_again() -> None:
         one.process.terminate()
         eventually(lambda: one.said("draining", "worker"), "the worker to drain")
         assert one.process.poll() is None
-        assert one.row(run_id).state is State.RUNNING
+        assert one.row(run_id).state is RunState.RUNNING
         one.process.send_signal(signal.SIGINT)
         assert one.process.wait(PATIENCE) == 0
         assert ended(one)[:4] == ["worker", "api", "beat", "redis"]
         row = one.row(run_id)
-        assert (row.state, row.verdict) == (State.QUEUED, None)
+        assert (row.state, row.verdict) == (RunState.QUEUED, None)
         assert list((one.simulated / "clones").iterdir()) == []
 
 
@@ -114,7 +114,7 @@ def test_what_a_killed_one_leaves_ends_by_itself_and_the_next_goes_on() -> None:
         one.process.wait()
         one.phases_take(0.05)
         one.start()  # it waits for what is left, and says so
-        eventually(lambda: one.row(run_id).state is State.FINISHED, "the run's verdict")
+        eventually(lambda: one.row(run_id).state is RunState.FINISHED, "the run's verdict")
         assert alive(family) == []
         assert one.row(run_id).verdict is Verdict.PASS
         assert one.end() == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sandbox.core.records import Verdict
 from workers.database import Database
-from workers.database.states import State
-from workers.gate.fleet import Answer, Standing, fleet, pending
+from workers.database.states import RunState
+from workers.gate.fleet import FleetAnswer, Standing, fleet, pending
 from workers.queue.leases import claim, finish
 from workers.queue.submission import submit
 from workers.queue.values import Order, Outcome
@@ -44,7 +44,7 @@ def test_every_guest_and_scenario_has_one_line(database: Database) -> None:
     found = asked(database)
     assert set(found) == set(wishes)
     assert len(fleet(database)) == len(wishes)
-    assert {wish for wish, one in found.items() if one.answer is Answer.NO} == {
+    assert {wish for wish, one in found.items() if one.answer is FleetAnswer.NO} == {
         wish for wish in wishes if wish[1] == "Z"
     }
     assert [one.guest for one in fleet(database)][:6] == ["Z"] * 6
@@ -56,8 +56,8 @@ def test_the_newest_verdict_answers_and_an_open_run_does_not(database: Database)
     newest = ended(database, Verdict.PASS, *wish)
     open_one = submit(database, Order(*wish)).run_id
     (one,) = fleet(database)
-    assert (one.answer, one.run_id, one.reason) == (Answer.YES, newest, "pass of web01")
-    assert (one.newest_id, one.newest_state) == (open_one, State.QUEUED)
+    assert (one.answer, one.run_id, one.reason) == (FleetAnswer.YES, newest, "pass of web01")
+    assert (one.newest_id, one.newest_state) == (open_one, RunState.QUEUED)
     change = pending(database, [newest])[newest]
     assert (change.packages, change.kernel) == (2, "6.2")
 
@@ -66,7 +66,7 @@ def test_no_evidence_is_neither_yes_nor_no(database: Database) -> None:
     for verdict in (Verdict.INCONCLUSIVE, Verdict.ERROR, Verdict.REJECTED):
         ended(database, verdict, "security", verdict.value, "xen1")
     submit(database, Order("security", "new", "xen1"))
-    assert {one.answer for one in fleet(database)} == {Answer.UNKNOWN}
+    assert {one.answer for one in fleet(database)} == {FleetAnswer.UNKNOWN}
     assert asked(database)["security", "new", "xen1"].run_id is None
 
 
@@ -76,7 +76,7 @@ def test_what_was_asked_for_otherwise_is_another_question(database: Database) ->
     ended(database, Verdict.PASS, *wish, upgrade="kernel")
     submit(database, Order(*wish, upgrade="all"))
     (one,) = fleet(database)
-    assert (one.answer, one.run_id, one.newest_state) == (Answer.NO, first, None)
+    assert (one.answer, one.run_id, one.newest_state) == (FleetAnswer.NO, first, None)
     ended(database, Verdict.PASS, "package", "web02", "xen2", upgrade="nginx")
     other = asked(database)["package", "web02", "xen2"]
-    assert (other.answer, other.run_id, other.ended) == (Answer.UNKNOWN, None, None)
+    assert (other.answer, other.run_id, other.ended) == (FleetAnswer.UNKNOWN, None, None)

@@ -14,7 +14,7 @@ import pytest
 from tests.support.service.gate_world import OF_CI, Done, Gate
 from tests.support.service.servers import short_folder
 from tests.support.service.services import PATIENCE, Service, service
-from workers.database.states import ENDED, State
+from workers.database.states import ENDED, RunState
 from workers.queue import reading
 from workers.queue.values import Priority
 
@@ -65,10 +65,10 @@ def test_a_job_that_is_cancelled_cancels_there_too(there: Service) -> None:
     done = gate.signal(signal.SIGTERM)
     assert (done.code, done.json["ending"]) == (130, "cancelled")
     row = reading.get(there.database, done.json["run"])
-    assert row.state in (State.CANCELLING, *ENDED)
+    assert row.state in (RunState.CANCELLING, *ENDED)
     late = start(there, "--host", "xen2", "--wait", "1").done()
     assert late.code == 124
-    assert reading.get(there.database, late.json["run"]).state is State.CANCELLED
+    assert reading.get(there.database, late.json["run"]).state is RunState.CANCELLED
     assert start(there, "--cancel").done().code == 2
 
 

@@ -21,7 +21,7 @@ from workers.artifacts import retention
 from workers.database import Database, migrate, open_database, require_schema
 from workers.database.clock import now
 from workers.database.schema import check_results, runs
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue.history import LAST, CheckHistory, Mark, history, past_of
 from workers.queue.leases import LeaseLost, claim, finish
 from workers.queue.reclaim import sweep
@@ -119,11 +119,11 @@ def test_a_lost_attempt_writes_nothing(database: Database) -> None:
 def test_an_attempt_that_is_tried_again_has_no_verdict_and_no_history(database: Database) -> None:
     submit(database, order(most_attempts=2))
     broken = Outcome(Verdict.ERROR, "the mirror is away", checks=(tally(after=(0, 0)),))
-    assert finish(database, taken(database), broken) is State.QUEUED
+    assert finish(database, taken(database), broken) is RunState.QUEUED
     assert rows(database) == 0
     with database.write() as connection:
         connection.execute(update(runs).values(not_before=0.0))
-    assert finish(database, taken(database), broken) is State.FINISHED
+    assert finish(database, taken(database), broken) is RunState.FINISHED
     assert only(database).not_upgraded == Rate(4, 4)
 
 
@@ -136,7 +136,7 @@ def test_a_history_that_cannot_be_written_keeps_the_verdict_from_being_half_ther
         finish(database, held, replace(PASS, checks=(tally(), tally())))
     with database.read() as connection:
         assert connection.execute(select(runs.c.state)).scalar_one() == "running"
-    assert finish(database, held, replace(PASS, checks=(tally(),))) is State.FINISHED
+    assert finish(database, held, replace(PASS, checks=(tally(),))) is RunState.FINISHED
 
 
 # -- read -------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class Asking:
 def test_each_run_is_told_of_those_before_it(database: Database) -> None:
     executor = Asking()
     for _ in range(3):
-        assert work_off(database, held_of(database), executor, 60.0) is State.FINISHED
+        assert work_off(database, held_of(database), executor, 60.0) is RunState.FINISHED
     assert executor.heard == [
         {},
         {HTTP: Past(held=3, asked=4)},
@@ -243,7 +243,7 @@ def test_a_past_that_cannot_be_read_keeps_no_run_from_being_rehearsed(
     ended(database, tally(twin=(0, 2)))
     held, executor = held_of(database), Asking()
     monkeypatch.setattr("workers.worker.attempt.past_of", away)
-    assert work_off(database, held, executor, 60.0) is State.FINISHED
+    assert work_off(database, held, executor, 60.0) is RunState.FINISHED
     assert executor.heard == [{}]
 
 
@@ -295,7 +295,7 @@ def test_a_database_of_before_is_upgraded_with_a_run_in_hand(older: Database) ->
     held = taken(older)
     migrate(older)
     require_schema(older)
-    assert finish(older, held, replace(PASS, checks=(tally(),))) is State.FINISHED
+    assert finish(older, held, replace(PASS, checks=(tally(),))) is RunState.FINISHED
     assert [seen.run_id for seen in only(older).last] == [run_id]
     with older.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM attempts")).scalar_one() == 1

@@ -14,7 +14,7 @@ from sandbox.core.records import Verdict
 from tests.support.service.ledger_world import FAIL, LEASE, PASS, order, row, take, taken
 from workers.database import Database, migrate, open_database, require_schema, schema_versions
 from workers.database.schema import metadata, runs, verdicts
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import reading
 from workers.queue.leases import (
     claim,
@@ -77,15 +77,15 @@ def test_what_must_never_be_is_refused_by_the_tables(database: Database) -> None
 def test_a_run_goes_its_way_and_says_so(database: Database) -> None:
     told = submit(database, order())
     assert not told.joined
-    assert row(database, told.run_id).state is State.QUEUED
+    assert row(database, told.run_id).state is RunState.QUEUED
     held = taken(database)
     assert (held.run_id, held.attempt, held.request["guest"]) == (told.run_id, 1, "web01")
     tell(database, held, "phase", "boot")
     tell(database, held, "detail", "waiting for sshd", 40.0)
     assert row(database, told.run_id).phase == "boot"
-    assert finish(database, held, PASS) is State.FINISHED
+    assert finish(database, held, PASS) is RunState.FINISHED
     done = row(database, told.run_id)
-    assert (done.state, done.verdict, done.reason) == (State.FINISHED, Verdict.PASS, PASS.reason)
+    assert (done.state, done.verdict, done.reason) == (RunState.FINISHED, Verdict.PASS, PASS.reason)
     assert done.lease_until is None
     assert done.ended is not None
     with database.read() as connection:
@@ -197,7 +197,7 @@ def test_recent_runs_are_listed_newest_first(database: Database) -> None:
     assert len(listed) == 3
     assert [one.submitted for one in listed] == sorted((o.submitted for o in listed), reverse=True)
     assert [one.guest for one in reading.recent(database, guest="web2")] == ["web2"]
-    assert reading.recent(database, states=[State.RUNNING]) == ()
+    assert reading.recent(database, states=[RunState.RUNNING]) == ()
     assert reading.due_hosts(database) == {"xen1": 4}
 
 

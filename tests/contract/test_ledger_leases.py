@@ -23,7 +23,7 @@ from tests.support.service.ledger_world import (
 )
 from workers.database import Database
 from workers.database.schema import attempts
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue.leases import (
     LeaseLost,
     finish,
@@ -60,7 +60,7 @@ def test_a_lease_that_ran_out_is_taken_over_and_its_old_holder_writes_nothing(
     ):
         with pytest.raises(LeaseLost):
             write()
-    assert row(database, run_id).state is State.RUNNING
+    assert row(database, run_id).state is RunState.RUNNING
     finish(database, new, FAIL)
     with pytest.raises(LeaseLost):
         finish(database, old, PASS)
@@ -88,7 +88,7 @@ def test_a_lost_run_is_given_up_as_an_error_when_its_attempts_are_used_up(
         swept = sweep(database)
     assert swept.given_up == (run_id,)
     lost = row(database, run_id)
-    assert (lost.state, lost.verdict) == (State.FINISHED, Verdict.ERROR)
+    assert (lost.state, lost.verdict) == (RunState.FINISHED, Verdict.ERROR)
     assert "worker-a was lost during upgrade" in lost.reason
 
 
@@ -116,21 +116,21 @@ def test_only_an_error_is_tried_again_and_later_each_time(database: Database) ->
     run_id = submit(database, order()).run_id
     pauses = []
     for _ in range(2):
-        assert finish(database, taken(database), ERROR) is State.QUEUED
+        assert finish(database, taken(database), ERROR) is RunState.QUEUED
         waits = row(database, run_id)
         assert waits.waiting == ERROR.reason
         pauses.append(waits.not_before - database.now())
         assert take(database) is None
         make_due(database)
     assert 50 < pauses[0] < 61 < 110 < pauses[1] < 121
-    assert finish(database, taken(database), ERROR) is State.FINISHED
+    assert finish(database, taken(database), ERROR) is RunState.FINISHED
     assert row(database, run_id).verdict is Verdict.ERROR
 
 
 @pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.ERROR])
 def test_a_verdict_of_the_upgrade_stands(database: Database, verdict: Verdict) -> None:
     run_id = submit(database, order()).run_id
-    assert finish(database, taken(database), Outcome(verdict, "so")) is State.FINISHED
+    assert finish(database, taken(database), Outcome(verdict, "so")) is RunState.FINISHED
     assert row(database, run_id).verdict is verdict
 
 
@@ -138,7 +138,7 @@ def test_handing_back_uses_no_attempt_up(database: Database) -> None:
     run_id = submit(database, order(most_attempts=1)).run_id
     for _ in range(3):
         held = taken(database)
-        assert hand_back(database, held, "xen1 has no memory free", 0.0) is State.QUEUED
+        assert hand_back(database, held, "xen1 has no memory free", 0.0) is RunState.QUEUED
     waits = row(database, run_id)
     assert (waits.attempts, waits.waiting) == (0, "xen1 has no memory free")
     with database.read() as connection:
@@ -150,7 +150,7 @@ def test_handing_back_uses_no_attempt_up(database: Database) -> None:
 
 def test_a_queued_run_is_cancelled_at_once(database: Database) -> None:
     run_id = submit(database, order()).run_id
-    assert cancel(database, run_id, "anna") is State.CANCELLED
+    assert cancel(database, run_id, "anna") is RunState.CANCELLED
     assert take(database) is None
     with pytest.raises(RequestError, match="cancelled cannot cancel"):
         cancel(database, run_id, "anna")
@@ -159,13 +159,13 @@ def test_a_queued_run_is_cancelled_at_once(database: Database) -> None:
 def test_a_running_one_is_cancelled_by_its_worker(database: Database) -> None:
     run_id = submit(database, order()).run_id
     held = taken(database)
-    assert cancel(database, run_id, "anna") is State.CANCELLING
-    assert cancel(database, run_id, "anna") is State.CANCELLING
+    assert cancel(database, run_id, "anna") is RunState.CANCELLING
+    assert cancel(database, run_id, "anna") is RunState.CANCELLING
     assert renew(database, held, LEASE) is Renewal.CANCEL
     again = submit(database, order())
     assert not again.joined, "nobody joins what is being cancelled"
     assert take(database) is None, "its clone is still there"
-    assert stopped(database, held) is State.CANCELLED
+    assert stopped(database, held) is RunState.CANCELLED
     assert taken(database).run_id == again.run_id
     assert row(database, run_id).verdict is None
 
@@ -176,19 +176,19 @@ def test_a_cancelled_run_whose_worker_is_lost_stays_cancelled(database: Database
     cancel(database, run_id, "anna")
     time.sleep(0.02)
     assert sweep(database).cancelled == (run_id,)
-    assert row(database, run_id).state is State.CANCELLED
+    assert row(database, run_id).state is RunState.CANCELLED
 
 
 def test_an_error_after_a_cancel_is_not_tried_again(database: Database) -> None:
     run_id = submit(database, order()).run_id
     held = taken(database)
     cancel(database, run_id, "anna")
-    assert finish(database, held, ERROR) is State.CANCELLED
+    assert finish(database, held, ERROR) is RunState.CANCELLED
 
 
 def test_a_verdict_that_was_there_before_the_cancel_is_kept(database: Database) -> None:
     run_id = submit(database, order()).run_id
     held = taken(database)
     cancel(database, run_id, "anna")
-    assert finish(database, held, FAIL) is State.FINISHED
+    assert finish(database, held, FAIL) is RunState.FINISHED
     assert row(database, run_id).verdict is Verdict.FAIL

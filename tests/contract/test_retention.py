@@ -21,7 +21,7 @@ from workers.artifacts.worker_folders import Keeping, environment, keep, keep_at
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, counters, events, runs, verdicts
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import reading
 from workers.queue.events import say
 from workers.queue.leases import claim
@@ -311,9 +311,9 @@ def test_a_run_waits_while_the_workers_disk_is_full(
 ) -> None:
     greedy = replace(settings, keep_free=1 << 60)
     held = take(database)
-    assert work_off(database, held, RehearsalExecutor(greedy), 60.0) is State.QUEUED
+    assert work_off(database, held, RehearsalExecutor(greedy), 60.0) is RunState.QUEUED
     row = reading.get(database, held.run_id)
-    assert (row.state, row.attempts) == (State.QUEUED, 0)
+    assert (row.state, row.attempts) == (RunState.QUEUED, 0)
     assert "MiB free" in row.waiting
 
 

@@ -17,7 +17,7 @@ from tests.contract.test_service_metrics import samples
 from tests.support.service.services import PATIENCE, Service, service
 from workers.artifacts.worker_folders import keep_attempt
 from workers.database.schema import attempts
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import reading
 from workers.queue.leases import claim, finish, note_folder
 from workers.queue.presence import present
@@ -55,7 +55,7 @@ def test_a_worker_logs_its_runs_serves_metrics_and_hides_secrets(there: Service)
         assert worker.poll() is None, there.log.read_text()
         deadline.sleep(0.2)
 
-    assert reading.get(there.database, run_id).state is State.FINISHED
+    assert reading.get(there.database, run_id).state is RunState.FINISHED
     lines = logged(there)
     for event in ("attempt begins", "attempt ended"):
         (line,) = of(lines, event)

@@ -19,7 +19,7 @@ from workers.database import (
     require_schema,
     schema_versions,
 )
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue.leases import finish, renew, tell
 from workers.queue.submission import submit
 from workers.queue.values import Renewal
@@ -63,9 +63,9 @@ def test_a_run_in_hand_survives_the_next_version(
     assert schema_versions(database) == ("9000", "9000")
     assert renew(database, held, 60.0) is Renewal.KEPT
     tell(database, held, "phase", "verify")
-    assert finish(database, held, PASS) is State.FINISHED
+    assert finish(database, held, PASS) is RunState.FINISHED
     assert row(database, run_id).verdict == PASS.verdict
-    assert row(database, waiting).state is State.QUEUED
+    assert row(database, waiting).state is RunState.QUEUED
     with database.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM runs")).scalar_one() == 2
         assert connection.execute(text("SELECT DISTINCT colour FROM runs")).scalar_one() == "blue"

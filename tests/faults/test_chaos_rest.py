@@ -19,7 +19,7 @@ from tests.support.faults.chaos_plague import HOSTS, a_busy_worker, fill, plague
 from tests.support.faults.chaos_service import LEASE, PHASE, Service, service
 from tests.support.service.servers import Postgres, redis_server
 from workers.database.schema import attempts, runs
-from workers.database.states import HELD, State
+from workers.database.states import HELD, RunState
 from workers.queue import submission
 from workers.queue.celery_app import announce, make_app
 from workers.worker.tasks import send_reap
@@ -67,7 +67,7 @@ def test_messages_are_doubled_and_a_reaper_is_about(running: Service, cells: Cel
 
 
 def test_runs_are_cancelled_at_any_moment(running: Service, cells: Cells) -> None:
-    names = {state: f"{CANCELLED}{state.value}" for state in (State.QUEUED, State.RUNNING)}
+    names = {state: f"{CANCELLED}{state.value}" for state in (RunState.QUEUED, RunState.RUNNING)}
     while needed := [s for s, name in names.items() if cells.tries[name] < LEAST]:
         running.feed(SLOTS * 2, *HOSTS)
         running.tend()
@@ -80,7 +80,9 @@ def test_runs_are_cancelled_at_any_moment(running: Service, cells: Cells) -> Non
             with contextlib.suppress(RequestError):  # it has ended meanwhile
                 running.cancelled.add(run_id)
                 became = submission.cancel(running.database, run_id, "chaos")
-                cells.tried(names[State.QUEUED if became is State.CANCELLED else State.RUNNING])
+                cells.tried(
+                    names[RunState.QUEUED if became is RunState.CANCELLED else RunState.RUNNING]
+                )
     _judge(running, cells, *names.values())
 
 

@@ -18,7 +18,7 @@ from tests.support.faults.chaos_cells import dice
 from tests.support.faults.service_on_qemu import ENDLESS, Service, expect_pass
 from tests.support.guests import leftovers
 from tests.support.guests.guests import PRODUCTION
-from workers.database.states import Change, State
+from workers.database.states import Change, RunState
 
 pytestmark = pytest.mark.vm
 
@@ -79,7 +79,7 @@ def test_a_worker_that_is_stopped_in_mid_upgrade_hands_its_run_back(
     run_id = begin(service, request)
     service.drain(first)
     service.upgrade_takes(SHORT)
-    assert service.row(run_id).state is State.QUEUED, service.logs()
+    assert service.row(run_id).state is RunState.QUEUED, service.logs()
     assert leftovers.count(service.state) == {}
     assert leftovers.backup_jobs([PRODUCTION]) == 0
     service.start_worker()
@@ -93,7 +93,7 @@ def test_a_run_cancelled_in_mid_upgrade(service: Service, request: pytest.Fixtur
     service.command("cancel", run_id).succeed()
     watched = service.command("watch", run_id)
     assert watched.finish() == CANCELLED, watched.output
-    assert service.row(run_id).state is State.CANCELLED
+    assert service.row(run_id).state is RunState.CANCELLED
     assert service.outcomes(run_id) == [Change.STOP]
     assert service.verdicts(run_id) == []
     assert leftovers.count(service.state) == {}

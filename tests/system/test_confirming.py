@@ -27,7 +27,7 @@ from sandbox.core.records import (
 )
 from sandbox.rehearsal import control as control_module
 from sandbox.rehearsal import recipe, retest, steps
-from sandbox.rehearsal.control import Twin
+from sandbox.rehearsal.control import ControlTrial
 from sandbox.rehearsal.plan import Plan, make_plan
 from sandbox.rehearsal.retest import confirm
 from sandbox.rehearsal.run import Run
@@ -247,7 +247,7 @@ def beside_a_watched_clone(
     monkeypatch.setattr(control_module, "ROUNDS", 1)
     monkeypatch.setattr(control_module, "LATER", 0.1)
     folder = stage.new_folder()
-    control = Twin(plan, stage.hypervisor, folder, lambda _cut: cast(Guest, Twinned()))
+    control = ControlTrial(plan, stage.hypervisor, folder, lambda _cut: cast(Guest, Twinned()))
     with control:
         control.go_on(reboot=True)
         found = control.found(Deadline(20, "verify"), watched=watched)

@@ -15,12 +15,12 @@ from sandbox.core.records import Verdict
 from sandbox.scenario.request import Request
 from tests.support.fakes.stage import Stage
 from workers.cli import main
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.gate import files, foreground, ways
 from workers.gate.job import Job
-from workers.gate.progress import Teller
+from workers.gate.progress import ProgressLine
 from workers.gate.server import body_of
-from workers.gate.values import Away, Ending, Heard, Seen
+from workers.gate.values import Away, Ending, GateEvent, GateRun
 from workers.settings import read_server
 
 
@@ -144,9 +144,9 @@ def test_a_terminal_has_a_line_that_lives_and_a_log_has_one_for_each_phase() -> 
     said: dict[bool, str] = {}
     for terminal_ in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal_, width=100)
-        with Teller(console) as tell:
-            tell.heard(Heard(1, "phase", "boot", None))
-            tell.heard(Heard(2, "detail", "sshd answers\x1b[31m", 40.0))
+        with ProgressLine(console) as tell:
+            tell.heard(GateEvent(1, "phase", "boot", None))
+            tell.heard(GateEvent(2, "detail", "sshd answers\x1b[31m", 40.0))
             tell.heard(None)
             tell.away(Away("nobody answers"))
             tell.away(Away("nobody answers"))
@@ -163,14 +163,14 @@ def test_a_terminal_has_a_line_that_lives_and_a_log_has_one_for_each_phase() -> 
 
 def test_a_phase_that_a_look_told_is_not_told_again_when_its_event_comes() -> None:
     console = Console(file=io.StringIO(), width=100)
-    looked = Seen("r", "s", "web01", "h", State.RUNNING, None, "", "reboot", "", 0.0, None)
-    with Teller(console) as tell:
-        tell.heard(Heard(1, "phase", "boot", None))
+    looked = GateRun("r", "s", "web01", "h", RunState.RUNNING, None, "", "reboot", "", 0.0, None)
+    with ProgressLine(console) as tell:
+        tell.heard(GateEvent(1, "phase", "boot", None))
         tell.seen(looked)
         tell.seen(looked)
-        tell.heard(Heard(2, "phase", "upgrade", None))
-        tell.heard(Heard(3, "phase", "reboot", None))
-        tell.heard(Heard(4, "phase", "boot", None))  # of a second attempt
+        tell.heard(GateEvent(2, "phase", "upgrade", None))
+        tell.heard(GateEvent(3, "phase", "reboot", None))
+        tell.heard(GateEvent(4, "phase", "boot", None))  # of a second attempt
     assert isinstance(console.file, io.StringIO)
     told = [line[9:] for line in console.file.getvalue().splitlines()]
     assert told == ["boot the clone", "reboot", "upgrade", "boot the clone"]

@@ -16,7 +16,7 @@ from sandbox.core.records import CheckSession, Observation, Outcome, Phase, RunR
 from sandbox.managers import Simulation
 from sandbox.rehearsal import control as control_module
 from sandbox.rehearsal import recipe, steps
-from sandbox.rehearsal.control import Twin
+from sandbox.rehearsal.control import ControlTrial
 from sandbox.rehearsal.plan import Plan, make_plan
 from sandbox.rehearsal.run import Run
 from sandbox.verdict.decide import decide
@@ -157,7 +157,7 @@ def test_a_restart_in_mid_upgrade(
 
 
 def test_before_anything_is_changed_its_twin_is_not_asked(run: Run) -> None:
-    with pytest.raises(GuestRestarted), recipe._its_twin_too(run, cast(Twin, None)):
+    with pytest.raises(GuestRestarted), recipe._its_twin_too(run, cast(ControlTrial, None)):
         raise GuestRestarted
 
 
@@ -198,7 +198,7 @@ def trial(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(control_module, "Aside", Nothing)
         monkeypatch.setattr(control_module, "ROUNDS", 1)
         monkeypatch.setattr(control_module, "LATER", 0.1)
-        its = Twin(plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, Twinned()))
+        its = ControlTrial(plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, Twinned()))
         run.changing = True
         with (
             its,

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from sandbox.clone.ssh import Connection, Login
+from sandbox.clone.ssh import GuestLogin, SshConnection
 from sandbox.core.errors import HostError, RequestError
 from sandbox.hosts import transport as host_module
 from sandbox.hosts.drivers.libvirt_base import LibvirtBase
@@ -180,8 +180,8 @@ def test_a_banner_that_comes_in_pieces(machine: Host) -> None:
 def test_a_clone_is_entered_through_its_host(way: Way, tmp_path: Path) -> None:
     """As on a bridge of the host's, where nobody else gets to."""
     host = way.host()
-    login = Login("root", way.sshd.folder / "user_key", port_of(way.sshd))
-    connection = Connection(tmp_path, login, lambda *_: None, host.proxy_command)
+    login = GuestLogin("root", way.sshd.folder / "user_key", port_of(way.sshd))
+    connection = SshConnection(tmp_path, login, lambda *_: None, host.proxy_command)
     before = way.logins()
     connection.open(LOOPBACK, soon())
     assert connection.execute(["echo", "in"], soon()).stdout == "in\n"
@@ -195,8 +195,8 @@ def test_the_way_to_a_clone_means_the_same_to_every_shell(
 ) -> None:
     """ssh has the operator's shell start it, to which [1]:22 may be a pattern for file names."""
     (tmp_path / f"1:{port_of(way.sshd)}").touch()
-    login = Login("root", way.sshd.folder / "user_key", port_of(way.sshd))
-    connection = Connection(tmp_path, login, lambda *_: None, way.host().proxy_command)
+    login = GuestLogin("root", way.sshd.folder / "user_key", port_of(way.sshd))
+    connection = SshConnection(tmp_path, login, lambda *_: None, way.host().proxy_command)
     connection.open(LOOPBACK, soon())
     argv = ["ssh", "-F", connection.config, "-o", "ControlPath=none", "clone", "echo in"]
     done = subprocess.run(

@@ -190,7 +190,7 @@ def test_booting_needs_a_key(world: World, home: Path, guest: str) -> None:
 def test_what_was_seen_is_written(
     world: World, home: Path, guest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = first_scenario.Seen(observation(), "apt")
+    seen = first_scenario.RunningServices(observation(), "apt")
     monkeypatch.setattr(first_scenario, "_boot_and_look", lambda *_: seen)
     told = world.invoke("init", "a", "--guest", guest)
     assert told.exit_code == 0, told.output
@@ -221,7 +221,7 @@ def test_a_look_that_fails_leaves_nothing(
     problem: BaseException,
     status: int,
 ) -> None:
-    def fail(_plan: object, _hypervisor: object, folder: object) -> first_scenario.Seen:
+    def fail(_plan: object, _hypervisor: object, folder: object) -> first_scenario.RunningServices:
         world.start_clone(folder)  # type: ignore[arg-type]
         raise problem
 
@@ -242,9 +242,9 @@ def test_a_look_that_fails_leaves_nothing(
 def test_a_clone_that_cannot_be_removed_is_told(
     world: World, home: Path, guest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(_plan: object, _hypervisor: object, folder: object) -> first_scenario.Seen:
+    def look(_plan: object, _hypervisor: object, folder: object) -> first_scenario.RunningServices:
         folder.note(source="test")  # type: ignore[attr-defined]
-        return first_scenario.Seen(observation(), "apt")
+        return first_scenario.RunningServices(observation(), "apt")
 
     monkeypatch.setattr(first_scenario, "_boot_and_look", look)
     told = world.invoke("init", "a", "--guest", guest)

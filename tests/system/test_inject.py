@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.clone import key_injection
-from sandbox.clone.ssh import Login
+from sandbox.clone.ssh import GuestLogin
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import RequestError
 from sandbox.core.process import Completed, run
@@ -34,12 +34,12 @@ def test_a_key_pair_of_the_clones_own(folder: RunFolder) -> None:
 
 
 def test_nothing_is_done_unless_asked_for(folder: RunFolder, tmp_path: Path) -> None:
-    login = Login("root", tmp_path / "key")
+    login = GuestLogin("root", tmp_path / "key")
     assert key_injection.inject_key(login, tmp_path / "none", folder, soon(), wanted=False) == ()
 
 
 def test_a_disk_that_cannot_be_opened_is_rejected_with_libguestfs_words(folder: RunFolder) -> None:
-    login = Login("root", key_injection.make_key(folder, soon()))
+    login = GuestLogin("root", key_injection.make_key(folder, soon()))
     with pytest.raises(RequestError, match="no key could be put into") as caught:
         key_injection.inject_key(login, folder.clone / "vda.qcow2", folder, soon(), wanted=True)
     assert "vda.qcow2" in caught.value.message
@@ -60,7 +60,7 @@ def test_what_is_run_and_what_is_reported(
         return Completed(tuple(argv), 0, "", "")
 
     monkeypatch.setattr(key_injection, "run", record)
-    login = Login(user, folder.clone / "id_ed25519")
+    login = GuestLogin(user, folder.clone / "id_ed25519")
     overlay = folder.clone / "vda.qcow2"
     mutations = key_injection.inject_key(login, overlay, folder, soon(), wanted=True)
     assert mutations == (f"{home}/.ssh/authorized_keys: this run's throw-away key added",)

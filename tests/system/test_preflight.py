@@ -18,8 +18,8 @@ from sandbox.core.records import Start
 from sandbox.managers import UpgradeRequest
 from sandbox.managers.apt_parse import restarts_of
 from sandbox.preflight.judge import judge
-from sandbox.preflight.parse import Seen, parse, plan_of, services_in
-from sandbox.preflight.points import Preflight, Severity
+from sandbox.preflight.parse import GuestSurvey, parse, plan_of, services_in
+from sandbox.preflight.points import Preflight, PreflightSeverity
 from tests.support.fakes.apt_world import AptWorld
 from tests.support.fakes.local_shell import LocalShell
 from tests.support.fakes.preflight_world import (
@@ -61,7 +61,7 @@ def listing(folder: Path) -> dict[str, tuple[object, ...]]:
 
 
 def notes(found: Preflight) -> list[str]:
-    return [point.text for point in found.points if point.severity is Severity.NOTE]
+    return [point.text for point in found.points if point.severity is PreflightSeverity.NOTE]
 
 
 def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> None:
@@ -78,7 +78,7 @@ def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> 
         ("web", "1.0", "2.0"),
     ]
     assert not found.blocked, found.points
-    warnings = topics(found, Severity.WARNING)
+    warnings = topics(found, PreflightSeverity.WARNING)
     assert warnings["held"] == "on hold, and not upgraded: pinned"
     assert "/etc/web.conf (web)" in warnings["conffiles"]
     assert not any("same.conf" in point.text for point in found.points)
@@ -137,7 +137,7 @@ def test_updates_that_are_no_security_updates_are_none_when_only_those_are_asked
     refresh(open_world)
     found = asked(LocalShell(("sh",), env=open_world.env), UpgradeRequest("security"))
     assert found.changes == ()
-    assert "nothing to upgrade" in topics(found, Severity.NOTE)["packages"]
+    assert "nothing to upgrade" in topics(found, PreflightSeverity.NOTE)["packages"]
 
 
 def test_security_updates_are_found_in_compressed_lists_too(open_world: AptWorld) -> None:
@@ -156,7 +156,7 @@ def test_what_apt_refuses_blocks(open_world: AptWorld) -> None:
     request = UpgradeRequest("packages", packages=("no-such-package",))
     found = asked(LocalShell(("sh",), env=open_world.env), request)
     assert found.blocked
-    assert "no-such-package" in topics(found, Severity.BLOCKER)["packages"]
+    assert "no-such-package" in topics(found, PreflightSeverity.BLOCKER)["packages"]
 
 
 def test_what_the_scenario_keeps_and_what_is_removed(open_world: AptWorld) -> None:
@@ -173,14 +173,16 @@ def test_what_the_scenario_keeps_and_what_is_removed(open_world: AptWorld) -> No
     refresh(open_world)
     request = UpgradeRequest("packages", packages=("clash",))
     found = asked(LocalShell(("sh",), env=open_world.env), request, keep=("we*",))
-    assert topics(found, Severity.WARNING)["removed"] == "the upgrade removes 1 package: web"
-    assert "the scenario keeps web" in topics(found, Severity.BLOCKER)["packages"]
+    assert (
+        topics(found, PreflightSeverity.WARNING)["removed"] == "the upgrade removes 1 package: web"
+    )
+    assert "the scenario keeps web" in topics(found, PreflightSeverity.BLOCKER)["packages"]
 
 
 def test_a_guest_without_lists_is_not_called_up_to_date(open_world: AptWorld) -> None:
     open_world.install(open_world.build("web", "1.0"))
     found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
-    assert "no package lists" in topics(found, Severity.WARNING)["package lists"]
+    assert "no package lists" in topics(found, PreflightSeverity.WARNING)["package lists"]
     assert not any("nothing to upgrade" in point.text for point in found.points)
 
 
@@ -189,7 +191,9 @@ def test_a_package_left_half_way_blocks(open_world: AptWorld) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         open_world.install(broken)
     found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
-    assert topics(found, Severity.BLOCKER)["dpkg"] == "dpkg left 1 package half-way: broken"
+    assert (
+        topics(found, PreflightSeverity.BLOCKER)["dpkg"] == "dpkg left 1 package half-way: broken"
+    )
 
 
 def test_a_service_that_a_script_restarts_is_named(open_world: AptWorld) -> None:
@@ -375,6 +379,6 @@ def test_whatever_a_guest_says_is_parsed_or_refused(
     body = "".join(f"{MARK} {name}\n" + "\n".join(lines) + "\n" for name, lines in said)
     for text in (body + rest.decode(errors="replace"), f"{MARK} kernel\n6.1\n{body}"):
         try:
-            assert isinstance(parse(text, MARK), Seen)
+            assert isinstance(parse(text, MARK), GuestSurvey)
         except GuestUnreachable:
             continue

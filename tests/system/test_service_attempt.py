@@ -14,7 +14,7 @@ from sandbox.core.errors import HostError, RequestError
 from sandbox.core.records import Verdict
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, runs
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import leases, reading
 from workers.queue.leases import claim
 from workers.queue.reclaim import sweep
@@ -77,7 +77,7 @@ def test_a_verdict_is_written_with_where_its_record_is(database: Database) -> No
         tell("phase", "boot")
         return PASS
 
-    assert work_off(database, run, Scripted(act), 60.0) is State.FINISHED
+    assert work_off(database, run, Scripted(act), 60.0) is RunState.FINISHED
     done = reading.get(database, run.run_id)
     assert (done.verdict, done.reason, done.phase) == (Verdict.PASS, "fine", "boot")
     with database.read() as connection:
@@ -113,7 +113,7 @@ def test_a_lease_outlasts_work_that_takes_longer(database: Database) -> None:
             assert sweep(database).queued == ()
         return PASS
 
-    assert work_off(database, run, Scripted(act), 4.0) is State.FINISHED
+    assert work_off(database, run, Scripted(act), 4.0) is RunState.FINISHED
 
 
 def test_what_a_slow_database_gave_too_late_is_not_begun(database: Database) -> None:
@@ -121,7 +121,9 @@ def test_what_a_slow_database_gave_too_late_is_not_begun(database: Database) -> 
     run, executor = held(database, lease=4.0), Scripted(lambda *_: PASS)
     assert work_off(database, run, executor, 4.0, claimed=time.monotonic() - 3.5) is None
     assert executor.cleaned == [], "nothing was made"
-    assert work_off(database, run, executor, 4.0, claimed=time.monotonic() - 1.0) is State.FINISHED
+    assert (
+        work_off(database, run, executor, 4.0, claimed=time.monotonic() - 1.0) is RunState.FINISHED
+    )
 
 
 def test_a_cancelled_run_is_interrupted_and_cleaned_up(database: Database) -> None:
@@ -132,7 +134,7 @@ def test_a_cancelled_run_is_interrupted_and_cleaned_up(database: Database) -> No
         return until_interrupted(claim, tell)
 
     executor = Scripted(act)
-    assert work_off(database, run, executor, LEASE) is State.CANCELLED
+    assert work_off(database, run, executor, LEASE) is RunState.CANCELLED
     assert executor.cleaned == [run.run_id]
     assert reading.get(database, run.run_id).verdict is None
 
@@ -140,7 +142,9 @@ def test_a_cancelled_run_is_interrupted_and_cleaned_up(database: Database) -> No
 def test_a_drained_worker_gives_its_run_back(database: Database) -> None:
     run = held(database)
     executor = Scripted(until_interrupted)
-    assert work_off(database, run, executor, LEASE, drained=lambda: executor.begun) is State.QUEUED
+    assert (
+        work_off(database, run, executor, LEASE, drained=lambda: executor.begun) is RunState.QUEUED
+    )
     waits = reading.get(database, run.run_id)
     assert (waits.attempts, waits.waiting) == (0, "the worker is being stopped")
     assert executor.cleaned == [run.run_id]
@@ -158,7 +162,7 @@ def test_a_lost_lease_ends_the_work_and_nothing_is_written(database: Database) -
     assert work_off(database, run, executor, LEASE) is None
     assert executor.cleaned == [run.run_id]
     now = reading.get(database, run.run_id)
-    assert (now.state, now.owner, now.verdict) == (State.RUNNING, "other", None)
+    assert (now.state, now.owner, now.verdict) == (RunState.RUNNING, "other", None)
 
 
 def test_without_its_database_an_attempt_ends_before_its_lease_does(
@@ -185,13 +189,13 @@ def test_a_verdict_waits_for_a_database_that_is_away_for_a_moment(
     run = held(database)
     away = [HostError("gone"), HostError("gone")]
 
-    def sometimes(*details: object) -> State:
+    def sometimes(*details: object) -> RunState:
         if away:
             raise away.pop()
         return leases.finish(*details)  # type: ignore[arg-type]
 
     monkeypatch.setattr("workers.worker.attempt.finish", sometimes)
-    assert work_off(database, run, Scripted(lambda *_: PASS), 60.0) is State.FINISHED
+    assert work_off(database, run, Scripted(lambda *_: PASS), 60.0) is RunState.FINISHED
 
 
 def test_no_room_waits_and_uses_no_attempt_up(database: Database) -> None:
@@ -200,7 +204,7 @@ def test_no_room_waits_and_uses_no_attempt_up(database: Database) -> None:
     def act(_claim: Claim, _tell: Teller) -> Outcome:
         raise NotNow("xen1 has 2 clones, and may have 2", "wait")
 
-    assert work_off(database, run, Scripted(act), 60.0) is State.QUEUED
+    assert work_off(database, run, Scripted(act), 60.0) is RunState.QUEUED
     waits = reading.get(database, run.run_id)
     assert (waits.attempts, waits.waiting) == (0, "xen1 has 2 clones, and may have 2")
     assert waits.not_before > database.now()
@@ -236,7 +240,7 @@ def test_a_record_that_could_not_be_noted_at_first_is_noted_with_the_verdict(
         leases.note_folder(*details)  # type: ignore[arg-type]
 
     monkeypatch.setattr("workers.worker.attempt.note_folder", once_away)
-    assert work_off(database, run, Scripted(lambda *_: PASS), 60.0) is State.FINISHED
+    assert work_off(database, run, Scripted(lambda *_: PASS), 60.0) is RunState.FINISHED
     with database.read() as connection:
         (row,) = connection.execute(select(attempts))
     assert (row.folder, len(tries)) == ("record-1", 2)
@@ -249,7 +253,7 @@ def test_what_fails_is_an_error_that_is_tried_again(database: Database, problem:
     def act(_claim: Claim, _tell: Teller) -> Outcome:
         raise problem
 
-    assert work_off(database, run, Scripted(act), 60.0) is State.QUEUED
+    assert work_off(database, run, Scripted(act), 60.0) is RunState.QUEUED
     assert str(problem) in reading.get(database, run.run_id).waiting
 
 
@@ -259,7 +263,7 @@ def test_what_is_wrong_with_the_request_is_told_at_once_and_whole(database: Data
     def act(_claim: Claim, _tell: Teller) -> Outcome:
         raise RequestError("no key at /root/.ssh/no\0where", "name one")
 
-    assert work_off(database, run, Scripted(act), 60.0) is State.FINISHED
+    assert work_off(database, run, Scripted(act), 60.0) is RunState.FINISHED
     row = reading.get(database, run.run_id)
     assert (row.verdict, row.reason) == (Verdict.REJECTED, "no key at /root/.ssh/no where")
 
@@ -278,4 +282,4 @@ def test_what_cannot_be_told_does_not_end_the_work(
         tell("phase", "boot")
         return PASS
 
-    assert work_off(database, run, Scripted(act), 60.0) is State.FINISHED
+    assert work_off(database, run, Scripted(act), 60.0) is RunState.FINISHED

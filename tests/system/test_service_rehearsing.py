@@ -23,7 +23,7 @@ from sandbox.scenario.request import Request, prepare
 from sandbox.verdict.flakiness import Rate
 from workers.database import Database, migrate, open_database
 from workers.database.schema import verdicts
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import reading
 from workers.queue.history import history
 from workers.queue.leases import claim, finish
@@ -91,7 +91,7 @@ def test_no_verdict_is_given_for_another_scenario_of_the_same_name(
     (tmp_path / "scenarios" / changed).write_text("def test_it(host):\n    pass\n")
     held = claim(database, "xen1", "me", 60.0, None)
     assert held is not None
-    assert work_off(database, held, RehearsalExecutor(settings), 60.0) is State.FINISHED
+    assert work_off(database, held, RehearsalExecutor(settings), 60.0) is RunState.FINISHED
     row = reading.get(database, run_id)
     assert row.verdict is Verdict.REJECTED
     assert "'mine' is not the one that was asked for" in row.reason

@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.checks import CheckSettings
 from sandbox.checks.answers import ask, discover, url_of
-from sandbox.checks.connection import Connection
+from sandbox.checks.connection import CheckConnection
 from sandbox.checks.runner import run_checks
 from sandbox.core.deadline import Deadline
 from sandbox.core.records import (
@@ -334,7 +334,7 @@ def test_https_is_asked_without_judging_the_certificate(sshd: Sshd, tmp_path: Pa
         check=True, capture_output=True,
     )  # fmt: skip
     certificate.write_text(certificate.read_text() + (tmp_path / "cert.pem").read_text())
-    connection = Connection(sshd.ssh_config, "clone")
+    connection = CheckConnection(sshd.ssh_config, "clone")
     with web(certificate) as server:
         port = tcp(server.server_port, "127.0.0.1", process="nginx")
         assert ask(connection, url_of(port, "https")).status == 200
@@ -342,7 +342,7 @@ def test_https_is_asked_without_judging_the_certificate(sshd: Sshd, tmp_path: Pa
 
 
 def test_something_that_is_not_http_is_no_answer_and_sshd_is_not_asked(sshd: Sshd) -> None:
-    connection = Connection(sshd.ssh_config, "clone")
+    connection = CheckConnection(sshd.ssh_config, "clone")
     own = next(
         int(line.split()[1])
         for line in sshd.ssh_config.read_text().splitlines()

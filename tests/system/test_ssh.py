@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.clone.ssh import HOST, Connection, Login, config_text, ssh_command
+from sandbox.clone.ssh import HOST, GuestLogin, SshConnection, config_text, ssh_command
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable, RequestError
 from tests.support.fakes.guest_world import login_of, port_of
@@ -36,14 +36,14 @@ def registered() -> list[tuple[int, str]]:
 @pytest.fixture
 def connection(
     sshd: Sshd, tmp_path: Path, registered: list[tuple[int, str]]
-) -> Iterator[Connection]:
-    made = Connection(tmp_path, login_of(sshd), lambda pid, role: registered.append((pid, role)))
+) -> Iterator[SshConnection]:
+    made = SshConnection(tmp_path, login_of(sshd), lambda pid, role: registered.append((pid, role)))
     yield made
     made.close()
 
 
 def test_a_command_runs_over_the_registered_master(
-    connection: Connection, registered: list[tuple[int, str]]
+    connection: SshConnection, registered: list[tuple[int, str]]
 ) -> None:
     assert not connection.alive()
     connection.open(LOOPBACK, soon())
@@ -56,27 +56,27 @@ def test_a_command_runs_over_the_registered_master(
     assert not Path(f"/proc/{registered[0][0]}").exists()
 
 
-def test_a_commands_status_and_input_go_through(connection: Connection) -> None:
+def test_a_commands_status_and_input_go_through(connection: SshConnection) -> None:
     connection.open(LOOPBACK, soon())
     assert connection.execute(["sh", "-c", "exit 3"], soon()).status == 3
     assert connection.execute(["cat"], soon(), input=b"\0\xff\n").stdout == "\0\ufffd\n"
     assert connection.execute(["cat"], soon()).stdout == "", "standard input is not ours"
 
 
-def test_255_is_a_lost_connection(connection: Connection) -> None:
+def test_255_is_a_lost_connection(connection: SshConnection) -> None:
     connection.open(LOOPBACK, soon())
     with pytest.raises(ConnectionLost):
         connection.execute(["sh", "-c", "exit 255"], soon())
 
 
-def test_a_command_ends_with_its_deadline(connection: Connection) -> None:
+def test_a_command_ends_with_its_deadline(connection: SshConnection) -> None:
     connection.open(LOOPBACK, soon())
     with pytest.raises(DeadlineExceeded):
         connection.execute(["sleep", "60"], Deadline(0.5, "test"))
     assert connection.execute(["true"], soon()).ok, "the connection outlives one late command"
 
 
-def test_a_stream_hands_on_bytes_as_they_come(connection: Connection) -> None:
+def test_a_stream_hands_on_bytes_as_they_come(connection: SshConnection) -> None:
     connection.open(LOOPBACK, soon())
     seen: list[tuple[float, bytes]] = []
     started = time.monotonic()
@@ -93,7 +93,7 @@ def test_a_stream_hands_on_bytes_as_they_come(connection: Connection) -> None:
 
 @pytest.mark.parametrize("script", [b"sleep 60", b"while :; do echo chatter; done"])
 def test_a_stream_ends_with_its_deadline_silent_or_not(
-    connection: Connection, script: bytes
+    connection: SshConnection, script: bytes
 ) -> None:
     connection.open(LOOPBACK, soon())
     started = time.monotonic()
@@ -102,7 +102,7 @@ def test_a_stream_ends_with_its_deadline_silent_or_not(
     assert time.monotonic() - started < 30
 
 
-def test_a_stream_says_when_the_guest_is_lost(connection: Connection, sshd: Sshd) -> None:
+def test_a_stream_says_when_the_guest_is_lost(connection: SshConnection, sshd: Sshd) -> None:
     connection.open(LOOPBACK, soon())
     cut = threading.Timer(0.7, sshd.drop_sessions)
     cut.start()
@@ -114,7 +114,7 @@ def test_a_stream_says_when_the_guest_is_lost(connection: Connection, sshd: Sshd
 def test_a_refused_key_is_refused_for_good(sshd: Sshd, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger], check=True)
-    connection = Connection(tmp_path, login_of(sshd, stranger), lambda *_: None)
+    connection = SshConnection(tmp_path, login_of(sshd, stranger), lambda *_: None)
     with pytest.raises(GuestUnreachable, match="Permission denied") as caught:
         connection.open(LOOPBACK, soon())
     assert caught.value.refused
@@ -128,24 +128,24 @@ def test_a_key_that_cannot_be_read_is_refused_for_good(sshd: Sshd, tmp_path: Pat
     broken = tmp_path / "broken"
     broken.write_text("no key\n")
     broken.chmod(0o600)
-    connection = Connection(tmp_path, login_of(sshd, broken), lambda *_: None)
+    connection = SshConnection(tmp_path, login_of(sshd, broken), lambda *_: None)
     with pytest.raises(GuestUnreachable) as caught:
         connection.open(LOOPBACK, soon())
     assert caught.value.refused
 
 
 def test_a_port_that_nobody_listens_on_is_worth_another_try(sshd: Sshd, tmp_path: Path) -> None:
-    nobody = Login("root", sshd.folder / "user_key", 1)
+    nobody = GuestLogin("root", sshd.folder / "user_key", 1)
     with pytest.raises(ConnectionLost, match="Connection refused"):
-        Connection(tmp_path, nobody, lambda *_: None).open(LOOPBACK, soon())
+        SshConnection(tmp_path, nobody, lambda *_: None).open(LOOPBACK, soon())
 
 
 def test_a_server_that_never_answers_costs_the_deadline(sshd: Sshd, tmp_path: Path) -> None:
     import socket
 
     with socket.create_server((LOOPBACK, 0)) as silent:
-        login = Login("root", sshd.folder / "user_key", silent.getsockname()[1])
-        connection = Connection(tmp_path, login, lambda *_: None)
+        login = GuestLogin("root", sshd.folder / "user_key", silent.getsockname()[1])
+        connection = SshConnection(tmp_path, login, lambda *_: None)
         with pytest.raises(DeadlineExceeded):
             connection.open(LOOPBACK, Deadline(0.5, "test"))
         connection.close()
@@ -155,13 +155,13 @@ def test_a_changed_host_key_is_not_taken_for_a_refused_login(sshd: Sshd, tmp_pat
     """Another machine at the same address is not our guest; nobody is told that a key is wrong."""
     other = (sshd.folder / "user_key.pub").read_text().split()[:2]
     (tmp_path / "known_hosts").write_text(f"[{LOOPBACK}]:{port_of(sshd)} {' '.join(other)}\n")
-    connection = Connection(tmp_path, login_of(sshd), lambda *_: None)
+    connection = SshConnection(tmp_path, login_of(sshd), lambda *_: None)
     with pytest.raises(ConnectionLost):
         connection.open(LOOPBACK, soon())
 
 
 def test_opening_again_replaces_a_connection_that_hangs(
-    connection: Connection, registered: list[tuple[int, str]]
+    connection: SshConnection, registered: list[tuple[int, str]]
 ) -> None:
     connection.open(LOOPBACK, soon())
     first = registered[0][0]
@@ -195,7 +195,7 @@ ASK = ["bash", "-c", 'exec 3<>"/dev/tcp/127.0.0.1/$0"; cat <&3']
 
 
 def test_the_proxy_is_reached_through_the_guests_loopback(
-    connection: Connection, echo: Path
+    connection: SshConnection, echo: Path
 ) -> None:
     connection.open(LOOPBACK, soon())
     port = connection.forward(echo, soon())
@@ -204,7 +204,7 @@ def test_the_proxy_is_reached_through_the_guests_loopback(
 
 
 def test_the_port_is_the_same_after_a_reconnect(
-    connection: Connection, echo: Path, registered: list[tuple[int, str]]
+    connection: SshConnection, echo: Path, registered: list[tuple[int, str]]
 ) -> None:
     connection.open(LOOPBACK, soon())
     port = connection.forward(echo, soon())
@@ -220,7 +220,9 @@ def test_the_port_is_the_same_after_a_reconnect(
     assert connection.execute([*ASK, str(port)], soon()).stdout == "proxy"
 
 
-def test_a_port_that_is_still_held_is_worth_another_try(connection: Connection, echo: Path) -> None:
+def test_a_port_that_is_still_held_is_worth_another_try(
+    connection: SshConnection, echo: Path
+) -> None:
     """The old session of a broken connection holds it for a while: no fault of the guest's."""
     import socket
 
@@ -249,7 +251,7 @@ def test_a_guest_that_lets_nothing_be_forwarded_is_told_what_to_set(
     folder = tmp_path / "sshd"
     folder.mkdir()
     with running_sshd(folder, f"{setting}\n") as sshd:
-        connection = Connection(tmp_path, login_of(sshd), lambda *_: None)
+        connection = SshConnection(tmp_path, login_of(sshd), lambda *_: None)
         connection.open(LOOPBACK, soon())
         with pytest.raises(RequestError, match="refuses to forward") as caught:
             connection.forward(echo, soon())
@@ -261,7 +263,7 @@ def test_a_guest_that_lets_nothing_be_forwarded_is_told_what_to_set(
 
 
 def test_nothing_of_the_operators_own_configuration_counts(tmp_path: Path) -> None:
-    text = config_text(tmp_path, Login("root", tmp_path / "key"), "fe80::1%sb123456")
+    text = config_text(tmp_path, GuestLogin("root", tmp_path / "key"), "fe80::1%sb123456")
     assert "HostName fe80::1%%sb123456" in text
     (tmp_path / "c").write_text(text)
     said = subprocess.run(
@@ -287,12 +289,14 @@ def test_nothing_of_the_operators_own_configuration_counts(tmp_path: Path) -> No
 def test_the_way_through_a_host_is_taken_as_it_stands(tmp_path: Path, address: str) -> None:
     """Up to the end of the line, quotes and all; %h is the clone's address with its bridge."""
     way = "'/run/a b/ssh-0' -W '[%h]:%p' 'xen1'"
-    (tmp_path / "c").write_text(config_text(tmp_path, Login("root", tmp_path / "k"), address, way))
+    (tmp_path / "c").write_text(
+        config_text(tmp_path, GuestLogin("root", tmp_path / "k"), address, way)
+    )
     argv = ["ssh", "-G", "-F", tmp_path / "c", HOST]
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
     assert f"proxycommand {way}" in said
     assert f"hostname {address}" in said
-    direct = config_text(tmp_path, Login("root", tmp_path / "k"), address)
+    direct = config_text(tmp_path, GuestLogin("root", tmp_path / "k"), address)
     assert "ProxyCommand" not in direct
 
 
@@ -301,7 +305,7 @@ def test_a_key_may_have_any_name(sshd: Sshd, tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
     shutil.copy(sshd.folder / "user_key", folder / name)
-    connection = Connection(folder, login_of(sshd, folder / name), lambda *_: None)
+    connection = SshConnection(folder, login_of(sshd, folder / name), lambda *_: None)
     connection.open(LOOPBACK, soon())
     assert connection.execute(["echo", "in"], soon()).stdout == "in\n"
     connection.close()
@@ -310,7 +314,7 @@ def test_a_key_may_have_any_name(sshd: Sshd, tmp_path: Path, name: str) -> None:
 def test_the_command_for_people_can_be_pasted_into_a_shell(sshd: Sshd, tmp_path: Path) -> None:
     folder = tmp_path / "a clone"
     folder.mkdir()
-    connection = Connection(folder, login_of(sshd), lambda *_: None)
+    connection = SshConnection(folder, login_of(sshd), lambda *_: None)
     connection.open(LOOPBACK, soon())
     typed = subprocess.run(
         ["sh", "-c", f"{ssh_command(folder)} echo in"], capture_output=True, text=True, check=False
@@ -320,7 +324,7 @@ def test_the_command_for_people_can_be_pasted_into_a_shell(sshd: Sshd, tmp_path:
 
 
 def test_a_kill_of_the_client_is_a_lost_connection(
-    connection: Connection, registered: list[tuple[int, str]]
+    connection: SshConnection, registered: list[tuple[int, str]]
 ) -> None:
     connection.open(LOOPBACK, soon())
     killer = threading.Timer(0.5, lambda: kill(registered[0][0]))

@@ -16,7 +16,7 @@ from sandbox.core.records import RunRecord, Verdict
 from sandbox.core.store import RunFolder, Store
 from sandbox.hosts.drivers.fake import FakeDomain
 from sandbox.network import isolation
-from sandbox.rehearsal.control import Cut, make_twin
+from sandbox.rehearsal.control import Cut, make_control_trial
 from sandbox.rehearsal.plan import Plan, make_plan
 from tests.support.fakes.stage import Stage
 from tests.support.waiting import soon, wait_until
@@ -45,7 +45,7 @@ def texts(domain: FakeDomain, path: str, attribute: str) -> list[str]:
 
 def test_a_twin_has_the_same_machine_and_nothing_in_common(stage: Stage) -> None:
     plan, clone, folder = started(stage)
-    with make_twin(plan, stage.hypervisor, clone, folder, soon()):
+    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()):
         one, other = domain(stage, folder), domain(stage, folder, control=True)
         assert texts(one, ".//mac", "address") == texts(other, ".//mac", "address")
         for path, attribute in (
@@ -68,7 +68,7 @@ def test_a_twin_has_the_same_machine_and_nothing_in_common(stage: Stage) -> None
 
 def test_what_a_killed_run_left_of_both_is_found(stage: Stage) -> None:
     plan, clone, folder = started(stage)
-    twin = make_twin(plan, stage.hypervisor, clone, folder, soon())
+    twin = make_control_trial(plan, stage.hypervisor, clone, folder, soon())
     assert twin is not None
     folder.note(owner="1:0:boot:machine")
     store = Store(stage.settings)
@@ -89,7 +89,7 @@ def test_both_end_with_a_run_that_ends_early(stage: Stage) -> None:
 def test_a_host_that_fails_the_twin_alone_is_no_trouble_of_the_run(stage: Stage) -> None:
     plan, clone, folder = started(stage)
     stage.hypervisor.fail("state", HostError("it hangs"))
-    with make_twin(plan, stage.hypervisor, clone, folder, soon()) as twin:
+    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as twin:
         found = twin.found(soon())
     assert found is not None
     assert "it hangs" in found.missing
@@ -100,7 +100,7 @@ def test_without_memory_for_two_there_is_one(stage: Stage) -> None:
     stage.hypervisor.memory = 600 << 20
     plan, clone, folder = started(stage)
     stage.hypervisor.memory = 200 << 20
-    with make_twin(plan, stage.hypervisor, clone, folder, soon()) as twin:
+    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as twin:
         found = twin.found(soon())
     assert found is not None
     assert "200 MiB free" in found.missing
@@ -114,9 +114,9 @@ def test_a_host_that_cannot_make_a_second_bridge_leaves_it_at_one(stage: Stage) 
         stage.hypervisor.fail("create_network", HostError("no more bridges"))
         if control == "always":
             with pytest.raises(HostError, match="no more bridges"):
-                make_twin(plan, stage.hypervisor, clone, folder, soon())
+                make_control_trial(plan, stage.hypervisor, clone, folder, soon())
             continue
-        with make_twin(plan, stage.hypervisor, clone, folder, soon()) as twin:
+        with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as twin:
             found = twin.found(soon())
         assert found is not None
         assert "no more bridges" in found.missing
@@ -155,7 +155,7 @@ def test_a_scenario_that_insists_waits_for_room(stage: Stage) -> None:
 def test_a_scenario_that_wants_none_has_none(stage: Stage) -> None:
     plan, clone, folder = started(stage, "never")
     assert clone.twins == ()
-    with make_twin(plan, stage.hypervisor, clone, folder, soon()) as twin:
+    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as twin:
         assert domain_name(folder.id, control=True) not in stage.hypervisor.domains
         assert twin.found(soon()) is None
     assert not (folder.clone / "control").exists()
@@ -166,7 +166,7 @@ def test_leaving_does_not_wait_for_what_it_does(stage: Stage) -> None:
     slow = replace(plan, seconds=dict.fromkeys(plan.seconds, 600.0))
     began = time.monotonic()
     own = domain_name(folder.id, control=True)
-    with make_twin(slow, stage.hypervisor, clone, folder, soon()):
+    with make_control_trial(slow, stage.hypervisor, clone, folder, soon()):
         wait_until(lambda: own in stage.hypervisor.domains, "the twin to be started")
     assert time.monotonic() - began < 60, "it waited for a guest that never boots"
 

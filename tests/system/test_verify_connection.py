@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.checks.connection import Connection
+from sandbox.checks.connection import CheckConnection
 from sandbox.core.deadline import Deadline
 from sandbox.core.records import CheckEnd, CheckResult, Outcome
 from tests.support.fakes.check_sessions import Rehearsal
@@ -141,9 +141,9 @@ def test_every_command_goes_over_the_one_connection(rehearse: Rehearsal, tmp_pat
 
 
 def test_trouble_says_nothing_on_a_good_line_and_something_on_another_master(sshd: Sshd) -> None:
-    good = Connection(sshd.ssh_config, "clone")
+    good = CheckConnection(sshd.ssh_config, "clone")
     master = good.find_master(Deadline(10, "test"))
     assert sshd.master is not None
     assert master == sshd.master.pid
     assert good.trouble() == ""
-    assert "replaced" in Connection(sshd.ssh_config, "clone", os.getpid()).trouble()
+    assert "replaced" in CheckConnection(sshd.ssh_config, "clone", os.getpid()).trouble()

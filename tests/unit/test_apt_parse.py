@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sandbox.core.errors import RequestError
 from sandbox.core.records import PackageChange, UpgradeStatus
 from sandbox.managers import apt_parse as parse
-from sandbox.managers.transcript import Transcript, sections_of
+from sandbox.managers.transcript import ManagerTranscript, sections_of
 from tests.support.paths import DATA
 
 
@@ -353,7 +353,7 @@ def test_junk_gives_facts_or_nothing(lines: list[str]) -> None:
 
 @given(JUNK)
 def test_only_the_mark_makes_stages(lines: list[str]) -> None:
-    told = Transcript("%%other%%", lambda stage, line: None, lambda line: None)
+    told = ManagerTranscript("%%other%%", lambda stage, line: None, lambda line: None)
     for line in lines:
         told.feed(line)
     assert list(told.stages) == [""]
@@ -362,7 +362,7 @@ def test_only_the_mark_makes_stages(lines: list[str]) -> None:
 def test_a_status_in_the_middle_of_a_line() -> None:
     seen: list[tuple[str, str]] = []
     shown: list[str] = []
-    told = Transcript("%%m%%", lambda stage, line: seen.append((stage, line)), shown.append)
+    told = ManagerTranscript("%%m%%", lambda stage, line: seen.append((stage, line)), shown.append)
     for line in (
         "%%m%% stage apply",
         "(Reading database ... %%m%% status pmstatus:a:5:Preparing a",

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sandbox.checks import CheckSettings
-from sandbox.checks.facts import Facts
+from sandbox.checks.facts import CheckMemory
 from sandbox.checks.job import Job
 from sandbox.checks.protocol import (
     MAX_DETAIL,
     MAX_LINE,
     Channel,
+    CheckEvent,
     Event,
     Garbled,
-    Line,
-    Transcript,
+    SessionTranscript,
     clean,
     one_line,
 )
@@ -52,14 +52,14 @@ def a_session() -> list[bytes]:
 GOOD = a_session()
 
 
-def read(*chunks: bytes) -> Transcript:
-    transcript = Transcript(TOKEN, lambda result: None)
+def read(*chunks: bytes) -> SessionTranscript:
+    transcript = SessionTranscript(TOKEN, lambda result: None)
     for chunk in chunks:
         transcript.feed(chunk)
     return transcript
 
 
-def is_whole(transcript: Transcript) -> bool:
+def is_whole(transcript: SessionTranscript) -> bool:
     return transcript.status == 0 and not transcript.missing and len(transcript.results) == 2
 
 
@@ -108,7 +108,7 @@ def test_a_doubled_line_is_noticed(doubled: int) -> None:
         read(*GOOD[: doubled + 1], *GOOD[doubled:])
 
 
-def forged(*lines: Line) -> bytes:
+def forged(*lines: CheckEvent) -> bytes:
     """Lines by somebody who knows the token and counts well."""
     return b"".join(
         line.model_copy(update={"token": TOKEN, "number": number}).model_dump_json().encode()
@@ -117,8 +117,8 @@ def forged(*lines: Line) -> bytes:
     )
 
 
-def line(event: Event, **fields: object) -> Line:
-    return Line.model_validate({"token": "", "number": 0, "event": event, **fields})
+def line(event: Event, **fields: object) -> CheckEvent:
+    return CheckEvent.model_validate({"token": "", "number": 0, "event": event, **fields})
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def line(event: Event, **fields: object) -> Line:
         ([line(Event.FINISH), line(Event.BROKEN)], "follows their end"),
     ],
 )
-def test_lines_that_make_no_sense_are_noticed(lines: list[Line], complaint: str) -> None:
+def test_lines_that_make_no_sense_are_noticed(lines: list[CheckEvent], complaint: str) -> None:
     with pytest.raises(Garbled, match=complaint):
         read(forged(*lines))
 
@@ -187,15 +187,15 @@ def test_one_line_is_printable_bounded_and_stable(text: str) -> None:
 
 def test_facts_outlive_their_writer_and_a_spoilt_file_holds_none(tmp_path: Path) -> None:
     path = tmp_path / "check-facts.json"
-    Facts(path).note("state", "running")
-    Facts(path).note("http", {"http://127.0.0.1/": 200})
-    assert Facts(path).text("state") == "running"
-    assert Facts(path).statuses("http") == {"http://127.0.0.1/": 200}
+    CheckMemory(path).note("state", "running")
+    CheckMemory(path).note("http", {"http://127.0.0.1/": 200})
+    assert CheckMemory(path).text("state") == "running"
+    assert CheckMemory(path).statuses("http") == {"http://127.0.0.1/": 200}
     assert path.stat().st_mode & 0o777 == 0o600
-    assert Facts(path).statuses("state") is None
+    assert CheckMemory(path).statuses("state") is None
     path.write_text("[1")
-    assert Facts(path).statuses("http") is None
-    assert Facts(path).text("state") is None
+    assert CheckMemory(path).statuses("http") is None
+    assert CheckMemory(path).text("state") is None
 
 
 @pytest.mark.parametrize(

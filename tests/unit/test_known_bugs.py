@@ -9,7 +9,7 @@ import pytest
 from sandbox.core.errors import RequestError
 from sandbox.core.records import PackageChange
 from sandbox.preflight.known_bugs import bug_points, read_bugs
-from sandbox.preflight.points import Point, Preflight, Severity
+from sandbox.preflight.points import Preflight, PreflightPoint, PreflightSeverity
 
 LIST = """\
 bugs:
@@ -29,10 +29,12 @@ def test_only_versions_that_come_are_named(tmp_path: Path) -> None:
     (tmp_path / "bugs.yaml").write_text(LIST)
     points = bug_points(read_bugs(tmp_path / "bugs.yaml"), CHANGES)
     assert [(point.severity, point.text) for point in points] == [
-        (Severity.BLOCKER, "nginx-common 1.22.1-9+deb12u10: drops connections"),
-        (Severity.WARNING, "openssl 3.0.20-1: slow (#1234)"),
+        (PreflightSeverity.BLOCKER, "nginx-common 1.22.1-9+deb12u10: drops connections"),
+        (PreflightSeverity.WARNING, "openssl 3.0.20-1: slow (#1234)"),
     ]
-    note = Point(severity=Severity.NOTE, topic="packages", text="5 packages would change")
+    note = PreflightPoint(
+        severity=PreflightSeverity.NOTE, topic="packages", text="5 packages would change"
+    )
     found = Preflight(guest="web01", upgrade="all updates", points=(note,)).and_also(points)
     assert found.points == (*points, note)
     assert found.blocked

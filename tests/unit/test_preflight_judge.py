@@ -10,8 +10,9 @@ from sandbox.cli.preflight_report import print_found
 from sandbox.core.records import PackageChange, Start
 from sandbox.managers import UpgradeRequest, What
 from sandbox.preflight.judge import judge
-from sandbox.preflight.parse import Seen, Space
-from sandbox.preflight.points import Point, Preflight, ServiceForecast, Severity
+from sandbox.preflight.parse import GuestSurvey, Space
+from sandbox.preflight.points import Preflight, PreflightPoint, ServiceForecast
+from sandbox.preflight.points import PreflightSeverity as Severity
 
 OLD, NEW = "6.1.0-49-amd64", "6.1.0-51-amd64"
 MIB = 1 << 20
@@ -29,7 +30,7 @@ def spaces(**mib: int) -> dict[str, Space]:
     return {"/var/cache/apt/archives": free["/"], "/usr": free["/"], **free}
 
 
-def seen(**values: Any) -> Seen:
+def seen(**values: Any) -> GuestSurvey:
     """A guest in order, with an update of nginx; ``values`` say what is otherwise."""
     facts: dict[str, Any] = {
         "kernel": OLD,
@@ -48,14 +49,14 @@ def seen(**values: Any) -> Seen:
         "drivers": MODULES,
         "boot_seconds": 21.4,
     }
-    return Seen(**(facts | values))
+    return GuestSurvey(**(facts | values))
 
 
-def judged(facts: Seen, what: What = "security", **values: Any) -> Preflight:
+def judged(facts: GuestSurvey, what: What = "security", **values: Any) -> Preflight:
     return judge(facts, "web01", UpgradeRequest(what, **values))
 
 
-def one(found: Preflight, severity: Severity, words: str) -> Point:
+def one(found: Preflight, severity: Severity, words: str) -> PreflightPoint:
     """The only point of that severity, which has these words."""
     points = [point for point in found.points if point.severity is severity]
     assert [words in point.text for point in points] == [True], points
@@ -72,7 +73,12 @@ def test_a_guest_in_order_has_one_note() -> None:
 def test_the_worst_comes_first() -> None:
     found = judged(seen(broken=("web",), held=("db",), lists=27 * DAY))
     ranks = [point.severity for point in found.points]
-    assert ranks == [Severity.BLOCKER, Severity.WARNING, Severity.NOTE, Severity.NOTE]
+    assert ranks == [
+        Severity.BLOCKER,
+        Severity.WARNING,
+        Severity.NOTE,
+        Severity.NOTE,
+    ]
     assert found.blocked
 
 
@@ -122,7 +128,7 @@ def test_a_script_is_not_forecast() -> None:
 # --- /boot and the boot chain -----------------------------------------------------------------
 
 
-def with_kernel(**values: Any) -> Seen:
+def with_kernel(**values: Any) -> GuestSurvey:
     return seen(**({"changes": (META, KERNEL, NGINX)} | values))
 
 
@@ -216,7 +222,11 @@ def test_a_pv_kernel_is_unpacked_by_xen(minor: str, severity: Severity | None) -
 
 def test_how_the_kernel_that_comes_is_packed_is_not_known_yet() -> None:
     xen = {"guest_type": "PV", "version/major": "4", "version/minor": "11"}
-    one(judged(with_kernel(xen=xen)), Severity.WARNING, "Xen 4.11 cannot unpack a PV guest's")
+    one(
+        judged(with_kernel(xen=xen)),
+        Severity.WARNING,
+        "Xen 4.11 cannot unpack a PV guest's",
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from sandbox.verdict.diff_kinds import (
     Fate,
     FilesystemChange,
 )
-from sandbox.verdict.severity import Line, Severity, ranked, tally
+from sandbox.verdict.severity import DiffSeverity, GradedLine, ranked, tally
 
-HIGH, MEDIUM, LOW = Severity
+HIGH, MEDIUM, LOW = DiffSeverity
 
 
 def seen(**values: Any) -> Observation:
@@ -36,7 +36,7 @@ def wide(**values: Any) -> Observation:
     return seen(wide=Wide(**values))
 
 
-def told(before: Observation, after: Observation) -> list[tuple[Severity, str]]:
+def told(before: Observation, after: Observation) -> list[tuple[DiffSeverity, str]]:
     return [(line.severity, line.text) for line in ranked(compare(before, after))]
 
 
@@ -123,7 +123,7 @@ def port(address: str, number: int = 80, protocol: str = "tcp", process: str = "
     ],
 )  # fmt: skip
 def test_what_every_guest_tells(
-    before: dict[str, Any], after: dict[str, Any], severity: Severity, text: str
+    before: dict[str, Any], after: dict[str, Any], severity: DiffSeverity, text: str
 ) -> None:
     assert told(seen(**before), seen(**after)) == [(severity, text)]
 
@@ -182,7 +182,7 @@ SOONER = CERTIFICATE.model_copy(update={"fingerprint": "b", "expires": 224061120
     ],
 )  # fmt: skip
 def test_what_is_told_beside_the_checks(
-    before: dict[str, Any], after: dict[str, Any], severity: Severity, text: str
+    before: dict[str, Any], after: dict[str, Any], severity: DiffSeverity, text: str
 ) -> None:
     assert told(wide(**before), wide(**after)) == [(severity, text)]
 
@@ -257,7 +257,7 @@ def test_a_conffile_as_shipped_and_as_it_is_here(
     here: tuple[str | None, str | None],
     beside: bool,
     fate: Fate | None,
-    severity: Severity | None,
+    severity: DiffSeverity | None,
 ) -> None:
     def side(number: int) -> Observation:
         modes = {"/etc/f.dpkg-dist": "644 root root"} if beside and number else {}
@@ -310,7 +310,7 @@ def test_a_lost_mount_is_told_once() -> None:
 
 
 def test_the_tally() -> None:
-    lines = [Line(severity=s, text="x") for s in (HIGH, LOW, LOW)]
+    lines = [GradedLine(severity=s, text="x") for s in (HIGH, LOW, LOW)]
     assert tally(lines) == "1 high, 2 low"
     assert tally([]) == ""
 

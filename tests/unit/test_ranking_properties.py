@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from sandbox.core.records import Certificate, Filesystem, Observation, Package, Port, Wide
 from sandbox.verdict.diff import Differences, compare, without_drift
-from sandbox.verdict.severity import Severity, ranked
+from sandbox.verdict.severity import DiffSeverity, ranked
 
-HIGH, MEDIUM, LOW = Severity
+HIGH, MEDIUM, LOW = DiffSeverity
 
 names = st.sampled_from(["a.service", "b.timer", "root", "sudo", "/etc/shadow", "/etc/x", "{}", ""])
 texts = st.text(max_size=8) | names

@@ -17,7 +17,7 @@ from sandbox.hosts.inventory import HostEntry, read_hosts
 from sandbox.managers import UpgradeRequest
 from sandbox.preflight.judge import judge
 from sandbox.preflight.known_bugs import Bug, read_bugs
-from sandbox.preflight.parse import Conffile, Seen, Space
+from sandbox.preflight.parse import Conffile, GuestSurvey, Space
 from sandbox.scenario import Schedule, load_scenario, shared_checks
 from tests.support.paths import ROOT
 from workers.chat.config import read_chat
@@ -150,7 +150,7 @@ def test_the_example_of_a_preflight_is_what_the_code_says(
     changes = tuple(PackageChange(name=f"p{n}", old="1", new="2") for n in range(15))
     kernel = PackageChange(name="linux-image-6.1.0-56-amd64", new="6.1.192-2")
     nginx = PackageChange(name="nginx", old="1.22.1-9", new="1.22.1-9+deb12u2")
-    seen = Seen(
+    seen = GuestSurvey(
         kernel="6.1.0-49-amd64",
         apt=True,
         asked=True,

@@ -13,7 +13,7 @@ from sandbox.core.config import scalars
 from sandbox.core.errors import RequestError
 from sandbox.scenario import (
     Repository,
-    Source,
+    SourceSettings,
     Upgrade,
     parse_source,
     parse_upgrade,
@@ -79,7 +79,7 @@ def test_any_upgrade_is_parsed_or_a_request_error(text: str) -> None:
 
 def test_source_of_the_command_line(tmp_path: Path, folder: Path) -> None:
     disk = folder / "disk.qcow2"
-    assert parse_source(guest="web01") == Source(guest="web01")
+    assert parse_source(guest="web01") == SourceSettings(guest="web01")
     image = parse_source(image=disk, format="qcow2").image
     assert image is not None
     assert image.files == ((disk, "qcow2"),)

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from sandbox.core.config import strict_yaml
 from sandbox.core.errors import RequestError
 from sandbox.scenario import (
-    Source,
+    SourceSettings,
     load_scenario,
     render_template,
     scenario_json_schema,
@@ -200,6 +200,6 @@ def test_any_template_loads_again(
         comments=comments,
     )
     scenario = load(tmp_path_factory.mktemp("template"), text, require_source=True)
-    assert scenario.source == Source(guest=guest)
+    assert scenario.source == SourceSettings(guest=guest)
     assert scenario.login.user == user
     assert scenario.upgrade.what == "security"

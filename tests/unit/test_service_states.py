@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.core.errors import RequestError
-from workers.database.states import ENDED, HELD, OPEN, TRANSITIONS, Change, State, after, sources
+from workers.database.states import ENDED, HELD, OPEN, TRANSITIONS, Change, RunState, after, sources
 
 
 def test_every_state_is_in_the_table() -> None:
-    assert set(TRANSITIONS) == set(State)
+    assert set(TRANSITIONS) == set(RunState)
 
 
 def test_an_end_is_an_end() -> None:
-    assert set(ENDED) == {State.FINISHED, State.CANCELLED}
+    assert set(ENDED) == {RunState.FINISHED, RunState.CANCELLED}
 
 
 def test_whatever_happens_to_a_held_run_is_foreseen() -> None:
@@ -25,22 +25,22 @@ def test_whatever_happens_to_a_held_run_is_foreseen() -> None:
 
 
 def test_a_wish_that_was_taken_back_is_never_queued_again() -> None:
-    for change, to in TRANSITIONS[State.CANCELLING].items():
-        assert to is not State.QUEUED, change
-    assert State.CANCELLING not in OPEN, "nobody joins it"
+    for change, to in TRANSITIONS[RunState.CANCELLING].items():
+        assert to is not RunState.QUEUED, change
+    assert RunState.CANCELLING not in OPEN, "nobody joins it"
 
 
 def test_a_verdict_is_only_given_by_a_holder_or_for_one_that_is_gone() -> None:
     for state, changes in TRANSITIONS.items():
         for change, to in changes.items():
-            if to is State.FINISHED:
+            if to is RunState.FINISHED:
                 assert state in HELD
                 assert change in (Change.DECIDE, Change.GIVE_UP)
 
 
 @given(st.lists(st.sampled_from(Change), max_size=30))
 def test_every_way_through_ends_at_most_once(changes: list[Change]) -> None:
-    state, ends = State.QUEUED, 0
+    state, ends = RunState.QUEUED, 0
     for change in changes:
         if state in sources(change):
             state = after(state, change)
@@ -53,4 +53,4 @@ def test_every_way_through_ends_at_most_once(changes: list[Change]) -> None:
 
 def test_a_refused_change_says_what_and_why() -> None:
     with pytest.raises(RequestError, match="a run that is finished cannot cancel"):
-        after(State.FINISHED, Change.CANCEL)
+        after(RunState.FINISHED, Change.CANCEL)

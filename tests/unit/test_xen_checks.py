@@ -57,7 +57,7 @@ def test_an_answer_that_is_cut_off_is_none() -> None:
 def test_no_answer_is_too_odd(words: str, section: str) -> None:
     read = parse_report(f"== {section}\n{words}\n\n== end\n")
     assert read.free_memory >= 0
-    for name, judge in checks._judgements(checks.Heard(read, 0, 1), NO_LIMITS):
+    for name, judge in checks._judgements(checks.HostAnswer(read, 0, 1), NO_LIMITS):
         assert judge().detail, name
 
 
@@ -104,7 +104,7 @@ def test_no_command_line_keeps_us_busy(words: str) -> None:
 
 def test_a_fit_host_has_but_one_fault() -> None:
     """The sample's: dnsmasq and PVH's GRUB are missing, and it has 2.4 GiB."""
-    found = {n: j() for n, j in checks._judgements(checks.Heard(REPORT, *ASKED), NO_LIMITS)}
+    found = {n: j() for n, j in checks._judgements(checks.HostAnswer(REPORT, *ASKED), NO_LIMITS)}
     odd = {name: finding for name, finding in found.items() if finding.state is not State.OK}
     assert set(odd) == {"dnsmasq", "pvhgrub"}
     assert odd["dnsmasq"].state is State.BAD
@@ -127,9 +127,9 @@ ASKED = (1795379226.9, 1795379227.9)
     ],
 )
 def test_clock(asked: tuple[float, float], state: State, words: str) -> None:
-    found = checks.clock(checks.Heard(REPORT, *asked))
+    found = checks.clock(checks.HostAnswer(REPORT, *asked))
     assert (found.state, words in found.detail) == (state, True), found.detail
-    assert checks.clock(checks.Heard(XenReport(), *asked)).state is State.WARNING
+    assert checks.clock(checks.HostAnswer(XenReport(), *asked)).state is State.WARNING
 
 
 def test_dom0_memory() -> None:

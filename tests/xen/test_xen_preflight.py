@@ -11,7 +11,7 @@ from sandbox.core.process import Completed
 from sandbox.managers import UpgradeRequest
 from sandbox.preflight.judge import look_ahead
 from sandbox.preflight.parse import parse
-from sandbox.preflight.points import Severity
+from sandbox.preflight.points import PreflightSeverity
 from tests.support.xen.xenlab import GUEST, Administrator
 
 pytestmark = pytest.mark.xen
@@ -35,6 +35,6 @@ def test_a_guest_on_xen_says_what_it_runs_on(administrator: Administrator) -> No
     assert seen.kernel in seen.kernels
     drivers = {driver.replace("-", "_") for kernel, driver in seen.drivers if kernel == seen.kernel}
     assert "xen_blkfront" in drivers
-    blocked = [point for point in found.points if point.severity is Severity.BLOCKER]
+    blocked = [point for point in found.points if point.severity is PreflightSeverity.BLOCKER]
     assert [point for point in blocked if point.topic == "boot chain"] == []
     assert found.reboot_seconds > 0

@@ -22,7 +22,7 @@ NOTHING = 4
 
 
 @dataclass(frozen=True)
-class Left:
+class AttemptArtifacts:
     """The artifacts of one attempt."""
 
     attempt: int  # its fence
@@ -33,7 +33,9 @@ class Left:
     files: tuple[Stored, ...]
 
 
-def left(database: Database, settings: ServiceSettings, run_id: str) -> tuple[Left, ...]:
+def left(
+    database: Database, settings: ServiceSettings, run_id: str
+) -> tuple[AttemptArtifacts, ...]:
     """What each attempt of a run left, oldest first."""
     query = (
         select(attempts)
@@ -54,7 +56,7 @@ def left(database: Database, settings: ServiceSettings, run_id: str) -> tuple[Le
         elif row.artifacts == EXPIRED:
             state = "expired"
         files = place.files(row.folder) if place else ()
-        found.append(Left(row.fence, row.folder, state, row.owner, place, files))
+        found.append(AttemptArtifacts(row.fence, row.folder, state, row.owner, place, files))
     return tuple(found)
 
 
@@ -80,7 +82,7 @@ def print_artifacts(
     return 0 if any(one.files for one in found) else NOTHING
 
 
-def _tell(one: Left, output: Path | None, *, as_json: bool) -> None:
+def _tell(one: AttemptArtifacts, output: Path | None, *, as_json: bool) -> None:
     where = one.place.url if one.place else ""
     if as_json:
         for file in one.files:

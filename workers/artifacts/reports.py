@@ -14,7 +14,7 @@ from sandbox.core.records import RunRecord
 from sandbox.core.store import RunFolder, Store
 from sandbox.rehearsal.recovery import told
 from sandbox.report import render
-from workers.artifacts.fetch import Left, left
+from workers.artifacts.fetch import AttemptArtifacts, left
 from workers.artifacts.places import RECORD, Wanted, everything
 from workers.artifacts.worker_folders import SETTLED
 from workers.database import Database
@@ -35,8 +35,8 @@ def report(database: Database, settings: ServiceSettings, run_id: str, format: s
 
 
 def last_record(
-    database: Database, settings: ServiceSettings, found: Sequence[Left], run_id: str
-) -> Left:
+    database: Database, settings: ServiceSettings, found: Sequence[AttemptArtifacts], run_id: str
+) -> AttemptArtifacts:
     """The attempt that the report is of; raises :class:`NoReport`, and :class:`WrongState` while
     that attempt is still at work."""
     if not found:
@@ -50,7 +50,7 @@ def last_record(
 
 @contextmanager
 def opened(
-    settings: ServiceSettings, last: Left, wanted: Wanted = everything
+    settings: ServiceSettings, last: AttemptArtifacts, wanted: Wanted = everything
 ) -> Iterator[tuple[RunRecord, Path]]:
     """A record with the folder of its artifacts; ``wanted``: which ones are to be had, where they
     have to be fetched."""
@@ -63,7 +63,9 @@ def opened(
         yield told(here, Store(settings.sandbox).load(here)), here.artifacts
 
 
-def _require_ended(database: Database, settings: ServiceSettings, run_id: str, last: Left) -> None:
+def _require_ended(
+    database: Database, settings: ServiceSettings, run_id: str, last: AttemptArtifacts
+) -> None:
     query = select(attempts.c.ended).where(
         attempts.c.run_id == run_id, attempts.c.fence == last.attempt
     )
@@ -75,7 +77,7 @@ def _require_ended(database: Database, settings: ServiceSettings, run_id: str, l
         raise WrongState(f"what run {run_id} left is being copied", "its report comes in a moment")
 
 
-def _why(last: Left) -> str:
+def _why(last: AttemptArtifacts) -> str:
     match last.state:
         case "expired":
             return "its artifacts were removed for their age or size; the verdict stays"

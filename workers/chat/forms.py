@@ -1,4 +1,4 @@
-"""What a request's body holds: plain data, or :class:`NotHeard`. Only after its signature is good.
+"""A request's body as plain data, or :class:`NotAMessage`; read only after its signature is good.
 
 Nothing in it is taken for what it should be: whoever may sign may still send anything.
 """
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-from workers.chat.values import NotHeard
+from workers.chat.values import NotAMessage
 
 _MOST_FIELDS = 100
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}", re.ASCII)
@@ -25,7 +25,7 @@ def form(body: bytes) -> dict[str, str]:
             body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"
         )
     except ValueError as problem:  # UnicodeDecodeError, too
-        raise NotHeard("the body is no form in UTF-8", "send it as the vendor does") from problem
+        raise NotAMessage("the body is no form in UTF-8", "send it as the vendor does") from problem
     return dict(pairs)
 
 
@@ -34,9 +34,9 @@ def mapping(body: bytes) -> dict[str, Any]:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as problem:
-        raise NotHeard("the body is no JSON", "send it as the vendor does") from problem
+        raise NotAMessage("the body is no JSON", "send it as the vendor does") from problem
     if not isinstance(data, dict):
-        raise NotHeard("the body is no JSON object", "send it as the vendor does")
+        raise NotAMessage("the body is no JSON object", "send it as the vendor does")
     return data
 
 
@@ -54,7 +54,7 @@ def text(data: Mapping[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise NotHeard(f"{name} is no text", "send it as the vendor does")
+        raise NotAMessage(f"{name} is no text", "send it as the vendor does")
     return value
 
 
@@ -63,14 +63,14 @@ def identity(data: Mapping[str, Any], name: str) -> str:
     value = data.get(name)
     word = str(value) if type(value) is int else value
     if not isinstance(word, str) or not _ID.fullmatch(word):
-        raise NotHeard(f"{name} is no id", "send it as the vendor does")
+        raise NotAMessage(f"{name} is no id", "send it as the vendor does")
     return word
 
 
 def number(data: Mapping[str, Any], name: str) -> int:
     value = data.get(name)
     if type(value) is not int or not 0 < value < 1 << 62:
-        raise NotHeard(f"{name} is no number", "send it as the vendor does")
+        raise NotAMessage(f"{name} is no number", "send it as the vendor does")
     return value
 
 
@@ -83,4 +83,4 @@ def moment(data: Mapping[str, Any], name: str) -> float:
             raise ValueError("no time zone")
         return made.timestamp()
     except (ValueError, OverflowError) as problem:
-        raise NotHeard(f"{name} is no time", "send it as the vendor does") from problem
+        raise NotAMessage(f"{name} is no time", "send it as the vendor does") from problem

@@ -8,10 +8,10 @@ from sandbox.core.config.scalars import shown
 from sandbox.scenario.request import Request
 from workers.chat import roles, run_messages
 from workers.chat.roles import CANCEL, READ, SUBMIT
-from workers.chat.values import Channel, Heard, Line, Lines, Span
+from workers.chat.values import Channel, ChatRequest, Line, Lines, Span
 from workers.chat.wording import Command, NotUnderstood, Verb
 from workers.database import Database
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import intake, reading, submission
 from workers.queue.overview import named_scenario
 from workers.queue.values import NoSuchRun, Order, RunRow, Submitted
@@ -22,13 +22,13 @@ _LOOKED_AT = 200  # of which those that may be seen are shown
 
 
 @dataclass(frozen=True)
-class Asked:
+class ChatCommand:
     """Whose command it is, and where."""
 
     database: Database
     settings: ServiceSettings
     channel: Channel
-    heard: Heard
+    heard: ChatRequest
     link: str
 
     @property
@@ -40,7 +40,7 @@ class Asked:
         return f"chat {self.channel.name}: {self.user}"
 
 
-def order(asked: Asked, command: Command) -> Order:
+def order(asked: ChatCommand, command: Command) -> Order:
     """The run that is to be queued; raises :class:`RequestError` for one that is not."""
     channel = asked.channel
     name = command.scenario or channel.scenario
@@ -68,7 +68,7 @@ def queued(wanted: Order, told: Submitted) -> Lines:
     return (first, (Span("run "), Span(told.run_id, "code"), Span(": a message says how it goes")))
 
 
-def look(asked: Asked, command: Command) -> Lines:
+def look(asked: ChatCommand, command: Command) -> Lines:
     """All but the command that queues a run."""
     match command.verb:
         case Verb.STATUS:
@@ -82,32 +82,34 @@ def look(asked: Asked, command: Command) -> Lines:
     return run_messages.help_of(asked.channel.scenario, rights)
 
 
-def _status(asked: Asked, guest: str) -> Lines:
+def _status(asked: ChatCommand, guest: str) -> Lines:
     roles.require(asked.channel, asked.user, READ, guest)
     rows = reading.recent(asked.database, _LOOKED_AT, guest=guest or None)
     return run_messages.in_short([row for row in rows if _may(asked, READ, row)][:FEW])
 
 
-def _why(asked: Asked, command: Command) -> Lines:
+def _why(asked: ChatCommand, command: Command) -> Lines:
     if command.run:
         row = _run(asked, READ, command.run)
         return run_messages.of_run(row, asked.link).lines
     roles.require(asked.channel, asked.user, READ, command.guest)
-    rows = reading.recent(asked.database, _LOOKED_AT, states=(State.FINISHED,), guest=command.guest)
+    rows = reading.recent(
+        asked.database, _LOOKED_AT, states=(RunState.FINISHED,), guest=command.guest
+    )
     row_or_none = next((row for row in rows if _may(asked, READ, row)), None)
     if row_or_none is None:
         return ((Span(command.guest, "code"), Span(" has no verdict yet")),)
     return run_messages.of_run(row_or_none, asked.link).lines
 
 
-def _cancel(asked: Asked, text: str) -> Lines:
+def _cancel(asked: ChatCommand, text: str) -> Lines:
     row = _run(asked, CANCEL, text)
     state = submission.cancel(asked.database, row.id, asked.origin)
-    done = "cancelled" if state is State.CANCELLED else "its worker removes the clone"
+    done = "cancelled" if state is RunState.CANCELLED else "its worker removes the clone"
     return ((Span("🚫 run "), Span(row.id, "code"), Span(f": {done}")),)
 
 
-def _run(asked: Asked, right: str, text: str) -> RunRow:
+def _run(asked: ChatCommand, right: str, text: str) -> RunRow:
     """One that the user may see: of the others it is not even said that they are there."""
     roles.require(asked.channel, asked.user, right)
     for row in _named(asked.database, text):
@@ -127,5 +129,5 @@ def _named(database: Database, text: str) -> tuple[RunRow, ...]:
         return ()
 
 
-def _may(asked: Asked, right: str, row: RunRow) -> bool:
+def _may(asked: ChatCommand, right: str, row: RunRow) -> bool:
     return roles.may(asked.channel, asked.user, right, row.guest, row.scenario)

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from sandbox.core.errors import HostError
-from workers.chat.values import Heard, Lines, Span, Telling
+from workers.chat.values import ChatRequest, Lines, Span, Telling
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import chat_deliveries, chat_messages
@@ -64,7 +64,12 @@ def note(connection: Connection, channel: str, delivery: str, answer: Lines) -> 
 
 
 def begin(
-    connection: Connection, channel: str, heard: Heard, *, run_id: str | None, lines: Lines = ()
+    connection: Connection,
+    channel: str,
+    heard: ChatRequest,
+    *,
+    run_id: str | None,
+    lines: Lines = (),
 ) -> None:
     """A message about a run, or one that says ``lines`` and is done."""
     connection.execute(

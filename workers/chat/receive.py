@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from sandbox.core.errors import HostError, RequestError
 from workers.chat import handle, outbox, roles, run_messages
-from workers.chat.handle import Asked
-from workers.chat.values import Answer, Channel, Chat, Heard, Lines, TooMany
+from workers.chat.handle import ChatCommand
+from workers.chat.values import Channel, Chat, ChatReply, ChatRequest, Lines, TooMany
 from workers.chat.vendors.registry import KINDS
 from workers.chat.wording import Verb, understand
 from workers.database import Database
@@ -50,16 +50,16 @@ class Ear:
                 return one
         raise NoChannel(f"there is no channel {name[:40]!r}", "chat.yaml names those there are")
 
-    def hear(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> Answer:
+    def hear(self, channel: Channel, headers: Mapping[str, str], body: bytes) -> ChatReply:
         """Raises :class:`Refused`, :class:`NotHeard` and :class:`TooMany`; what a user did wrong
         is an answer."""
         kind = KINDS[channel.kind]
         heard = kind.hear(channel, headers, body, time.time())
-        if isinstance(heard, Answer):
+        if isinstance(heard, ChatReply):
             return heard
         if not heard.strangers and not roles.roles_of(channel, heard.user):
             log.info("a stranger's wish", channel=channel.name, user=heard.user)
-            return Answer()
+            return ChatReply()
         seconds = self.limit(channel.name)  # not before: nobody else uses up what is the channel's
         if seconds:
             raise TooMany(seconds)
@@ -77,9 +77,9 @@ class Ear:
             self.said(channel.name)
         return kind.say(lines)
 
-    def _once(self, channel: Channel, heard: Heard) -> tuple[Lines, str | None]:
+    def _once(self, channel: Channel, heard: ChatRequest) -> tuple[Lines, str | None]:
         """What is delivered twice is answered twice, and done once."""
-        asked = Asked(self.database, self.settings, channel, heard, self.chat.link)
+        asked = ChatCommand(self.database, self.settings, channel, heard, self.chat.link)
         for _attempt in range(_TRIES):
             with self.database.read() as connection:
                 before = outbox.answered(connection, channel.name, heard.delivery)
@@ -92,7 +92,7 @@ class Ear:
                 continue
         raise outbox.Unwritten
 
-    def _obey(self, asked: Asked) -> tuple[Lines, str | None]:
+    def _obey(self, asked: ChatCommand) -> tuple[Lines, str | None]:
         try:
             command = understand(asked.heard.text)
             if command.verb is Verb.TEST:
@@ -113,7 +113,7 @@ class Ear:
 
     @staticmethod
     def _note(
-        connection: Connection, asked: Asked, lines: Lines, run_id: str | None = None
+        connection: Connection, asked: ChatCommand, lines: Lines, run_id: str | None = None
     ) -> None:
         channel, heard = asked.channel.name, asked.heard
         outbox.note(connection, channel, heard.delivery, lines)
@@ -123,5 +123,5 @@ class Ear:
             outbox.begin(connection, channel, heard, run_id=None, lines=lines)
 
 
-def _facts(asked: Asked) -> dict[str, str]:
+def _facts(asked: ChatCommand) -> dict[str, str]:
     return {"channel": asked.channel.name, "user": asked.user}

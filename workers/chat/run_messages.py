@@ -8,14 +8,14 @@ from sandbox.core.errors import SandboxError
 from sandbox.core.records import Verdict
 from workers.chat.values import Line, Lines, Span, Telling
 from workers.chat.wording import MEANING, USAGE, Verb
-from workers.database.states import ENDED, State
+from workers.database.states import ENDED, RunState
 from workers.queue.values import RunRow
 
 SIGNS = {
-    State.QUEUED: "🕒",
-    State.RUNNING: "⏳",
-    State.CANCELLING: "⏳",
-    State.CANCELLED: "🚫",
+    RunState.QUEUED: "🕒",
+    RunState.RUNNING: "⏳",
+    RunState.CANCELLING: "⏳",
+    RunState.CANCELLED: "🚫",
     Verdict.PASS: "✅",
     Verdict.FAIL: "❌",
     Verdict.INCONCLUSIVE: "⚠️",
@@ -89,11 +89,11 @@ def word_of(run: RunRow) -> str:
 
 def why_of(run: RunRow) -> str:
     """The verdict's reason, or what it is doing or waiting for."""
-    if run.state is State.CANCELLED:
+    if run.state is RunState.CANCELLED:
         return ""
     if run.verdict is not None:
         return run.reason
-    if run.state is State.QUEUED:
+    if run.state is RunState.QUEUED:
         return run.waiting or "waits for a worker"
     return run.phase or "begins"
 

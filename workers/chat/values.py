@@ -17,7 +17,7 @@ class Refused(RequestError):
     """The request is not from whom it says, or too old."""
 
 
-class NotHeard(RequestError):
+class NotAMessage(RequestError):
     """It is from there, but nothing that a vendor would send."""
 
 
@@ -55,7 +55,7 @@ Lines = tuple[Line, ...]
 
 
 @dataclass(frozen=True)
-class Heard:
+class ChatRequest:
     """Somebody wants something."""
 
     user: str  # the vendor's id, which nobody can choose
@@ -68,7 +68,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ChatReply:
     """To a request, at once."""
 
     body: bytes = b""

@@ -10,7 +10,7 @@ from typing import Any
 import urllib3
 
 from sandbox.core.errors import HostError
-from workers.chat.values import Answer, Gone, TryLater
+from workers.chat.values import ChatReply, Gone, TryLater
 
 SECONDS = 10  # that a vendor's answer may take
 PAUSE = 30.0  # seconds, where a vendor does not say how long
@@ -18,8 +18,8 @@ _LONGEST_WAIT = 3600.0
 _MOST_BYTES = 1 << 20
 
 
-def answer(data: Mapping[str, Any]) -> Answer:
-    return Answer(json.dumps(data).encode())
+def answer(data: Mapping[str, Any]) -> ChatReply:
+    return ChatReply(json.dumps(data).encode())
 
 
 def wait_of(headers: Mapping[str, str]) -> float:

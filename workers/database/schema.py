@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-from workers.database.states import HELD, OPEN, State
+from workers.database.states import HELD, OPEN, RunState
 
 metadata = MetaData(
     naming_convention={
@@ -37,11 +37,11 @@ metadata = MetaData(
 )
 
 
-def _among(column: str, states: tuple[State, ...]) -> str:
+def _among(column: str, states: tuple[RunState, ...]) -> str:
     return f"{column} IN ({', '.join(repr(state.value) for state in states)})"
 
 
-def state_in(table: FromClause, *states: State) -> ColumnElement[bool]:
+def state_in(table: FromClause, *states: RunState) -> ColumnElement[bool]:
     """The states are written out: with parameters in their place no partial index is used."""
     written: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
     state: ColumnElement[str] = table.c.state
@@ -74,7 +74,7 @@ runs = Table(
     Column("night", Text),  # "schedule@due": of the nightly run that it belongs to
     Column("verdict", Text),
     Column("reason", Text, nullable=False, server_default=""),
-    CheckConstraint(_among("state", tuple(State)), name="state"),
+    CheckConstraint(_among("state", tuple(RunState)), name="state"),
     CheckConstraint("(state = 'finished') = (verdict IS NOT NULL)", name="verdict"),
     CheckConstraint(f"({_among('state', HELD)}) = (lease_until IS NOT NULL)", name="lease"),
 )

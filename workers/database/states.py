@@ -13,7 +13,7 @@ from enum import StrEnum
 from sandbox.core.errors import RequestError
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     CANCELLING = "cancelling"
@@ -38,36 +38,36 @@ class Change(StrEnum):
     STOP = "stop"  # a cancelled run's clone is gone
 
 
-TRANSITIONS: Mapping[State, Mapping[Change, State]] = {
-    State.QUEUED: {
-        Change.CLAIM: State.RUNNING,
-        Change.CANCEL: State.CANCELLED,
+TRANSITIONS: Mapping[RunState, Mapping[Change, RunState]] = {
+    RunState.QUEUED: {
+        Change.CLAIM: RunState.RUNNING,
+        Change.CANCEL: RunState.CANCELLED,
     },
-    State.RUNNING: {
-        Change.DECIDE: State.FINISHED,
-        Change.TRY_AGAIN: State.QUEUED,
-        Change.HAND_BACK: State.QUEUED,
-        Change.LOSE: State.QUEUED,
-        Change.GIVE_UP: State.FINISHED,
-        Change.CANCEL: State.CANCELLING,
+    RunState.RUNNING: {
+        Change.DECIDE: RunState.FINISHED,
+        Change.TRY_AGAIN: RunState.QUEUED,
+        Change.HAND_BACK: RunState.QUEUED,
+        Change.LOSE: RunState.QUEUED,
+        Change.GIVE_UP: RunState.FINISHED,
+        Change.CANCEL: RunState.CANCELLING,
     },
-    State.CANCELLING: {
-        Change.DECIDE: State.FINISHED,  # the verdict was there before the wish was heard
-        Change.STOP: State.CANCELLED,
-        Change.LOSE: State.CANCELLED,
-        Change.GIVE_UP: State.CANCELLED,
-        Change.HAND_BACK: State.CANCELLED,
-        Change.TRY_AGAIN: State.CANCELLED,
+    RunState.CANCELLING: {
+        Change.DECIDE: RunState.FINISHED,  # the verdict was there before the wish was heard
+        Change.STOP: RunState.CANCELLED,
+        Change.LOSE: RunState.CANCELLED,
+        Change.GIVE_UP: RunState.CANCELLED,
+        Change.HAND_BACK: RunState.CANCELLED,
+        Change.TRY_AGAIN: RunState.CANCELLED,
     },
-    State.FINISHED: {},
-    State.CANCELLED: {},
+    RunState.FINISHED: {},
+    RunState.CANCELLED: {},
 }
-HELD = (State.RUNNING, State.CANCELLING)  # by a worker
-OPEN = (State.QUEUED, State.RUNNING)  # what an equal request joins
-ENDED = tuple(state for state in State if not TRANSITIONS[state])
+HELD = (RunState.RUNNING, RunState.CANCELLING)  # by a worker
+OPEN = (RunState.QUEUED, RunState.RUNNING)  # what an equal request joins
+ENDED = tuple(state for state in RunState if not TRANSITIONS[state])
 
 
-def after(state: State, change: Change) -> State:
+def after(state: RunState, change: Change) -> RunState:
     """The state that a change leads to; raises :class:`WrongState` when it may not happen."""
     to = TRANSITIONS[state].get(change)
     if to is None:
@@ -78,6 +78,6 @@ def after(state: State, change: Change) -> State:
     return to
 
 
-def sources(change: Change) -> tuple[State, ...]:
+def sources(change: Change) -> tuple[RunState, ...]:
     """The states in which a change may happen."""
     return tuple(state for state, changes in TRANSITIONS.items() if change in changes)

@@ -15,17 +15,17 @@ from sqlalchemy import ColumnElement, FromClause, Row, ScalarSelect, Select, fun
 from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import runs, verdicts
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import reading
 
 
-class Answer(StrEnum):
+class FleetAnswer(StrEnum):
     NO = "no"
     UNKNOWN = "unknown"
     YES = "yes"
 
     @classmethod
-    def of(cls, verdict: Verdict | None) -> Answer:
+    def of(cls, verdict: Verdict | None) -> FleetAnswer:
         """No evidence is never a yes, and never a no."""
         match verdict:
             case Verdict.PASS:
@@ -47,11 +47,11 @@ class Standing:
     reason: str
     ended: float | None
     newest_id: str | None  # perhaps of no verdict yet
-    newest_state: State | None
+    newest_state: RunState | None
 
     @property
-    def answer(self) -> Answer:
-        return Answer.of(self.verdict)
+    def answer(self) -> FleetAnswer:
+        return FleetAnswer.of(self.verdict)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def fleet(database: Database) -> tuple[Standing, ...]:
     with database.read() as connection:
         rows = connection.execute(_FLEET).all()
     found = [_standing(database, row) for row in rows]
-    order = list(Answer)
+    order = list(FleetAnswer)
     found.sort(key=lambda one: (order.index(one.answer), one.guest, one.host, one.scenario))
     return tuple(found)
 
@@ -87,7 +87,7 @@ def _standing(database: Database, row: Row[Any]) -> Standing:
         reason=reason or "",
         ended=ended,
         newest_id=row.newest_id if open_one else None,
-        newest_state=State(row.newest_state) if open_one else None,
+        newest_state=RunState(row.newest_state) if open_one else None,
     )
 
 

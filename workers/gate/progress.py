@@ -15,14 +15,14 @@ from rich.text import Text
 from sandbox.cli.terminal import WORDS
 from sandbox.core.clean_text import one_line
 from workers.gate.job import Job
-from workers.gate.values import Away, Heard, Seen
+from workers.gate.values import Away, GateEvent, GateRun
 
 STILL = 300.0  # seconds; CI that hears nothing for longer may give a job up
 _WORDS = {phase.value: word for phase, word in WORDS.items()}
 _SHOWN = {"state": "bold", "check": "red"}
 
 
-class Teller:
+class ProgressLine:
     """A context manager. All that it shows is one line, and can do nothing to a terminal."""
 
     def __init__(self, console: Console) -> None:
@@ -35,7 +35,7 @@ class Teller:
         self._ahead = ""  # told by a look; its event may still come
         self._trouble = ""
 
-    def __enter__(self) -> Teller:
+    def __enter__(self) -> ProgressLine:
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self._line,
@@ -58,7 +58,7 @@ class Teller:
         word = "joined a run that is open" if joined else "queued"
         self.say(f"run {run_id}: {word}", "bold")
 
-    def heard(self, heard: Heard | None) -> None:
+    def heard(self, heard: GateEvent | None) -> None:
         if heard is None:
             self._still()
         elif heard.kind == "phase":
@@ -73,7 +73,7 @@ class Teller:
             self._now = f"{_word(self._phase)}: {one_line(heard.text, 60)}{percent}"
             self._still()
 
-    def seen(self, seen: Seen) -> None:
+    def seen(self, seen: GateRun) -> None:
         """Where the events cannot be followed."""
         if seen.phase and seen.phase != self._phase:
             self._enter(seen.phase)

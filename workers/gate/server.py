@@ -21,9 +21,9 @@ from sandbox.core.clean_text import one_line
 from sandbox.core.errors import RequestError
 from sandbox.core.records import Verdict
 from sandbox.scenario.request import Request
-from workers.database.states import State, WrongState
+from workers.database.states import RunState, WrongState
 from workers.gate.job import Job
-from workers.gate.values import Away, Heard, Seen
+from workers.gate.values import Away, GateEvent, GateRun
 from workers.settings import ServerSettings
 
 CONNECT = 10.0  # seconds
@@ -65,19 +65,19 @@ class Server:
         with self._understood():
             return str(told["run"]["id"]), bool(told["joined"])
 
-    def look(self, run_id: str) -> Seen:
+    def look(self, run_id: str) -> GateRun:
         run = self._json("GET", f"/runs/{run_id}")
         same = ("id", "scenario", "guest", "host", "reason", "phase", "waiting")
         with self._understood():
-            return Seen(
+            return GateRun(
                 **{name: str(run[name]) for name in same},
-                state=State(run["state"]),
+                state=RunState(run["state"]),
                 verdict=None if run["verdict"] is None else Verdict(run["verdict"]),
                 submitted=_moment(run["submitted"]) or 0.0,
                 ended=_moment(run["ended"]),
             )
 
-    def follow(self, run_id: str, last: int, seconds: float) -> Iterator[Heard | None]:
+    def follow(self, run_id: str, last: int, seconds: float) -> Iterator[GateEvent | None]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last else {})
         silence = max(0.1, min(SILENCE, seconds))
         answer = self._open("GET", f"/runs/{run_id}/stream", None, headers, silence)
@@ -261,10 +261,10 @@ def _messages(answer: urllib3.BaseHTTPResponse) -> Iterator[tuple[str, Any]]:
                 yield "", None
 
 
-def _heard(data: str) -> Heard:
+def _heard(data: str) -> GateEvent:
     try:
         told = json.loads(data)
-        return Heard(int(told["id"]), str(told["kind"]), str(told["text"]), told["percent"])
+        return GateEvent(int(told["id"]), str(told["kind"]), str(told["text"]), told["percent"])
     except (ValueError, KeyError, TypeError) as problem:
         raise Away("an event came broken") from problem
 

@@ -13,7 +13,7 @@ from sandbox.scenario.request import Request
 from workers.artifacts import reports
 from workers.database import Database
 from workers.database.states import ENDED, WrongState
-from workers.gate.values import Away, Heard, Seen
+from workers.gate.values import Away, GateEvent, GateRun
 from workers.queue import intake, reading, submission
 from workers.queue.presence import present
 from workers.queue.terminal import who
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class Service:
+class DatabaseQueue:
     """Implements :class:`workers.gate.values.Queue`."""
 
     database: Database
@@ -52,19 +52,19 @@ class Service:
         )
         return told.run_id, told.joined
 
-    def look(self, run_id: str) -> Seen:
+    def look(self, run_id: str) -> GateRun:
         row = _or_away(lambda: reading.get(self.database, run_id))
         same = ("id", "scenario", "guest", "host", "state", "verdict", "reason", "phase", "waiting")
         more = ("submitted", "ended")
-        return Seen(**{name: getattr(row, name) for name in (*same, *more)})
+        return GateRun(**{name: getattr(row, name) for name in (*same, *more)})
 
-    def follow(self, run_id: str, last: int, _seconds: float) -> Iterator[Heard | None]:
+    def follow(self, run_id: str, last: int, _seconds: float) -> Iterator[GateEvent | None]:
         while True:
             row = self.look(run_id)  # before its events: the last one is there then
             events = _or_away(partial(reading.events_after, self.database, run_id, last))
             for event in events:
                 last = event.id
-                yield Heard(event.id, event.kind, event.text, event.percent)
+                yield GateEvent(event.id, event.kind, event.text, event.percent)
             if row.state in ENDED and not events:
                 return
             yield None

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sandbox.core.errors import HostError, SandboxError
 from sandbox.core.records import Verdict
-from workers.database.states import State
+from workers.database.states import RunState
 
 TIMEOUT = 124  # no verdict in time: as of timeout(1)
 CANCELLED = 130
@@ -26,14 +26,14 @@ class Away(HostError):
 
 
 @dataclass(frozen=True)
-class Seen:
+class GateRun:
     """A queued run as it is now."""
 
     id: str
     scenario: str
     guest: str
     host: str
-    state: State
+    state: RunState
     verdict: Verdict | None
     reason: str
     phase: str
@@ -43,7 +43,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Heard:
+class GateEvent:
     """Something that happened in a run; ids grow."""
 
     id: int
@@ -70,9 +70,9 @@ class Queue(Protocol):
         ``turn``: another is another wish, however ``repeatable`` this is.
         """
 
-    def look(self, run_id: str) -> Seen: ...
+    def look(self, run_id: str) -> GateRun: ...
 
-    def follow(self, run_id: str, last: int, seconds: float) -> Iterator[Heard | None]:
+    def follow(self, run_id: str, last: int, seconds: float) -> Iterator[GateEvent | None]:
         """What happens after the event ``last``, as it comes, until the run or the connection
         ends; None now and then while nothing happens. ``seconds``: all that one may wait."""
 

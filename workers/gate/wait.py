@@ -13,9 +13,9 @@ from sandbox.core.deadline import Deadline
 from sandbox.core.errors import DeadlineExceeded, SandboxError
 from sandbox.core.records import Verdict
 from sandbox.core.wording import duration
-from workers.database.states import ENDED, State
-from workers.gate.progress import Teller
-from workers.gate.values import CANCELLED, TIMEOUT, Away, Ending, Queue, Seen
+from workers.database.states import ENDED, RunState
+from workers.gate.progress import ProgressLine
+from workers.gate.values import CANCELLED, TIMEOUT, Away, Ending, GateRun, Queue
 
 LONGEST_PAUSE = 15.0  # seconds between two tries
 TURNS = 5  # how often we ask anew when others cancel what we wait for, too
@@ -27,7 +27,7 @@ _FORMATS = ("junit", "markdown")
 _T = TypeVar("_T")
 
 
-def gate(queue: Queue, seconds: float, tell: Teller, *, leave: bool) -> Ending:
+def gate(queue: Queue, seconds: float, tell: ProgressLine, *, leave: bool) -> Ending:
     """Ask for a rehearsal and wait for its verdict. Signals raise KeyboardInterrupt."""
     visit = _Visit(queue, Deadline(seconds, "waiting for the verdict"), tell)
     try:
@@ -40,7 +40,7 @@ def gate(queue: Queue, seconds: float, tell: Teller, *, leave: bool) -> Ending:
         return visit.named(Ending.of_problem(problem))
 
 
-def take_back(queue: Queue, tell: Teller) -> bool:
+def take_back(queue: Queue, tell: ProgressLine) -> bool:
     """Cancel the run of a job that cannot do it itself any more; whether that went through."""
     queue.hurry(_ANSWER)
     visit = _Visit(queue, Deadline(CANCELLING, "cancelling"), tell)
@@ -68,7 +68,7 @@ class _Pause:
 
 
 class _Visit:
-    def __init__(self, queue: Queue, deadline: Deadline, tell: Teller) -> None:
+    def __init__(self, queue: Queue, deadline: Deadline, tell: ProgressLine) -> None:
         self._queue = queue
         self._deadline = deadline
         self._tell = tell
@@ -76,7 +76,7 @@ class _Visit:
         self._turn = 0
         self._run_id = ""
         self._joined = False
-        self._seen: Seen | None = None
+        self._seen: GateRun | None = None
         self._trouble = ""  # why nobody answered last
 
     # -- the way to the verdict ---------------------------------------------------------------
@@ -92,7 +92,7 @@ class _Visit:
         ask = partial(self._queue.submit, self._turn)
         self._run_id, self._joined = self._patiently(ask, deadline)
 
-    def follow(self) -> Seen:
+    def follow(self) -> GateRun:
         """The run when it has ended; not one that its other askers took away from us."""
         self.submit()
         while True:
@@ -110,14 +110,14 @@ class _Visit:
             self._turn += 1
             self.submit()
 
-    def _look(self, deadline: Deadline) -> Seen:
+    def _look(self, deadline: Deadline) -> GateRun:
         self._seen = self._patiently(partial(self._queue.look, self._run_id), deadline)
         return self._seen
 
-    def _was_taken_away(self, seen: Seen) -> bool:
-        return seen.state is State.CANCELLED and self._joined and self._turn < TURNS
+    def _was_taken_away(self, seen: GateRun) -> bool:
+        return seen.state is RunState.CANCELLED and self._joined and self._turn < TURNS
 
-    def _to_its_end(self) -> Seen:
+    def _to_its_end(self) -> GateRun:
         last, pause = 0, _Pause()
         lost: Away | None
         while True:
@@ -161,7 +161,7 @@ class _Visit:
 
     # -- its ends -----------------------------------------------------------------------------
 
-    def ended(self, seen: Seen) -> Ending:
+    def ended(self, seen: GateRun) -> Ending:
         """With its reports, where there are any."""
         if seen.verdict is None:
             said = "the run was cancelled by somebody else"
@@ -233,7 +233,7 @@ class _Visit:
             while self._look(deadline).state not in ENDED:
                 deadline.sleep(_LOOK)
         except SandboxError as problem:
-            if self._seen is None or self._seen.state is not State.CANCELLING:
+            if self._seen is None or self._seen.state is not RunState.CANCELLING:
                 said = f"run {self._run_id} could not be cancelled: {problem.message}"
                 self._tell.say(f"{said}; {self._queue.link(self._run_id)}")
                 return False
@@ -244,11 +244,11 @@ class _Visit:
         if self._joined:
             return "the run goes on for the others that asked for it"
         match self._seen.state if self._seen else None:
-            case State.CANCELLED:
+            case RunState.CANCELLED:
                 return "the run is cancelled and its clone removed"
-            case State.CANCELLING:
+            case RunState.CANCELLING:
                 return "the run is being cancelled: its worker removes the clone"
-            case State.FINISHED:
+            case RunState.FINISHED:
                 return "the run had ended already"
             case None:
                 return "nothing was rehearsed, as far as can be seen"

@@ -11,7 +11,7 @@ from sandbox.core.errors import RequestError
 from sandbox.core.settings import read_settings
 from sandbox.scenario.request import Request
 from workers.gate.job import Job
-from workers.gate.progress import Teller
+from workers.gate.progress import ProgressLine
 from workers.gate.values import Ending, Queue
 
 CANCELS = "--cancel is for a CI job that asked a server: by the job it knows the run"
@@ -54,11 +54,11 @@ class Ways:
     def _service(self) -> Way:
         from workers.context import open_service
         from workers.database import require_schema
-        from workers.gate.service import Service
+        from workers.gate.service import DatabaseQueue
 
         settings, database = open_service()
         require_schema(database)
-        queue = Service(database, settings, self.request, self.fresh, self._say)
+        queue = DatabaseQueue(database, settings, self.request, self.fresh, self._say)
         return self._queued("service", queue)
 
     def _service_or_local(self) -> Way:
@@ -96,11 +96,11 @@ class Ways:
 
         def gate(seconds: float, *, leave: bool) -> Ending:
             self._say(f"asking {queue.where}")
-            with Teller(self.console) as tell:
+            with ProgressLine(self.console) as tell:
                 return wait.gate(queue, seconds, tell, leave=leave)
 
         def take_back() -> bool:
-            with Teller(self.console) as tell:
+            with ProgressLine(self.console) as tell:
                 return wait.take_back(queue, tell)
 
         known = queue.repeatable and bool(self.job.words) and not self.fresh

@@ -22,7 +22,7 @@ from sandbox.core.records import Verdict
 from workers.database import Database, open_database
 from workers.database.clock import now
 from workers.database.schema import counters, pools, runs, state_in
-from workers.database.states import HELD, State
+from workers.database.states import HELD, RunState
 from workers.monitoring.listen_address import address
 from workers.monitoring.pools import STALE
 from workers.queue.counters import PHASE_COUNT, PHASE_SECONDS, TICKED
@@ -66,7 +66,7 @@ def _queue(connection: Connection) -> list[Metric]:
     )
     query = (
         select(runs.c.host, func.count(), now() - func.min(runs.c.submitted))
-        .where(state_in(runs, State.QUEUED))
+        .where(state_in(runs, RunState.QUEUED))
         .group_by(runs.c.host)
     )
     for host, waiting, oldest in connection.execute(query):

@@ -44,7 +44,7 @@ _START_WORKER = "start one there: sandbox worker --host {0}"
 
 
 @dataclass
-class Service:
+class CheckedService:
     """What several checks share."""
 
     settings: ServiceSettings
@@ -67,7 +67,7 @@ def service_checks(
     settings: ServiceSettings, patience: float = PATIENCE
 ) -> Generator[Check, None, None]:
     """Every check, in the order in which one would mend things; to be run one after the other."""
-    service = Service(settings, open_database(settings.database), patience)
+    service = CheckedService(settings, open_database(settings.database), patience)
     try:
         yield Check("Truth", "database", partial(database, service))
         yield Check("Truth", "clock", partial(clock, service))
@@ -84,7 +84,7 @@ def service_checks(
         service.database.close()
 
 
-def _hosts(service: Service) -> tuple[str, ...]:
+def _hosts(service: CheckedService) -> tuple[str, ...]:
     """Those of the inventory, and those that runs wait for."""
     listed = known_hosts(service.settings, ())
     try:
@@ -94,7 +94,7 @@ def _hosts(service: Service) -> tuple[str, ...]:
     return (*listed, *(host for host in waiting if host not in listed))
 
 
-def database(service: Service) -> Finding:
+def database(service: CheckedService) -> Finding:
     current, newest = schema_versions(service.database)
     if current != newest:
         return Finding(
@@ -105,7 +105,7 @@ def database(service: Service) -> Finding:
     return Finding(State.OK, f"{service.database.url}, schema {current}")
 
 
-def clock(service: Service) -> Finding:
+def clock(service: CheckedService) -> Finding:
     """Between this machine and the database, whose clock decides."""
     before = time.time()
     there = service.database.now()
@@ -163,7 +163,7 @@ def judge_broker(told: dict[str, Any]) -> Finding:
     return Finding(State.OK, f"{name}, noeviction, append-only file")
 
 
-def ticks(service: Service) -> Finding:
+def ticks(service: CheckedService) -> Finding:
     query = select(now() - counters.c.value).where(counters.c.name == TICKED)
     with service.database.read() as connection:
         since = connection.execute(query).scalar()
@@ -177,7 +177,7 @@ def ticks(service: Service) -> Finding:
     return Finding(State.OK, f"the last {max(0.0, since):.0f} s ago")
 
 
-def worker(service: Service, host: str) -> Finding:
+def worker(service: CheckedService, host: str) -> Finding:
     service.workers = present(service.database)
     there = [one for one in service.workers if host in one.hosts]
     living = [one for one in there if not one.gone]
@@ -193,7 +193,7 @@ def worker(service: Service, host: str) -> Finding:
     return Finding(State.OK, f"{names} ({count(slots, 'slot')})")
 
 
-def answer(service: Service, host: str) -> Finding:
+def answer(service: CheckedService, host: str) -> Finding:
     """All canaries are sent with the first: a fleet's doctor is not slower than a host's."""
     if not service.sent:
         _send_canaries(service)
@@ -211,7 +211,7 @@ def answer(service: Service, host: str) -> Finding:
     return Finding(State.OK, f"answered by {name} after {seconds:.2f} s")
 
 
-def _send_canaries(service: Service) -> None:
+def _send_canaries(service: CheckedService) -> None:
     living = {host for one in present(service.database) if not one.gone for host in one.hosts}
     with make_app(service.settings) as app:
         for host in _hosts(service):

@@ -46,7 +46,7 @@ class Mark(StrEnum):
 
 
 @dataclass(frozen=True)
-class Seen:
+class CheckOccurrence:
     """A check in one run."""
 
     run_id: str
@@ -67,8 +67,8 @@ class CheckHistory:
     not_upgraded: Rate  # where nothing was upgraded
     broken_runs: int  # in which it was broken all the time: they are not in that rate
     upgraded: Rate
-    last: tuple[Seen, ...]  # oldest first
-    last_failed: Seen | None
+    last: tuple[CheckOccurrence, ...]  # oldest first
+    last_failed: CheckOccurrence | None
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def history(
             some = and_(*wanted, _T.name.in_({row.name for row in sums}))
             last = connection.execute(_newest(some, LAST)).all()
             failed = connection.execute(_newest(and_(some, _failed()), 1)).all()
-    seen: dict[tuple[str, ...], list[Seen]] = {}
+    seen: dict[tuple[str, ...], list[CheckOccurrence]] = {}
     for row in last:
         seen.setdefault(_key(row), []).append(_seen(row))
     ends = {_key(row): _seen(row) for row in failed}
@@ -215,7 +215,9 @@ def _key(row: Row[Any]) -> tuple[str, ...]:
     return tuple(str(row._mapping[name]) for name in _KEY)
 
 
-def _history(row: Row[Any], guest: str, last: Sequence[Seen], failed: Seen | None) -> CheckHistory:
+def _history(
+    row: Row[Any], guest: str, last: Sequence[CheckOccurrence], failed: CheckOccurrence | None
+) -> CheckHistory:
     return CheckHistory(
         host=row.host,
         guest=guest,
@@ -231,9 +233,9 @@ def _history(row: Row[Any], guest: str, last: Sequence[Seen], failed: Seen | Non
     )
 
 
-def _seen(row: Row[Any]) -> Seen:
+def _seen(row: Row[Any]) -> CheckOccurrence:
     there, after = Rate(row.held, row.asked), Rate(row.after_held, row.after_asked)
-    return Seen(row.run_id, row.finished, mark_of(there, after))
+    return CheckOccurrence(row.run_id, row.finished, mark_of(there, after))
 
 
 def mark_of(there: Rate, after: Rate) -> Mark:

@@ -30,7 +30,7 @@ from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, runs, state_in, verdicts
-from workers.database.states import HELD, Change, State, after
+from workers.database.states import HELD, Change, RunState, after
 from workers.queue import check_results, verdict_outbox
 from workers.queue.claimable import is_due
 from workers.queue.counters import count_phases
@@ -107,9 +107,9 @@ def _claim(
     )
     row = connection.execute(
         update(runs)
-        .where(runs.c.id == following, state_in(runs, State.QUEUED))
+        .where(runs.c.id == following, state_in(runs, RunState.QUEUED))
         .values(
-            state=after(State.QUEUED, Change.CLAIM),
+            state=after(RunState.QUEUED, Change.CLAIM),
             owner=owner,
             fence=runs.c.fence + 1,
             attempts=runs.c.attempts + 1,
@@ -155,7 +155,7 @@ def renew(database: Database, claim: Claim, lease: float) -> Renewal:
         ).scalar()
     if state is None:
         return Renewal.LOST
-    return Renewal.CANCEL if state == State.CANCELLING else Renewal.KEPT
+    return Renewal.CANCEL if state == RunState.CANCELLING else Renewal.KEPT
 
 
 def tell(
@@ -178,7 +178,7 @@ def note_folder(database: Database, claim: Claim, folder: str) -> None:
     _alone(database, claim, _NOTE_FOLDER, {"new_folder": folder})
 
 
-def finish(database: Database, claim: Claim, outcome: Outcome) -> State:
+def finish(database: Database, claim: Claim, outcome: Outcome) -> RunState:
     """The attempt is over, and nothing of it is left: its verdict is the run's.
 
     An ``error`` says nothing of the upgrade: while attempts are left the run is queued again,
@@ -188,10 +188,10 @@ def finish(database: Database, claim: Claim, outcome: Outcome) -> State:
         state = _state_held(connection, claim)
         again = outcome.verdict is Verdict.ERROR and claim.attempt < claim.most_attempts
         to = after(state, Change.TRY_AGAIN if again else Change.DECIDE)
-        if to is State.QUEUED:
+        if to is RunState.QUEUED:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (claim.attempt - 1))
             _leave(connection, claim, to, not_before=now() + pause, waiting=outcome.reason)
-        elif to is State.FINISHED:
+        elif to is RunState.FINISHED:
             decide(connection, claim.run_id, claim.fence, outcome)
             check_results.note(connection, claim, outcome.checks)
             _leave(connection, claim, to, verdict=outcome.verdict, reason=outcome.reason)
@@ -199,17 +199,17 @@ def finish(database: Database, claim: Claim, outcome: Outcome) -> State:
             _leave(connection, claim, to)
         _end_attempt(connection, claim, outcome.verdict, outcome.reason)
         count_phases(connection, outcome.evidence)
-        word = outcome.verdict.value if to is State.FINISHED else f"{to.value}: attempt failed"
+        word = outcome.verdict.value if to is RunState.FINISHED else f"{to.value}: attempt failed"
         say(connection, claim.run_id, "state", f"{word}: {outcome.reason}")
     return to
 
 
-def hand_back(database: Database, claim: Claim, why: str, pause: float) -> State:
+def hand_back(database: Database, claim: Claim, why: str, pause: float) -> RunState:
     """Not now: the run waits again, and no attempt is used up. ``pause``: seconds."""
     with database.write() as connection:
         to = after(_state_held(connection, claim), Change.HAND_BACK)
         more: dict[str, Any] = {"attempts": runs.c.attempts - 1}
-        if to is State.QUEUED:
+        if to is RunState.QUEUED:
             more |= {"not_before": now() + pause, "waiting": why}
         _leave(connection, claim, to, **more)
         _end_attempt(connection, claim, Change.HAND_BACK, why)
@@ -217,7 +217,7 @@ def hand_back(database: Database, claim: Claim, why: str, pause: float) -> State
     return to
 
 
-def not_now(database: Database, claim: Claim, why: str) -> State:
+def not_now(database: Database, claim: Claim, why: str) -> RunState:
     """The host has no room: the run waits, and a try that made nothing is forgotten."""
     least, most = NO_ROOM_PAUSES
     with database.read() as connection:
@@ -234,7 +234,7 @@ def not_now(database: Database, claim: Claim, why: str) -> State:
     return state
 
 
-def stopped(database: Database, claim: Claim) -> State:
+def stopped(database: Database, claim: Claim) -> RunState:
     """A cancelled run's clone is gone."""
     with database.write() as connection:
         to = after(_state_held(connection, claim), Change.STOP)
@@ -310,17 +310,17 @@ def _must_hold(connection: Connection, claim: Claim, values: Mapping[str, Any]) 
         raise LeaseLost(claim)
 
 
-def _state_held(connection: Connection, claim: Claim) -> State:
+def _state_held(connection: Connection, claim: Claim) -> RunState:
     """The run's state, locked for the rest of the transaction."""
     mine = select(runs.c.state).where(*_mine(claim)).with_for_update()
     state = connection.execute(mine).scalar()
     if state is None:
         raise LeaseLost(claim)
-    return State(state)
+    return RunState(state)
 
 
-def _leave(connection: Connection, claim: Claim, to: State, **values: Any) -> None:
-    ended = {} if to is State.QUEUED else {"ended": now()}
+def _leave(connection: Connection, claim: Claim, to: RunState, **values: Any) -> None:
+    ended = {} if to is RunState.QUEUED else {"ended": now()}
     _must_hold(connection, claim, {"state": to, "lease_until": None, **ended, **values})
 
 

@@ -17,7 +17,7 @@ from sandbox.scenario import load_scenario
 from sandbox.scenario.request import find_scenario, scenario_names
 from workers.database import Database
 from workers.database.schema import runs, state_in
-from workers.database.states import HELD, State
+from workers.database.states import HELD, RunState
 from workers.queue.presence import WorkerRow, present
 from workers.settings import ServiceSettings
 
@@ -87,7 +87,7 @@ def hosts(database: Database, settings: ServiceSettings) -> Iterator[HostKnown]:
     workers = present(database)
     for worker in workers:
         known |= {name: None for name in worker.hosts if name not in known}
-    queued, running = _count(database, State.QUEUED), _count(database, *HELD)
+    queued, running = _count(database, RunState.QUEUED), _count(database, *HELD)
     for name, host in known.items():
         yield HostKnown(
             name=name,
@@ -99,7 +99,7 @@ def hosts(database: Database, settings: ServiceSettings) -> Iterator[HostKnown]:
         )
 
 
-def _count(database: Database, *states: State) -> Mapping[str, int]:
+def _count(database: Database, *states: RunState) -> Mapping[str, int]:
     query = select(runs.c.host, func.count().label("there")).where(state_in(runs, *states))
     with database.read() as connection:
         return {row.host: row.there for row in connection.execute(query.group_by(runs.c.host))}

@@ -25,9 +25,9 @@ from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import events, runs, state_in
-from workers.database.states import HELD, State
+from workers.database.states import HELD, RunState
 from workers.queue.claimable import is_due
-from workers.queue.values import Event, NoSuchRun, RunRow
+from workers.queue.values import NoSuchRun, RunEvent, RunRow
 
 _PORTION = 500  # ids of a statement: databases limit its parameters
 _COLUMNS = (
@@ -100,7 +100,7 @@ def recent(
     database: Database,
     limit: int = 20,
     *,
-    states: Sequence[State] = (),
+    states: Sequence[RunState] = (),
     guest: str | None = None,
     host: str | None = None,
     night: str | None = None,
@@ -146,7 +146,7 @@ def newest_verdict(
 
 def events_after(
     database: Database, run_id: str, last: int = 0, limit: int = 1000
-) -> tuple[Event, ...]:
+) -> tuple[RunEvent, ...]:
     """The events of a run after the one with id ``last``, oldest first."""
     query = (
         _EVENTS.where(events.c.run_id == run_id, events.c.id > last)
@@ -154,14 +154,14 @@ def events_after(
         .limit(limit)
     )
     with database.read() as connection:
-        return tuple(Event(*row) for row in connection.execute(query))
+        return tuple(RunEvent(*row) for row in connection.execute(query))
 
 
-def events_of(database: Database, ids: Sequence[str], last: int) -> tuple[Event, ...]:
+def events_of(database: Database, ids: Sequence[str], last: int) -> tuple[RunEvent, ...]:
     """The events of several runs after the one with id ``last``, oldest first."""
     query = _EVENTS.where(events.c.run_id.in_(ids), events.c.id > last)
     with database.read() as connection:
-        return tuple(Event(*row) for row in connection.execute(query.order_by(events.c.id)))
+        return tuple(RunEvent(*row) for row in connection.execute(query.order_by(events.c.id)))
 
 
 def newest_event(database: Database, run_id: str) -> int:
@@ -173,20 +173,20 @@ def newest_event(database: Database, run_id: str) -> int:
 
 def last_events(
     database: Database, run_id: str, limit: int, kinds: Sequence[str] = ()
-) -> tuple[Event, ...]:
+) -> tuple[RunEvent, ...]:
     """The newest events of a run, of these kinds or of all, oldest first."""
     query = _EVENTS.where(events.c.run_id == run_id).order_by(events.c.id.desc()).limit(limit)
     if kinds:
         query = query.where(events.c.kind.in_(kinds))
     with database.read() as connection:
-        return tuple(Event(*row) for row in reversed(connection.execute(query).all()))
+        return tuple(RunEvent(*row) for row in reversed(connection.execute(query).all()))
 
 
 def due_hosts(database: Database) -> dict[str, int]:
     """Hosts with runs that could start now, with how many."""
     query = (
         select(runs.c.host, func.count().label("due"))
-        .where(state_in(runs, State.QUEUED), runs.c.not_before <= now())
+        .where(state_in(runs, RunState.QUEUED), runs.c.not_before <= now())
         .group_by(runs.c.host)
     )
     with database.read() as connection:
@@ -198,7 +198,7 @@ def ahead(database: Database, run: RunRow) -> int:
     query = (
         select(func.count())
         .select_from(runs)
-        .where(state_in(runs, State.QUEUED), runs.c.host == run.host)
+        .where(state_in(runs, RunState.QUEUED), runs.c.host == run.host)
         .where(
             tuple_(runs.c.priority, runs.c.submitted, runs.c.id)
             < tuple_(literal(run.priority), literal(run.submitted), literal(run.id))
@@ -245,10 +245,10 @@ def _heads() -> Select[*tuple[Any, ...]]:
 
     No join: a planner that knows nothing of the table yet would read all of it.
     """
-    first = select(func.min(runs.c.host).label("host")).where(state_in(runs, State.QUEUED))
+    first = select(func.min(runs.c.host).label("host")).where(state_in(runs, RunState.QUEUED))
     hosts = first.cte("hosts", recursive=True)
     following = select(func.min(_NEXT.c.host)).where(
-        state_in(_NEXT, State.QUEUED), _NEXT.c.host > hosts.c.host
+        state_in(_NEXT, RunState.QUEUED), _NEXT.c.host > hosts.c.host
     )
     hosts = hosts.union_all(select(following.scalar_subquery()).where(hosts.c.host.is_not(None)))
     head = (
@@ -275,6 +275,6 @@ _EVENTS = select(
 
 def _row(row: Row[*tuple[Any, ...]]) -> RunRow:
     values = dict(row._mapping)
-    values["state"] = State(values["state"])
+    values["state"] = RunState(values["state"])
     values["verdict"] = None if values["verdict"] is None else Verdict(values["verdict"])
     return RunRow(**values)

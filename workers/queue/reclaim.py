@@ -12,7 +12,7 @@ from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import attempts, counters, runs, state_in
-from workers.database.states import HELD, Change, State, after
+from workers.database.states import HELD, Change, RunState, after
 from workers.queue.counters import count, note_now
 from workers.queue.events import say
 from workers.queue.leases import decide
@@ -27,7 +27,7 @@ def sweep(database: Database, grace: float = 0.0) -> Swept:
 
     What the holder knew is lost, so this never decides anything but ``error``.
     """
-    swept: dict[State, list[str]] = {state: [] for state in State}
+    swept: dict[RunState, list[str]] = {state: [] for state in RunState}
     with database.read() as connection:
         late = connection.execute(
             select(runs.c.id, runs.c.fence, runs.c.host).where(
@@ -41,12 +41,14 @@ def sweep(database: Database, grace: float = 0.0) -> Swept:
                 swept[to].append(row.id)
                 count(connection, "leases_lost")
                 want_reaped(connection, row.host)
-    return Swept(*(tuple(swept[s]) for s in (State.QUEUED, State.FINISHED, State.CANCELLED)))
+    return Swept(
+        *(tuple(swept[s]) for s in (RunState.QUEUED, RunState.FINISHED, RunState.CANCELLED))
+    )
 
 
 def _take_from_holder(
     connection: Connection, run_id: str, fence: int, grace: float
-) -> State | None:
+) -> RunState | None:
     """The run's new state; None when its holder was there again, or another sweeper first."""
     mine = (
         runs.c.id == run_id,
@@ -64,18 +66,18 @@ def _take_from_holder(
     if row is None:
         return None
     change = Change.LOSE if row.attempts < row.most_attempts else Change.GIVE_UP
-    to = after(State(row.state), change)
+    to = after(RunState(row.state), change)
     reason = _reason(row)
     values: dict[str, Any] = {"state": to, "lease_until": None, "fence": runs.c.fence + 1}
-    if to is State.QUEUED:
+    if to is RunState.QUEUED:
         values |= {"not_before": now(), "waiting": reason}
     else:
         values |= {"ended": now()}
-    if to is State.FINISHED:
+    if to is RunState.FINISHED:
         values |= {"verdict": Verdict.ERROR, "reason": reason}
     if not connection.execute(update(runs).where(*mine).values(values)).rowcount:
         return None
-    if to is State.FINISHED:
+    if to is RunState.FINISHED:
         decide(connection, run_id, fence + 1, Outcome(Verdict.ERROR, reason))
     connection.execute(
         update(attempts)

@@ -12,7 +12,7 @@ from sandbox.core.errors import HostError
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import runs, state_in
-from workers.database.states import OPEN, Change, State, after
+from workers.database.states import OPEN, Change, RunState, after
 from workers.queue.events import say
 from workers.queue.idempotency import Once, asked_before, note
 from workers.queue.values import NoSuchRun, Order, Submitted
@@ -57,7 +57,7 @@ def submit_in(connection: Connection, order: Order) -> Submitted:
         if order.priority < open_one.priority:  # somebody waits now for what could wait before
             connection.execute(
                 update(runs)
-                .where(runs.c.id == open_one.id, state_in(runs, State.QUEUED))
+                .where(runs.c.id == open_one.id, state_in(runs, RunState.QUEUED))
                 .values(priority=order.priority, not_before=now())
             )
         say(connection, open_one.id, "state", f"joined by {order.origin}")
@@ -70,7 +70,7 @@ def submit_in(connection: Connection, order: Order) -> Submitted:
             host=order.host,
             request=order.request,
             wish=wish,
-            state=State.QUEUED,
+            state=RunState.QUEUED,
             priority=order.priority,
             submitted=now(),
             not_before=now() + order.delay,
@@ -83,7 +83,7 @@ def submit_in(connection: Connection, order: Order) -> Submitted:
     return Submitted(run_id, joined=False)
 
 
-def cancel(database: Database, run_id: str, who: str) -> State:
+def cancel(database: Database, run_id: str, who: str) -> RunState:
     """Take a run's wish back: its state then. Its worker removes the clone, if there is one.
 
     One that is being cancelled already is left as it is. Raises :class:`WrongState` for a run
@@ -91,10 +91,10 @@ def cancel(database: Database, run_id: str, who: str) -> State:
     """
     with database.write() as connection:
         state = _state(connection, run_id)
-        if state is State.CANCELLING:
+        if state is RunState.CANCELLING:
             return state
         to = after(state, Change.CANCEL)
-        values = {"state": to} | ({"ended": now()} if to is State.CANCELLED else {})
+        values = {"state": to} | ({"ended": now()} if to is RunState.CANCELLED else {})
         changed = connection.execute(
             update(runs).where(runs.c.id == run_id, runs.c.state == state).values(values)
         )
@@ -104,8 +104,8 @@ def cancel(database: Database, run_id: str, who: str) -> State:
     return cancel(database, run_id, who)  # it has moved on meanwhile: once more, as it is now
 
 
-def _state(connection: Connection, run_id: str) -> State:
+def _state(connection: Connection, run_id: str) -> RunState:
     found = connection.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar()
     if found is None:
         raise NoSuchRun(run_id)
-    return State(found)
+    return RunState(found)

@@ -21,9 +21,9 @@ from sandbox.hosts.inventory import default_host, find_host, inventory
 from sandbox.report.view import instant
 from sandbox.scenario.request import Request
 from workers.database import Database
-from workers.database.states import ENDED, State
+from workers.database.states import ENDED, RunState
 from workers.queue import intake, reading, submission
-from workers.queue.values import Event, RunRow, Submitted
+from workers.queue.values import RunEvent, RunRow, Submitted
 from workers.settings import ServiceSettings
 
 NO_VERDICT = 130  # cancelled: as after Ctrl-C
@@ -72,7 +72,7 @@ def cancel(database: Database, run_id: str, *, as_json: bool = False) -> None:
     if as_json:
         click.echo(json.dumps(asdict(reading.get(database, run.id))))
         return
-    word = "cancelled" if state is State.CANCELLED else "its worker removes the clone"
+    word = "cancelled" if state is RunState.CANCELLED else "its worker removes the clone"
     click.echo(f"{run.id}: {word}")
 
 
@@ -116,11 +116,11 @@ def word_of(row: RunRow) -> str:
 
 def why_of(row: RunRow) -> str:
     """One line: the verdict's reason, or what it is doing or waiting for."""
-    if row.state is State.CANCELLED:
+    if row.state is RunState.CANCELLED:
         return ""
     if row.verdict is not None:
         return one_line(row.reason)
-    if row.state is State.QUEUED:
+    if row.state is RunState.QUEUED:
         return one_line(row.waiting) or "waits for a worker"
     return one_line(f"{row.phase or 'begins'} on {row.owner}") if row.owner else ""
 
@@ -145,7 +145,7 @@ def print_run(database: Database, run_id: str, *, as_json: bool) -> None:
         ("attempts", f"{row.attempts} of {row.most_attempts}"),
     ):
         console.print(Text.assemble((f"{name:<10}", "dim"), value))
-    if row.state is State.QUEUED:
+    if row.state is RunState.QUEUED:
         console.print(Text.assemble((f"{'queue':<10}", "dim"), _place(database, row)))
     for event in reading.events_after(database, row.id)[-15:]:
         console.print(_line(event))
@@ -199,7 +199,7 @@ def _exit_code(verdict: Verdict | None) -> int:
     return NO_VERDICT if verdict is None else verdict.exit_code
 
 
-def _line(event: Event) -> Text:
+def _line(event: RunEvent) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(event.at))
     percent = f"{event.percent:3.0f} % " if event.percent is not None else ""
     style = {"state": "bold", "phase": "cyan", "check": "red"}.get(event.kind, "dim")

@@ -12,7 +12,7 @@ from typing import Any
 from sandbox.core.errors import HostError, RequestError
 from sandbox.core.records import Past, Verdict
 from sandbox.verdict.flakiness import Rate
-from workers.database.states import State
+from workers.database.states import RunState
 
 
 class NoSuchRun(RequestError):
@@ -128,7 +128,7 @@ class RunRow:
     scenario: str
     guest: str
     host: str
-    state: State
+    state: RunState
     priority: int
     submitted: float
     not_before: float
@@ -149,7 +149,7 @@ class RunRow:
 
 
 @dataclass(frozen=True)
-class Event:
+class RunEvent:
     """Something that happened in a run; ids grow, so that a watcher can go on where it was."""
 
     id: int

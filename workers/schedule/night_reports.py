@@ -18,7 +18,7 @@ from sandbox.core.errors import RequestError
 from sandbox.core.records import Verdict
 from workers.database import Database
 from workers.database.schema import night_guests, nights, notices, runs
-from workers.database.states import ENDED, State
+from workers.database.states import ENDED, RunState
 from workers.notifications import delivery
 from workers.notifications.delivery import PAUSES
 from workers.schedule.due_times import night_id
@@ -205,7 +205,7 @@ def read_night(database: Database, schedule: str, due: float) -> Night:
 
 
 def _waits_for(state: str | None, waiting: str | None) -> str:
-    return (waiting or "") if state == State.QUEUED else ""
+    return (waiting or "") if state == RunState.QUEUED else ""
 
 
 def _words_before(database: Database, schedule: str, due: float) -> dict[tuple[str, str], str]:

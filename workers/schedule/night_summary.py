@@ -18,7 +18,7 @@ LATE = 900.0  # seconds after its due time from which on a night was begun late
 NO_ANSWER = "no answer"
 
 
-class Answer(Enum):
+class NightAnswer(Enum):
     """What a guest's night says about its upgrade."""
 
     YES = "may be upgraded"
@@ -65,16 +65,16 @@ class Night:
     def id(self) -> str:
         return night_id(self.schedule, self.due)
 
-    def answer(self, guest: GuestNight) -> Answer:
+    def answer(self, guest: GuestNight) -> NightAnswer:
         match guest.verdict:
             case Verdict.PASS:
-                return Answer.YES
+                return NightAnswer.YES
             case Verdict.FAIL | Verdict.INCONCLUSIVE:
-                return Answer.NO
+                return NightAnswer.NO
         waits = guest.state in ("queued", "running", "cancelling") and not self.closed
-        return Answer.WAITS if waits else Answer.NONE
+        return NightAnswer.WAITS if waits else NightAnswer.NONE
 
-    def those(self, answer: Answer) -> list[GuestNight]:
+    def those(self, answer: NightAnswer) -> list[GuestNight]:
         return [guest for guest in self.guests if self.answer(guest) is answer]
 
 
@@ -82,7 +82,7 @@ def headline(night: Night) -> str:
     """One line: the subject of a mail."""
     if night.outcome == "missed":
         return f"missed: nothing was rehearsed ({night.schedule}, {_when(night)})"
-    good, waiting = len(night.those(Answer.YES)), len(night.those(Answer.WAITS))
+    good, waiting = len(night.those(NightAnswer.YES)), len(night.those(NightAnswer.WAITS))
     guests = "guest" if len(night.guests) == 1 else "guests"
     rest = f", {waiting} not done yet" if waiting else ""
     which = f"({night.schedule}, {_when(night)})"
@@ -93,11 +93,11 @@ def text(night: Night) -> str:
     """All of it; the first line is the headline."""
     paragraphs = [
         [headline(night), *_remarks(night)],
-        _paragraph("May not be upgraded", map(_why, night.those(Answer.NO))),
+        _paragraph("May not be upgraded", map(_why, night.those(NightAnswer.NO))),
         _paragraph("New since the night before", _changes(night)),
-        _paragraph("Gave no answer", map(_why, night.those(Answer.NONE))),
-        _paragraph("Not done yet", map(_why, night.those(Answer.WAITS))),
-        _paragraph("May be upgraded", map(_name, night.those(Answer.YES))),
+        _paragraph("Gave no answer", map(_why, night.those(NightAnswer.NONE))),
+        _paragraph("Not done yet", map(_why, night.those(NightAnswer.WAITS))),
+        _paragraph("May be upgraded", map(_name, night.those(NightAnswer.YES))),
     ]
     return "\n\n".join("\n".join(lines) for lines in paragraphs if lines) + "\n"
 
@@ -107,11 +107,11 @@ def fleet_headline(fleet: Sequence[Night]) -> str:
     newest = {night.schedule: night for night in sorted(fleet, key=lambda night: night.due)}
     if len(newest) == 1:
         return headline(*newest.values())
-    answers: dict[tuple[str, str], list[Answer]] = {}
+    answers: dict[tuple[str, str], list[NightAnswer]] = {}
     for night in newest.values():
         for guest in night.guests:
             answers.setdefault((guest.host, guest.guest), []).append(night.answer(guest))
-    good = sum(all(one is Answer.YES for one in said) for said in answers.values())
+    good = sum(all(one is NightAnswer.YES for one in said) for said in answers.values())
     missed = sum(night.outcome == "missed" for night in newest.values())
     rest = f", {missed} missed" if missed else ""
     guests = "guest" if len(answers) == 1 else "guests"
@@ -131,7 +131,7 @@ def as_json(night: Night) -> dict[str, Any]:
         asdict(guest) | {"answer": night.answer(guest).value, "new": guest.is_new}
         for guest in night.guests
     ]
-    counts = {answer.value: len(night.those(answer)) for answer in Answer}
+    counts = {answer.value: len(night.those(answer)) for answer in NightAnswer}
     said = {"night": night.id, "headline": headline(night), "counts": counts}
     return asdict(night) | said | {"guests": guests}
 
@@ -164,7 +164,7 @@ def _changes(night: Night) -> list[str]:
 
 
 def _is_final(night: Night, guest: GuestNight) -> bool:
-    return night.answer(guest) is not Answer.WAITS
+    return night.answer(guest) is not NightAnswer.WAITS
 
 
 def _why(guest: GuestNight) -> str:

@@ -23,7 +23,7 @@ from sandbox.core.errors import RequestError, SandboxError
 from sandbox.core.interruption import interruptible
 from sandbox.core.records import Verdict
 from workers.database import Database
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue.history import past_of
 from workers.queue.leases import (
     LeaseLost,
@@ -148,7 +148,7 @@ def work_off(
     lease: float,
     drained: Callable[[], bool] = lambda: False,
     claimed: float | None = None,
-) -> State | None:
+) -> RunState | None:
     """Do a claimed run; the state it is in then, None when it is somebody else's by now.
 
     Runs in the main thread of its process. ``claimed``: the monotonic time before the claim.
@@ -177,7 +177,7 @@ def work_off(
 
 def _run(
     database: Database, claim: Claim, executor: Executor, keeper: Keeper
-) -> Callable[[], State]:
+) -> Callable[[], RunState]:
     """Let the executor work; what has to be written down about how that ended."""
     teller = _Teller(database, claim, keeper.lost)
     try:
@@ -199,7 +199,7 @@ def _run(
     if keeper.quiet():  # what failed, failed because it was interrupted
         return _interrupted(database, claim, keeper)
 
-    def write() -> State:
+    def write() -> RunState:
         teller.note_folder()  # without it nobody would find what the verdict rests on
         state = finish(database, claim, outcome)
         log.info("outcome", run=claim.run_id, outcome=outcome.verdict.value, reason=outcome.reason)
@@ -208,14 +208,14 @@ def _run(
     return lambda: _persistently(write, claim, keeper)
 
 
-def _interrupted(database: Database, claim: Claim, keeper: Keeper) -> Callable[[], State]:
+def _interrupted(database: Database, claim: Claim, keeper: Keeper) -> Callable[[], RunState]:
     if keeper.why is Why.CANCELLED:
         return lambda: stopped(database, claim)
     why = (keeper.why or Why.DRAINED).value
     return lambda: hand_back(database, claim, why, 0.0)
 
 
-def _persistently(write: Callable[[], State], claim: Claim, keeper: Keeper) -> State:
+def _persistently(write: Callable[[], RunState], claim: Claim, keeper: Keeper) -> RunState:
     """An hour's work is not given away for a database that is away for a moment: as long as the
     lease may still be ours, it is tried again."""
     while True:

@@ -53,7 +53,7 @@ class RehearsalExecutor:
                     hypervisor,
                     place,
                     settings,
-                    _Told(tell),
+                    _TellingProgress(tell),
                     accelerated=acceleration() == "kvm",
                     limits=host.limits,
                     past=claim.past,
@@ -153,7 +153,7 @@ def _seconds(record: RunRecord) -> dict[str, float]:
     return taken
 
 
-class _Told:
+class _TellingProgress:
     """Implements :class:`sandbox.core.progress.Progress`: tells whoever watches the run."""
 
     def __init__(self, tell: Teller) -> None:

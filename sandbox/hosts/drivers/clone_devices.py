@@ -60,7 +60,7 @@ class CloneDisk:
 
 
 @dataclass(frozen=True)
-class Differences:
+class DeviceChanges:
     """What the clone does not have, or has otherwise: filled while it is derived."""
 
     dropped: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ def copy_device(
     device: etree._Element,
     disks: Sequence[CloneDisk],
     bridge: str,
-    differences: Differences,
+    differences: DeviceChanges,
 ) -> None:
     """Give the clone its counterpart of one device of the source, or say why it has none."""
     tag = etree.QName(device).localname
@@ -92,7 +92,7 @@ def copy_device(
 
 
 def _inside(
-    device: etree._Element, parts: Sequence[str], differences: Differences
+    device: etree._Element, parts: Sequence[str], differences: DeviceChanges
 ) -> etree._Element:
     """The device as far as it lives inside QEMU."""
     element = etree.Element(device.tag)
@@ -122,7 +122,7 @@ def _copy_disk(
     devices: etree._Element,
     device: etree._Element,
     disks: Sequence[CloneDisk],
-    differences: Differences,
+    differences: DeviceChanges,
 ) -> None:
     overlays = {disk.target: disk.overlay for disk in disks}
     target = device.find("./target")
@@ -170,7 +170,7 @@ def port_prefix(bridge: str) -> str:
 
 
 def _copy_interface(
-    devices: etree._Element, device: etree._Element, bridge: str, differences: Differences
+    devices: etree._Element, device: etree._Element, bridge: str, differences: DeviceChanges
 ) -> None:
     kind = device.get("type", "")
     if kind in ("hostdev", "vdpa", "vhostuser"):
@@ -216,7 +216,7 @@ def _copy_console(devices: etree._Element, console: etree._Element) -> None:
 
 
 def copy_serial_ports(
-    devices: etree._Element, source: etree._Element, log: Path, differences: Differences
+    devices: etree._Element, source: etree._Element, log: Path, differences: DeviceChanges
 ) -> None:
     """The source's serial ports, leading nowhere; the first one's output is a file of ours."""
     logged = False

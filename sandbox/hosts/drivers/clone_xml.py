@@ -17,7 +17,7 @@ from lxml import etree
 from sandbox.hosts.drivers import Mark
 from sandbox.hosts.drivers.clone_devices import (
     CloneDisk,
-    Differences,
+    DeviceChanges,
     copy_device,
     copy_serial_ports,
     disk_problem,
@@ -82,7 +82,7 @@ class CloneXml:
 def clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
     """Derive the clone's XML; every difference that a guest could notice is listed."""
     source = etree.fromstring(source_xml.encode(), PARSER)
-    differences = Differences()
+    differences = DeviceChanges()
     kind = "kvm" if spec.accelerated else "qemu"
     if source.get("type") != kind:
         differences.changed.append(f"runs under {kind} (the source: {source.get('type')})")
@@ -110,7 +110,7 @@ def clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
 
 
 def add_memory(
-    domain: etree._Element, source: etree._Element, spec: CloneSpec, differences: Differences
+    domain: etree._Element, source: etree._Element, spec: CloneSpec, differences: DeviceChanges
 ) -> None:
     """The source's memory, or what was asked for."""
     memory = _memory(source) if spec.memory is None else spec.memory
@@ -137,7 +137,7 @@ def _memory(source: etree._Element) -> int:
 
 
 def _copy_top_level(
-    domain: etree._Element, child: etree._Element, spec: CloneSpec, differences: Differences
+    domain: etree._Element, child: etree._Element, spec: CloneSpec, differences: DeviceChanges
 ) -> None:
     name = etree.QName(child)
     tag = name.localname
@@ -172,7 +172,7 @@ def _emulated_cpu() -> etree._Element:
 
 
 def _cpu(
-    source: etree._Element, spec: CloneSpec, emulated: bool, differences: Differences
+    source: etree._Element, spec: CloneSpec, emulated: bool, differences: DeviceChanges
 ) -> etree._Element:
     """The source's CPU; a plain one where there is no acceleration for its model."""
     cpu = source
@@ -187,7 +187,7 @@ def _cpu(
     return cpu
 
 
-def adapt_numa(cpu: etree._Element, spec: CloneSpec, differences: Differences) -> None:
+def adapt_numa(cpu: etree._Element, spec: CloneSpec, differences: DeviceChanges) -> None:
     """The source's nodes, as far as they fit the clone's memory."""
     for numa in cpu.findall("./numa"):
         if spec.memory is not None:
@@ -208,14 +208,14 @@ def _bound_translation_cache(domain: etree._Element) -> None:
         etree.SubElement(emulator, "tb-cache", unit="MiB").text = "128"
 
 
-def _remove_hyperv(element: etree._Element, differences: Differences) -> None:
+def _remove_hyperv(element: etree._Element, differences: DeviceChanges) -> None:
     """Without acceleration QEMU does not start with these (features, and the clock's timer)."""
     for part in (*element.findall("./hyperv"), *element.findall("./timer[@name='hypervclock']")):
         element.remove(part)
         differences.changed.append(f"Hyper-V ({part.tag}): not there under emulation")
 
 
-def _adapt_os(os: etree._Element, spec: CloneSpec, differences: Differences) -> None:
+def _adapt_os(os: etree._Element, spec: CloneSpec, differences: DeviceChanges) -> None:
     """The source's firmware, read-only, with variables of the clone's own."""
     for part in list(os):
         tag = etree.QName(part).localname
@@ -246,7 +246,7 @@ def _adapt_os(os: etree._Element, spec: CloneSpec, differences: Differences) -> 
         own.set("templateFormat", template_format)
 
 
-def _pin_loader(os: etree._Element, loader: etree._Element, differences: Differences) -> None:
+def _pin_loader(os: etree._Element, loader: etree._Element, differences: DeviceChanges) -> None:
     """A firmware image that is named needs no choosing, and is never written by a clone."""
     if os.attrib.pop("firmware", "") == "efi":
         loader.set("type", "pflash")

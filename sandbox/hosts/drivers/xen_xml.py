@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from sandbox.hosts.drivers.clone_devices import Differences, disk_problem, port_prefix
+from sandbox.hosts.drivers.clone_devices import DeviceChanges, disk_problem, port_prefix
 from sandbox.hosts.drivers.clone_xml import (
     PARSER,
     CloneSpec,
@@ -73,7 +73,7 @@ def boot_chain(domain_xml: str) -> BootChain:
 def xen_clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
     """Derive the clone's XML; every difference that a guest could notice is listed."""
     source = etree.fromstring(source_xml.encode(), PARSER)
-    differences = Differences()
+    differences = DeviceChanges()
     differences.changed.append("the domain has a UUID of its own")
     domain = etree.Element("domain", type="xen")
     etree.SubElement(domain, "name").text = spec.name
@@ -99,7 +99,7 @@ def xen_clone_xml(source_xml: str, spec: CloneSpec) -> CloneXml:
 
 
 def _copy_top_level(
-    domain: etree._Element, child: etree._Element, spec: CloneSpec, differences: Differences
+    domain: etree._Element, child: etree._Element, spec: CloneSpec, differences: DeviceChanges
 ) -> None:
     name = etree.QName(child)
     tag = name.localname
@@ -118,7 +118,7 @@ def _copy_top_level(
     domain.append(element)
 
 
-def _adapt_os(os: etree._Element, differences: Differences) -> None:
+def _adapt_os(os: etree._Element, differences: DeviceChanges) -> None:
     """The boot chain as it is; a kernel of the host's too: it was decided that this is meant."""
     for part in list(os):
         if etree.QName(part).localname not in _OS_KEPT:
@@ -131,7 +131,7 @@ def _copy_device(
     device: etree._Element,
     spec: CloneSpec,
     hvm: bool,
-    differences: Differences,
+    differences: DeviceChanges,
 ) -> None:
     tag = etree.QName(device).localname
     if tag == "disk":
@@ -164,7 +164,7 @@ def _copy_disk(
     device: etree._Element,
     spec: CloneSpec,
     hvm: bool,
-    differences: Differences,
+    differences: DeviceChanges,
 ) -> None:
     made = {disk.target: disk for disk in spec.disks}
     target = device.find("./target")
@@ -193,7 +193,7 @@ def _copy_disk(
 
 
 def _copy_interface(
-    devices: etree._Element, device: etree._Element, spec: CloneSpec, differences: Differences
+    devices: etree._Element, device: etree._Element, spec: CloneSpec, differences: DeviceChanges
 ) -> None:
     kind = device.get("type", "")
     mac = device.find("./mac")
@@ -214,7 +214,7 @@ def _copy_interface(
     )
 
 
-def _list_serial_ports(source: etree._Element, differences: Differences) -> None:
+def _list_serial_ports(source: etree._Element, differences: DeviceChanges) -> None:
     ports = source.findall("./devices/serial")
     if not ports:
         differences.changed.append("a serial port was added: its output is the run's console log")

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from sandbox.clone.guest import Entrance, Guest
-from sandbox.clone.ssh import Login
+from sandbox.clone.ssh import GuestLogin
 from sandbox.hosts.drivers.fake import FakeHypervisor
 from tests.support.machine.sshd import Sshd
 
@@ -50,8 +50,8 @@ def port_of(sshd: Sshd) -> int:
     return int(found.group(1))
 
 
-def login_of(sshd: Sshd, key: Path | None = None) -> Login:
-    return Login("root", key or sshd.folder / "user_key", port_of(sshd))
+def login_of(sshd: Sshd, key: Path | None = None) -> GuestLogin:
+    return GuestLogin("root", key or sshd.folder / "user_key", port_of(sshd))
 
 
 def make_guest(sshd: Sshd, hypervisor: FakeHypervisor, folder: Path) -> Guest:

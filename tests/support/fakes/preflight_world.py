@@ -12,8 +12,8 @@ from sandbox.core.deadline import Deadline
 from sandbox.core.process import Completed
 from sandbox.managers import UpgradeRequest
 from sandbox.preflight.judge import look_ahead
-from sandbox.preflight.parse import Seen, parse
-from sandbox.preflight.points import Preflight, Severity
+from sandbox.preflight.parse import GuestSurvey, parse
+from sandbox.preflight.points import Preflight, PreflightSeverity
 from tests.support.fakes.apt_world import AptWorld, offer_updates
 from tests.support.fakes.local_shell import LocalShell
 
@@ -28,7 +28,7 @@ MARK = "%%mark%%"
 EVERYTHING = UpgradeRequest("all")
 
 
-def parsed(sections: str) -> Seen:
+def parsed(sections: str) -> GuestSurvey:
     """Sections written as "@name" lines, after the least that a guest says."""
     return parse(f"{MARK} kernel\n6.1.0-37-amd64\n" + sections.replace("@", f"{MARK} "), MARK)
 
@@ -53,7 +53,7 @@ def called(interpreter: Sequence[str], words: str, *arguments: object, **env: ob
     return answer.stdout.splitlines()
 
 
-def topics(found: Preflight, severity: Severity) -> dict[str, str]:
+def topics(found: Preflight, severity: PreflightSeverity) -> dict[str, str]:
     return {p.topic: p.text for p in found.points if p.severity is severity}
 
 

@@ -11,7 +11,7 @@ from sandbox.core.errors import DeadlineExceeded
 from sandbox.core.records import Verdict
 from tests.support.faults.chaos_service import Service
 from workers.database.schema import attempts, counters, runs, verdicts
-from workers.database.states import ENDED, State
+from workers.database.states import ENDED, RunState
 
 
 def judge(service: Service) -> list[str]:
@@ -35,7 +35,7 @@ def _wrong_with_runs(service: Service) -> Iterator[str]:
             yield f"{run_id} is lost"
         elif row.state not in ENDED:
             yield f"{run_id} ({row.guest}) is stuck: {row.state}, attempt {row.attempts}"
-        elif row.state == State.CANCELLED:
+        elif row.state == RunState.CANCELLED:
             if run_id not in service.cancelled:
                 yield f"{run_id} is cancelled, and nobody asked for it"
             if decided[run_id]:

@@ -26,7 +26,7 @@ from tests.support.machine.forked import SANDBOX, Forked
 from tests.support.service.servers import Postgres, Redis, short_folder
 from workers.database import Database, migrate, open_database
 from workers.database.schema import runs
-from workers.database.states import HELD, OPEN, State
+from workers.database.states import HELD, OPEN, RunState
 from workers.monitoring import canary
 from workers.queue import submission
 from workers.queue.celery_app import make_app
@@ -143,7 +143,7 @@ class Service:
                 self.replace(process)
         with contextlib.suppress(SandboxError), self.database.write() as connection:
             connection.execute(
-                update(runs).where(runs.c.state == State.QUEUED).values(not_before=0.0)
+                update(runs).where(runs.c.state == RunState.QUEUED).values(not_before=0.0)
             )
 
     def wait_until(self, holds: Callable[[], bool], what: str) -> None:

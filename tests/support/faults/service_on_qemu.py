@@ -34,7 +34,7 @@ from tests.support.service.servers import Postgres, Redis
 from tests.support.waiting import wait_until
 from workers.database import Database, migrate, open_database
 from workers.database.schema import attempts, runs, verdicts
-from workers.database.states import ENDED, State
+from workers.database.states import ENDED, RunState
 from workers.queue import reading
 from workers.queue.values import RunRow
 
@@ -186,7 +186,7 @@ class Service:
 
     def is_in(self, phase: Phase, run_id: str) -> bool:
         row = self.row(run_id)
-        return (row.state, row.phase) == (State.RUNNING, phase)
+        return (row.state, row.phase) == (RunState.RUNNING, phase)
 
     def wait_for_end(self, run_id: str) -> RunRow:
         self._wait(lambda: self.row(run_id).state in ENDED, f"the end of {run_id}")
@@ -198,7 +198,7 @@ class Service:
                 return True
             with contextlib.suppress(SandboxError), self.database.write() as connection:
                 # As a person might say: a run that ended in an error need not pause.
-                queued = update(runs).where(runs.c.state == State.QUEUED)
+                queued = update(runs).where(runs.c.state == RunState.QUEUED)
                 connection.execute(queued.values(not_before=0.0))
             return False
 
@@ -223,7 +223,7 @@ def expect_pass(service: Service, run_id: str, outcomes: list[str]) -> RunRow:
     """Its attempts ended so, the last one alone decided, and nothing is left of any of them."""
     row = service.wait_for_end(run_id)
     assert service.outcomes(run_id) == outcomes, service.logs()
-    assert (row.state, row.verdict) == (State.FINISHED, Verdict.PASS), row.reason
+    assert (row.state, row.verdict) == (RunState.FINISHED, Verdict.PASS), row.reason
     *lost, last = service.attempts(run_id)
     (verdict,) = service.verdicts(run_id)
     assert (verdict.fence, verdict.verdict) == (last.fence, Verdict.PASS)

@@ -14,7 +14,7 @@ from sandbox.core.deadline import Deadline
 from tests.support.machine.forked import Forked
 from tests.support.service.services import PATIENCE, Service, service
 from workers.web.auth import tokens
-from workers.web.auth.tokens import Scope, Token
+from workers.web.auth.tokens import IssuedToken, Scope
 
 SCENARIO, GUEST, HOST = "security", "web01", "xen1"
 MANY = "100000"  # a minute: for tests that are not about limits
@@ -46,7 +46,7 @@ class Api:
     there: Service
     process: Forked
     port: int
-    made: dict[Scope, tuple[Token, str]] = field(default_factory=dict)
+    made: dict[Scope, tuple[IssuedToken, str]] = field(default_factory=dict)
 
     def token(self, scope: Scope) -> str:
         if scope not in self.made:

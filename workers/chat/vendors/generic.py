@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers.chat import forms, markup, signatures
-from workers.chat.values import Answer, Channel, Heard, Lines, Place, Telling
+from workers.chat.values import Channel, ChatReply, ChatRequest, Lines, Place, Telling
 from workers.chat.wire import Wire, answer
 
 
-def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) -> Heard | Answer:
+def hear(
+    channel: Channel, headers: Mapping[str, str], body: bytes, now: float
+) -> ChatRequest | ChatReply:
     number = signatures.standard(channel.secret, headers, body, now)
     said = forms.mapping(body)
-    return Heard(
+    return ChatRequest(
         user=forms.identity(said, "user"),
         text=forms.text(said, "text"),
         delivery=f"message {number}",
@@ -26,11 +28,11 @@ def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) 
     )
 
 
-def say(lines: Lines) -> Answer:
+def say(lines: Lines) -> ChatReply:
     return answer({"text": markup.plain(lines), "markdown": markup.markdown(lines)})
 
 
-class Messages:
+class GenericMessages:
     """To the channel's ``url``; without one nobody is told."""
 
     def __init__(self, channel: Channel) -> None:

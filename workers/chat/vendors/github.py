@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from sandbox.core.records import Verdict
 from workers.chat import forms, markup, signatures
 from workers.chat.values import (
-    Answer,
     Channel,
+    ChatReply,
+    ChatRequest,
     Gone,
-    Heard,
     Lines,
-    NotHeard,
+    NotAMessage,
     Place,
     Telling,
     TryLater,
 )
 from workers.chat.vendors import comments
 from workers.chat.wire import SECONDS, answer, wait_of
-from workers.database.states import State
+from workers.database.states import RunState
 
 if TYPE_CHECKING:
     from github import Github
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 # Only `success` lets a merge pass where the status is required.
 CONCLUSIONS: Mapping[str, str] = {
-    State.QUEUED: "pending",
-    State.RUNNING: "pending",
-    State.CANCELLING: "pending",
-    State.CANCELLED: "error",
+    RunState.QUEUED: "pending",
+    RunState.RUNNING: "pending",
+    RunState.CANCELLING: "pending",
+    RunState.CANCELLED: "error",
     Verdict.PASS: "success",
     Verdict.FAIL: "failure",
     Verdict.INCONCLUSIVE: "error",
@@ -46,23 +46,25 @@ CONCLUSIONS: Mapping[str, str] = {
 LONGEST = 140  # characters of a status
 
 
-def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) -> Heard | Answer:
+def hear(
+    channel: Channel, headers: Mapping[str, str], body: bytes, now: float
+) -> ChatRequest | ChatReply:
     signatures.github(channel.secret, headers, body)
     if not headers.get("x-github-delivery"):
-        raise NotHeard("the request has no X-GitHub-Delivery", "send it as GitHub does")
+        raise NotAMessage("the request has no X-GitHub-Delivery", "send it as GitHub does")
     said = forms.mapping(body)
     event, action = headers.get("x-github-event"), said.get("action")
     comment, issue = forms.part(said, "comment"), forms.part(said, "issue")
     if event != "issue_comment" or action != "created" or not issue.get("pull_request"):
-        return Answer()
+        return ChatReply()
     words = comments.words_of(forms.text(comment, "body"))
     if words is None:
-        return Answer()
+        return ChatReply()
     repository = comments.known_repository(
         channel, forms.text(forms.part(said, "repository"), "full_name")
     )
     comments.must_be_young(forms.moment(comment, "created_at"), now)
-    return Heard(
+    return ChatRequest(
         user=forms.identity(forms.part(comment, "user"), "id"),
         text=words,
         # The header with the delivery's id is not signed; this is, and is the same in each.
@@ -74,12 +76,12 @@ def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) 
     )
 
 
-def say(lines: Lines) -> Answer:
+def say(lines: Lines) -> ChatReply:
     """GitHub keeps it with the delivery, for whoever set the hook up."""
     return answer({"text": markup.plain(lines)})
 
 
-class Messages:
+class GithubMessages:
     """Those of one channel of chat.yaml."""
 
     def __init__(self, channel: Channel) -> None:

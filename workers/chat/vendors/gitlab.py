@@ -12,20 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox.core.records import Verdict
 from workers.chat import forms, markup, signatures
-from workers.chat.values import Answer, Channel, Gone, Heard, Lines, Place, Telling, TryLater
+from workers.chat.values import (
+    Channel,
+    ChatReply,
+    ChatRequest,
+    Gone,
+    Lines,
+    Place,
+    Telling,
+    TryLater,
+)
 from workers.chat.vendors import comments
 from workers.chat.wire import SECONDS, answer, wait_of
-from workers.database.states import State
+from workers.database.states import RunState
 
 if TYPE_CHECKING:
     from gitlab import Gitlab
     from requests import Response
 
 CONCLUSIONS: Mapping[str, str] = {
-    State.QUEUED: "pending",
-    State.RUNNING: "running",
-    State.CANCELLING: "running",
-    State.CANCELLED: "canceled",
+    RunState.QUEUED: "pending",
+    RunState.RUNNING: "running",
+    RunState.CANCELLING: "running",
+    RunState.CANCELLED: "canceled",
     Verdict.PASS: "success",
     Verdict.FAIL: "failed",
     Verdict.INCONCLUSIVE: "failed",
@@ -35,7 +44,9 @@ CONCLUSIONS: Mapping[str, str] = {
 LONGEST = 250  # characters of a status
 
 
-def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) -> Heard | Answer:
+def hear(
+    channel: Channel, headers: Mapping[str, str], body: bytes, now: float
+) -> ChatRequest | ChatReply:
     if channel.secret.startswith(signatures.STANDARD_PREFIX):
         signatures.standard(channel.secret, headers, body, now)
     else:
@@ -44,15 +55,15 @@ def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) 
     note = forms.part(said, "object_attributes")
     is_comment = said.get("object_kind") == "note" and note.get("noteable_type") == "MergeRequest"
     if not is_comment or note.get("action") not in (None, "create"):  # old ones do not say
-        return Answer()
+        return ChatReply()
     words = comments.words_of(forms.text(note, "note"))
     if words is None:
-        return Answer()
+        return ChatReply()
     path = forms.text(forms.part(said, "project"), "path_with_namespace")
     repository = comments.known_repository(channel, path)
     comments.must_be_young(forms.moment(note, "created_at"), now)
     request = forms.part(said, "merge_request")
-    return Heard(
+    return ChatRequest(
         user=forms.identity(forms.part(said, "user"), "id"),
         text=words,
         delivery=f"comment {repository} {forms.number(note, 'id')}",
@@ -67,12 +78,12 @@ def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) 
     )
 
 
-def say(lines: Lines) -> Answer:
+def say(lines: Lines) -> ChatReply:
     """GitLab keeps it with the delivery, for whoever set the hook up."""
     return answer({"text": markup.plain(lines)})
 
 
-class Messages:
+class GitlabMessages:
     """Those of one channel of chat.yaml."""
 
     def __init__(self, channel: Channel) -> None:

@@ -10,18 +10,20 @@ from typing import Any
 
 from sandbox.core.errors import HostError
 from workers.chat import forms, markup, signatures
-from workers.chat.values import Answer, Channel, Heard, Lines, Place, Telling
+from workers.chat.values import Channel, ChatReply, ChatRequest, Lines, Place, Telling
 from workers.chat.wire import Wire, answer
 
 
-def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) -> Heard | Answer:
+def hear(
+    channel: Channel, headers: Mapping[str, str], body: bytes, now: float
+) -> ChatRequest | ChatReply:
     given = headers.get("authorization", "").removeprefix("Token ")
     signatures.token(channel.secret, given)
     said = forms.form(body)
     user = forms.identity(said, "user_id")
     # Made for each command, so that it can be answered with a dialog.
     trigger = forms.text(said, "trigger_id") or body.decode(errors="replace")
-    return Heard(
+    return ChatRequest(
         user=user,
         text=forms.text(said, "text"),
         delivery=f"command {hashlib.sha256(trigger.encode()).hexdigest()}",
@@ -30,11 +32,11 @@ def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) 
     )
 
 
-def say(lines: Lines) -> Answer:
+def say(lines: Lines) -> ChatReply:
     return answer({"response_type": "ephemeral", "text": markup.markdown(lines)})
 
 
-class Messages:
+class MattermostMessages:
     """Those of one channel of chat.yaml."""
 
     def __init__(self, channel: Channel) -> None:

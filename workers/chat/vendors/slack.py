@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from workers.chat import forms, markup, signatures
-from workers.chat.values import Answer, Channel, Gone, Heard, Lines, Place, Telling, TryLater
+from workers.chat.values import (
+    Channel,
+    ChatReply,
+    ChatRequest,
+    Gone,
+    Lines,
+    Place,
+    Telling,
+    TryLater,
+)
 from workers.chat.wire import SECONDS, answer, wait_of
 
 if TYPE_CHECKING:
@@ -24,17 +33,19 @@ _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
 _NOT_THERE = ("not_in_channel", "channel_not_found", "is_archived")
 
 
-def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) -> Heard | Answer:
+def hear(
+    channel: Channel, headers: Mapping[str, str], body: bytes, now: float
+) -> ChatRequest | ChatReply:
     signatures.slack(channel.secret, headers, body, now)
     if headers.get("content-type", "").startswith("application/json"):
         return _event(forms.mapping(body))
     said = forms.form(body)
     if said.get("ssl_check") == "1":
-        return Answer()
+        return ChatReply()
     user = forms.identity(said, "user_id")
     # Neither is repeated by Slack: who sends the same once more has caught it.
     signature = headers["x-slack-signature"]
-    return Heard(
+    return ChatRequest(
         user=user,
         text=_as_written(forms.text(said, "text")),
         delivery=f"command {hashlib.sha256(signature.encode()).hexdigest()}",
@@ -43,17 +54,17 @@ def hear(channel: Channel, headers: Mapping[str, str], body: bytes, now: float) 
     )
 
 
-def _event(said: Mapping[str, Any]) -> Heard | Answer:
+def _event(said: Mapping[str, Any]) -> ChatRequest | ChatReply:
     if said.get("type") == "url_verification":  # asked once, when the address is set up
-        return Answer(forms.text(said, "challenge")[:200].encode(), "text/plain; charset=utf-8")
+        return ChatReply(forms.text(said, "challenge")[:200].encode(), "text/plain; charset=utf-8")
     event = forms.part(said, "event")
     if event.get("type") != "app_mention" or event.get("bot_id"):
-        return Answer()
+        return ChatReply()
     text = forms.text(event, "text")
     mention = _MENTION.search(text)
     user = forms.identity(event, "user")
     thread = "thread_ts" if event.get("thread_ts") else "ts"
-    return Heard(
+    return ChatRequest(
         user=user,
         text=_as_written(text[mention.end() :] if mention else text),
         delivery=f"event {forms.identity(said, 'event_id')}",
@@ -73,7 +84,7 @@ def _as_written(text: str) -> str:
     return text
 
 
-def say(lines: Lines) -> Answer:
+def say(lines: Lines) -> ChatReply:
     """For the one who asked only."""
     return answer({"response_type": "ephemeral", **_content(lines)})
 
@@ -86,7 +97,7 @@ def _content(lines: Lines) -> dict[str, Any]:
     }
 
 
-class Messages:
+class SlackMessages:
     """Those of one channel of chat.yaml."""
 
     def __init__(self, channel: Channel) -> None:

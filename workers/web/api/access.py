@@ -21,10 +21,10 @@ from sandbox.core.errors import HostError
 from workers.database import Database
 from workers.settings import ServiceSettings
 from workers.web.api.limiting import Limiter
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 from workers.web.api.watching import Looks
 from workers.web.auth import tokens
-from workers.web.auth.tokens import Scope, State, Token
+from workers.web.auth.tokens import IssuedToken, Scope, TokenState
 
 # For the description only: what is asked for is looked at below.
 BEARER = HTTPBearer(auto_error=False, description="`sandbox token create` makes one")
@@ -36,7 +36,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 @dataclass
-class Service:
+class ApiService:
     """What all requests share."""
 
     settings: ServiceSettings
@@ -53,13 +53,13 @@ class Service:
         self.looks = Looks(self.database)
 
 
-def service_of(request: Request) -> Service:
-    service: Service = request.app.state.service
+def service_of(request: Request) -> ApiService:
+    service: ApiService = request.app.state.service
     return service
 
 
-def token_of(request: Request) -> Token:
-    token: Token = request.state.token
+def token_of(request: Request) -> IssuedToken:
+    token: IssuedToken = request.state.token
     return token
 
 
@@ -81,8 +81,8 @@ def needing(scope: Scope) -> type[APIRoute]:
     return Guarded
 
 
-def admit(request: Request, scope: Scope) -> Token:
-    """Whose request it is; raises :class:`Problem` for somebody who may not do this."""
+def admit(request: Request, scope: Scope) -> IssuedToken:
+    """Whose request it is; raises :class:`ProblemResponse` for somebody who may not do this."""
     service = service_of(request)
     token = known(service, _given(request), peer_of(request))
     request.scope["sandbox.token"] = token  # for the log
@@ -90,14 +90,14 @@ def admit(request: Request, scope: Scope) -> Token:
     return token
 
 
-def allow(service: Service, token: Token, scope: Scope) -> None:
-    """Count the request; raises :class:`Problem` for one too many, and one that it may not ask."""
+def allow(service: ApiService, token: IssuedToken, scope: Scope) -> None:
+    """Count the request; raises :class:`ProblemResponse` for one too many or without the scope."""
     wait = service.limiter.hit(service.limiter.requests, token.id)
     if wait:
         most = service.settings.api_rate
         raise _too_many(f"this token has {most} requests a minute", wait)
     if not token.scope.includes(scope):
-        raise Problem(
+        raise ProblemResponse(
             403,
             f"this needs the scope {scope.value}, the token {token.name!r} has {token.scope.value}",
             f"sandbox token create --scope {scope.value} makes one that may",
@@ -112,11 +112,11 @@ def peer_of(request: Request) -> str:
 def _given(request: Request) -> str:
     kind, _, text = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not text.strip():
-        raise Problem(401, "this needs a token", _HOW, _challenge())
+        raise ProblemResponse(401, "this needs a token", _HOW, _challenge())
     return text.strip()
 
 
-def known(service: Service, text: str, peer: str) -> Token:
+def known(service: ApiService, text: str, peer: str) -> IssuedToken:
     """Guesses are slowed down; whoever had a good token lately does not suffer from others'."""
     limiter, digest = service.limiter, tokens.digest(text)
     if service.known.get(digest, -TRUSTED) <= time.monotonic() - TRUSTED:
@@ -125,7 +125,7 @@ def known(service: Service, text: str, peer: str) -> Token:
             raise _too_many("too many tokens from this address were refused", wait)
     try:
         token = tokens.find(service.database, text)
-        if token is not None and token.state is State.GOOD:
+        if token is not None and token.state is TokenState.GOOD:
             tokens.note_use(service.database, token)
             if len(service.known) >= _MOST_KNOWN:
                 service.known.clear()
@@ -133,7 +133,7 @@ def known(service: Service, text: str, peer: str) -> Token:
             return token
     except HostError as problem:  # it may say where the database is, to anybody
         log.warning("not answered", problem=str(problem))
-        raise Problem(
+        raise ProblemResponse(
             503, "the database does not answer", "try again", {"Retry-After": "5"}
         ) from problem
     why = f"is {token.state.value}" if token else "is none of this service's"
@@ -141,12 +141,12 @@ def known(service: Service, text: str, peer: str) -> Token:
     wait = limiter.hit(limiter.failures, peer)
     if wait:
         raise _too_many("too many tokens from this address were refused", wait)
-    raise Problem(401, f"the token {why}", _HOW, _challenge('error="invalid_token"'))
+    raise ProblemResponse(401, f"the token {why}", _HOW, _challenge('error="invalid_token"'))
 
 
 def _challenge(more: str = "") -> dict[str, str]:
     return {"WWW-Authenticate": f'Bearer realm="sandbox"{", " if more else ""}{more}'}
 
 
-def _too_many(what: str, seconds: int) -> Problem:
-    return Problem(429, what, f"wait for {seconds} s", {"Retry-After": str(seconds)})
+def _too_many(what: str, seconds: int) -> ProblemResponse:
+    return ProblemResponse(429, what, f"wait for {seconds} s", {"Retry-After": str(seconds)})

@@ -21,10 +21,10 @@ from workers.database import Database
 from workers.monitoring import health
 from workers.settings import ServiceSettings
 from workers.web.api import events, files, hooks, looking, models, problems, runs, tokens
-from workers.web.api.access import Service
+from workers.web.api.access import ApiService
 from workers.web.api.guards import Guards
 from workers.web.api.limiting import Limiter
-from workers.web.api.problems import MEDIA_TYPE, Problem
+from workers.web.api.problems import MEDIA_TYPE, ProblemResponse
 from workers.web.pages import application as web
 
 PREFIX = "/v1"
@@ -58,7 +58,7 @@ def make(
         lifespan=_lifespan,
         generate_unique_id_function=lambda route: str(route.name),
     )
-    service = Service(
+    service = ApiService(
         settings, database, Limiter(settings), stopping, threading.BoundedSemaphore(MOST_STREAMS)
     )
     app.state.service = service
@@ -115,7 +115,7 @@ class _Health:
             finally:
                 self._lock.release()
         if self._problem:
-            raise Problem(503, self._problem, "its log says more", {"Retry-After": "5"})
+            raise ProblemResponse(503, self._problem, "its log says more", {"Retry-After": "5"})
 
     def _looked(self) -> str:
         try:

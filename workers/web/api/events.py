@@ -15,13 +15,12 @@ from fastapi.responses import StreamingResponse
 
 from workers.database.states import ENDED
 from workers.queue import reading
-from workers.queue.values import Event as EventRow
-from workers.queue.values import RunRow
-from workers.web.api.access import BEARER, Service, needing, service_of, token_of
+from workers.queue.values import RunEvent, RunRow
+from workers.web.api.access import BEARER, ApiService, needing, service_of, token_of
 from workers.web.api.models import Event, Events, Limit, RunId
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 from workers.web.auth import tokens
-from workers.web.auth.tokens import Scope, Token
+from workers.web.auth.tokens import IssuedToken, Scope
 
 LOOK_EVERY = 0.5  # seconds
 HEARTBEAT = 5.0  # seconds; proxies end what is silent for longer
@@ -30,7 +29,7 @@ MEDIA_TYPE = "text/event-stream"
 readers = APIRouter(
     route_class=needing(Scope.READ), dependencies=[Security(BEARER)], tags=["events"]
 )
-Shared = Annotated[Service, Depends(service_of)]
+Shared = Annotated[ApiService, Depends(service_of)]
 After = Annotated[int, Query(ge=0, lt=1 << 62, description="only those with a larger id")]
 
 
@@ -56,7 +55,7 @@ def list_events(service: Shared, run_id: RunId, after: After = 0, limit: Limit =
 )
 def stream_events(
     service: Shared,
-    token: Annotated[Token, Depends(token_of)],
+    token: Annotated[IssuedToken, Depends(token_of)],
     run_id: RunId,
     last_event_id: Annotated[
         str | None,
@@ -68,13 +67,13 @@ def stream_events(
     return watch(service, token, run_id, last_event_id or "0")
 
 
-def watch(service: Service, token: Token, run_id: str, last: str) -> Response:
+def watch(service: ApiService, token: IssuedToken, run_id: str, last: str) -> Response:
     """What happens in a run after the event with that id, as it comes."""
     reading.get(service.database, run_id)
     if last.endswith(END):
         return Response(status_code=204)  # a browser's EventSource asks no more
     if not service.streams.acquire(blocking=False):
-        raise Problem(
+        raise ProblemResponse(
             503, "too many watch at once", "ask for events as JSON", {"Retry-After": "30"}
         )
     one = _Watch(service, token, run_id, int(last))
@@ -101,8 +100,8 @@ class _Stream(StreamingResponse):
 class _Watch:
     """One who watches a run."""
 
-    service: Service
-    token: Token
+    service: ApiService
+    token: IssuedToken
     run_id: str
     last: int
 
@@ -131,7 +130,7 @@ class _Watch:
                 yield b": still here\n\n"
             await asyncio.sleep(LOOK_EVERY)
 
-    def _look(self) -> tuple[RunRow, tuple[EventRow, ...]]:
+    def _look(self) -> tuple[RunRow, tuple[RunEvent, ...]]:
         return self.service.looks.look(self.run_id, self.last)
 
     def _may_go_on(self) -> bool:

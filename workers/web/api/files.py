@@ -10,9 +10,9 @@ from fastapi.responses import StreamingResponse
 
 from workers.artifacts import fetch, reports
 from workers.queue import reading
-from workers.web.api.access import BEARER, Service, needing, service_of
-from workers.web.api.models import Artifact, Left, RunId
-from workers.web.api.problems import Problem
+from workers.web.api.access import BEARER, ApiService, needing, service_of
+from workers.web.api.models import Artifact, ArtifactsOfAttempt, RunId
+from workers.web.api.problems import ProblemResponse
 from workers.web.auth.tokens import Scope
 
 TYPES = {
@@ -30,7 +30,7 @@ _BYTES = "application/octet-stream"
 readers = APIRouter(
     route_class=needing(Scope.READ), dependencies=[Security(BEARER)], tags=["reports"]
 )
-Shared = Annotated[Service, Depends(service_of)]
+Shared = Annotated[ApiService, Depends(service_of)]
 Format = Literal["text", "json", "junit", "markdown", "html"]
 
 
@@ -53,19 +53,19 @@ def get_report(service: Shared, run_id: RunId, format: Format) -> Response:
 
 
 @readers.get("/runs/{run_id}/artifacts")
-def list_artifacts(service: Shared, run_id: RunId) -> list[Left]:
+def list_artifacts(service: Shared, run_id: RunId) -> list[ArtifactsOfAttempt]:
     """What each attempt left, oldest first; none that has begun, nothing left."""
     reading.get(service.database, run_id)
     return [_left(run_id, one) for one in fetch.left(service.database, service.settings, run_id)]
 
 
-def _left(run_id: str, one: fetch.Left) -> Left:
+def _left(run_id: str, one: fetch.AttemptArtifacts) -> ArtifactsOfAttempt:
     start = f"/v1/runs/{run_id}/artifacts/{one.attempt}/"
     files = [
         Artifact(attempt=one.attempt, name=f.name, bytes=f.size, url=start + quote(f.name))
         for f in one.files
     ]
-    return Left.model_validate(
+    return ArtifactsOfAttempt.model_validate(
         {"attempt": one.attempt, "record": one.record, "state": one.state, "files": files}
     )
 
@@ -85,13 +85,15 @@ def get_artifact(
     return fetched(service, run_id, attempt, name)
 
 
-def fetched(service: Service, run_id: str, attempt: int, name: str) -> Response:
+def fetched(service: ApiService, run_id: str, attempt: int, name: str) -> Response:
     """A file of an attempt, to be saved: never shown as what it says it is."""
     reading.get(service.database, run_id)
     left = fetch.left(service.database, service.settings, run_id)
     of_attempt = [one for one in left if one.attempt == attempt and one.place is not None]
     if not of_attempt:
-        raise Problem(404, f"attempt {attempt} left nothing here", "the list says what there is")
+        raise ProblemResponse(
+            404, f"attempt {attempt} left nothing here", "the list says what there is"
+        )
     place = of_attempt[0].place
     assert place is not None
     return StreamingResponse(

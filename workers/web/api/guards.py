@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from starlette.responses import Response
 
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 
 MOST_BYTES = 64 * 1024  # of a body; what is asked for is a handful of words
 MOST_HOOK_BYTES = 512 * 1024  # a forge sends the whole pull request along
@@ -34,7 +34,7 @@ log = structlog.get_logger("sandbox.api")
 class Guards:
     """ASGI, around all of the application. ``answer``: how a problem is told, by what was asked."""
 
-    def __init__(self, app: App, answer: Callable[[Scope, Problem], Response]) -> None:
+    def __init__(self, app: App, answer: Callable[[Scope, ProblemResponse], Response]) -> None:
         self._app = app
         self._answer = answer
 
@@ -47,15 +47,17 @@ class Guards:
             try:
                 body = await asyncio.wait_for(_body(scope, receive), BODY_SECONDS)
             except TimeoutError:
-                raise Problem(408, "the request's body did not come", "send it again") from None
+                raise ProblemResponse(
+                    408, "the request's body did not come", "send it again"
+                ) from None
             await self._app(scope, _replayed(body, receive), answer)
-        except Problem as problem:
+        except ProblemResponse as problem:
             await self._answer(scope, problem)(scope, receive, answer)
         except Exception as fault:
             log.error("a fault of ours", **_where(fault))
             if answer.begun:
                 return  # the connection is closed: half an answer does not look whole
-            told = Problem(500, "a fault of this service", "its log says where; report it")
+            told = ProblemResponse(500, "a fault of this service", "its log says where; report it")
             await self._answer(scope, told)(scope, receive, answer)
         finally:
             answer.tell()
@@ -98,7 +100,7 @@ class _Answer:
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:
-    """All of it, before anybody looks at it; raises :class:`Problem` for one that is too long."""
+    """The whole body, before it is parsed; raises :class:`ProblemResponse` for one too long."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     most = MOST_HOOK_BYTES if scope["path"].startswith("/hooks/") else MOST_BYTES
     stated = headers.get(b"content-length", b"0")
@@ -116,8 +118,8 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
             return body
 
 
-def _too_long(most: int) -> Problem:
-    return Problem(
+def _too_long(most: int) -> ProblemResponse:
+    return ProblemResponse(
         413, f"the body is longer than {most >> 10} KiB", "a request is a handful of words"
     )
 

@@ -11,7 +11,7 @@ from workers.gate import answer
 from workers.queue import overview
 from workers.queue.history import history
 from workers.schedule import listing
-from workers.web.api.access import BEARER, Service, needing, service_of
+from workers.web.api.access import BEARER, ApiService, needing, service_of
 from workers.web.api.models import (
     HOST,
     SCENARIO,
@@ -35,7 +35,7 @@ from workers.web.auth.tokens import Scope
 readers = APIRouter(
     route_class=needing(Scope.READ), dependencies=[Security(BEARER)], tags=["what there is"]
 )
-Shared = Annotated[Service, Depends(service_of)]
+Shared = Annotated[ApiService, Depends(service_of)]
 
 
 @readers.get("/scenarios")

@@ -9,17 +9,13 @@ from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sandbox.core.records import Verdict
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.gate.answer import Decision
-from workers.queue.history import CheckHistory, Mark
-from workers.queue.history import Seen as SeenRow
+from workers.queue.history import CheckHistory, CheckOccurrence, Mark
 from workers.queue.overview import GuestKnown, HostKnown, ScenarioKnown
-from workers.queue.values import Event as EventRow
-from workers.queue.values import Priority, RunRow
+from workers.queue.values import Priority, RunEvent, RunRow
 from workers.schedule.listing import ScheduleRow
-from workers.web.auth.tokens import Scope
-from workers.web.auth.tokens import State as TokenState
-from workers.web.auth.tokens import Token as TokenRow
+from workers.web.auth.tokens import IssuedToken, Scope, TokenState
 
 # No control characters: what is none in a database or a log is none here.
 TEXT = r"^[^\x00-\x1f\x7f]{1,255}$"
@@ -99,7 +95,7 @@ class Run(BaseModel):
     guest: str
     host: str
     upgrade: str | None = Field(description="what was asked for otherwise than the scenario")
-    state: State
+    state: RunState
     verdict: Verdict | None
     reason: str
     phase: str
@@ -151,7 +147,7 @@ class Event(BaseModel):
     percent: float | None
 
     @classmethod
-    def of(cls, row: EventRow) -> Event:
+    def of(cls, row: RunEvent) -> Event:
         return cls(id=row.id, at=instant(row.at), kind=row.kind, text=row.text, percent=row.percent)
 
 
@@ -168,7 +164,7 @@ class Artifact(BaseModel):
     url: str
 
 
-class Left(BaseModel):
+class ArtifactsOfAttempt(BaseModel):
     """What an attempt left."""
 
     attempt: int
@@ -260,7 +256,7 @@ class Rate(BaseModel):
     asked: int
 
 
-class Seen(BaseModel):
+class CheckInRun(BaseModel):
     """A check in one run."""
 
     run: str
@@ -268,7 +264,7 @@ class Seen(BaseModel):
     outcome: Mark
 
     @classmethod
-    def of(cls, row: SeenRow) -> Seen:
+    def of(cls, row: CheckOccurrence) -> CheckInRun:
         return cls(run=row.run_id, ended=instant(row.at), outcome=row.mark)
 
 
@@ -284,8 +280,8 @@ class Check(BaseModel):
     not_upgraded: Rate = Field(description="before the upgrade, and on the twin")
     broken_runs: int = Field(description="in which it was broken all the time: not in that rate")
     upgraded: Rate = Field(description="after an upgrade")
-    last: list[Seen] = Field(description="oldest first")
-    last_failed: Seen | None
+    last: list[CheckInRun] = Field(description="oldest first")
+    last_failed: CheckInRun | None
 
     @classmethod
     def of(cls, row: CheckHistory) -> Check:
@@ -296,8 +292,8 @@ class Check(BaseModel):
             since=instant(row.since),
             not_upgraded=Rate(held=row.not_upgraded.held, asked=row.not_upgraded.asked),
             upgraded=Rate(held=row.upgraded.held, asked=row.upgraded.asked),
-            last=[Seen.of(one) for one in row.last],
-            last_failed=Seen.of(row.last_failed) if row.last_failed else None,
+            last=[CheckInRun.of(one) for one in row.last],
+            last_failed=CheckInRun.of(row.last_failed) if row.last_failed else None,
         )
 
 
@@ -362,7 +358,7 @@ class Token(BaseModel):
     used: datetime | None = Field(description="to the hour")
 
     @classmethod
-    def of(cls, row: TokenRow) -> Token:
+    def of(cls, row: IssuedToken) -> Token:
         return cls(
             id=row.id,
             name=row.name,

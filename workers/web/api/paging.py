@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 
 Row = TypeVar("Row")
 Key = tuple[Any, ...]
@@ -18,7 +18,7 @@ def cursor_of(*place: float | str) -> str:
 
 
 def place_of(cursor: str | None, *kinds: type) -> Key | None:
-    """What :func:`cursor_of` was given; raises :class:`Problem` for a cursor of somebody's own."""
+    """What :func:`cursor_of` was given; raises :class:`ProblemResponse` for a forged cursor."""
     if cursor is None:
         return None
     try:
@@ -33,8 +33,10 @@ def place_of(cursor: str | None, *kinds: type) -> Key | None:
     return tuple(place)
 
 
-def _none_of_ours() -> Problem:
-    return Problem(422, "the cursor is none of this service's", "take `next` of the page before")
+def _none_of_ours() -> ProblemResponse:
+    return ProblemResponse(
+        422, "the cursor is none of this service's", "take `next` of the page before"
+    )
 
 
 def cut(

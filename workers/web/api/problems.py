@@ -35,7 +35,7 @@ _HINTS = {
 log = structlog.get_logger("sandbox.api")
 
 
-class Problem(Exception):
+class ProblemResponse(Exception):
     """An answer that is no success, with what to do about it."""
 
     def __init__(
@@ -70,24 +70,24 @@ def clean(text: str) -> str:
     return without_secrets(text)[:_LONGEST].encode(errors="replace").decode()
 
 
-def of_ours(problem: SandboxError) -> Problem:
+def of_ours(problem: SandboxError) -> ProblemResponse:
     """The type says whose fault it is, and so the status."""
     match problem:
         case NoSuchRun() | NoSuchToken() | NoSuchFile() | NoReport():
-            return Problem(404, problem.message, problem.hint)
+            return ProblemResponse(404, problem.message, problem.hint)
         case WrongState():
-            return Problem(409, problem.message, problem.hint)
+            return ProblemResponse(409, problem.message, problem.hint)
         case RequestError():
-            return Problem(422, problem.message, problem.hint)
+            return ProblemResponse(422, problem.message, problem.hint)
         case HostError():
-            return Problem(503, problem.message, problem.hint, {"Retry-After": "5"})
-    return Problem(500, problem.message, problem.hint)
+            return ProblemResponse(503, problem.message, problem.hint, {"Retry-After": "5"})
+    return ProblemResponse(500, problem.message, problem.hint)
 
 
-Answer = Callable[[Request, Problem], Response]
+Answer = Callable[[Request, ProblemResponse], Response]
 
 
-def as_json(_request: Request, problem: Problem) -> Response:
+def as_json(_request: Request, problem: ProblemResponse) -> Response:
     return problem.response()
 
 
@@ -97,13 +97,13 @@ def handle(app: FastAPI, answer: Answer = as_json) -> None:
     def handler(request: Request, raised: Exception) -> Response:
         return answer(request, _problem_of(request, raised))
 
-    for kind in (Problem, SandboxError, RequestValidationError, HTTPException):
+    for kind in (ProblemResponse, SandboxError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handler)
 
 
-def _problem_of(request: Request, raised: Exception) -> Problem:
+def _problem_of(request: Request, raised: Exception) -> ProblemResponse:
     match raised:
-        case Problem():
+        case ProblemResponse():
             return raised
         case SandboxError():
             if isinstance(raised, HostError):
@@ -115,7 +115,7 @@ def _problem_of(request: Request, raised: Exception) -> Problem:
     return _of_http(request, raised)
 
 
-def _invalid(raised: RequestValidationError) -> Problem:
+def _invalid(raised: RequestValidationError) -> ProblemResponse:
     mistakes: Sequence[Any] = raised.errors()
     told = [
         {"where": clean(".".join(map(str, one["loc"])))[:200], "what": clean(str(one["msg"]))}
@@ -123,14 +123,14 @@ def _invalid(raised: RequestValidationError) -> Problem:
     ]
     said = "; ".join(f"{one['where']}: {one['what']}" for one in told)
     hint = "/v1/openapi.json describes what is understood; nothing was done"
-    return Problem(422, said, hint, errors=told)
+    return ProblemResponse(422, said, hint, errors=told)
 
 
-def _of_http(request: Request, raised: HTTPException) -> Problem:
+def _of_http(request: Request, raised: HTTPException) -> ProblemResponse:
     detail = f"{request.method} {request.url.path}: {raised.detail}"
     headers = dict(raised.headers or {})
     if raised.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = sorted(request.app.state.allowed(request.url.path))
         headers = {"Allow": ", ".join(allowed)} if allowed else headers
     hint = _HINTS.get(raised.status_code, "")
-    return Problem(raised.status_code, detail, hint, headers)
+    return ProblemResponse(raised.status_code, detail, hint, headers)

@@ -13,13 +13,13 @@ from fastapi import APIRouter, Depends, Header, Query, Response, Security
 from sandbox.core.errors import RequestError
 from sandbox.core.records import Verdict
 from sandbox.scenario.request import Request as Wish
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import idempotency, intake, reading, submission
 from workers.queue.idempotency import Once
 from workers.queue.overview import named_scenario
 from workers.queue.values import RunRow, Submitted
 from workers.settings import ServiceSettings
-from workers.web.api.access import BEARER, Service, needing, service_of, token_of
+from workers.web.api.access import BEARER, ApiService, needing, service_of, token_of
 from workers.web.api.models import (
     HOST,
     SCENARIO,
@@ -33,7 +33,7 @@ from workers.web.api.models import (
     Submission,
 )
 from workers.web.api.paging import cursor_of, cut, place_of
-from workers.web.auth.tokens import Scope, Token
+from workers.web.auth.tokens import IssuedToken, Scope
 
 readers = APIRouter(route_class=needing(Scope.READ), dependencies=[Security(BEARER)], tags=["runs"])
 submitters = APIRouter(
@@ -49,8 +49,8 @@ Key = Annotated[
         "for seven days",
     ),
 ]
-Shared = Annotated[Service, Depends(service_of)]
-Whose = Annotated[Token, Depends(token_of)]
+Shared = Annotated[ApiService, Depends(service_of)]
+Whose = Annotated[IssuedToken, Depends(token_of)]
 
 
 @submitters.post("/runs", status_code=202)
@@ -66,7 +66,7 @@ def submit(
 
 
 def queue(
-    service: Service, asked: Submission, origin: str, idempotency: Once | None = None
+    service: ApiService, asked: Submission, origin: str, idempotency: Once | None = None
 ) -> Submitted:
     """As a form of the web asks for it, too."""
     return intake.submit(
@@ -88,7 +88,7 @@ def list_runs(
     host: Annotated[str | None, Query(pattern=HOST)] = None,
     scenario: Annotated[str | None, Query(pattern=SCENARIO)] = None,
     verdict: Verdict | None = None,
-    state: Annotated[list[State] | None, Query(max_length=len(State))] = None,
+    state: Annotated[list[RunState] | None, Query(max_length=len(RunState))] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[Run]:
@@ -132,13 +132,13 @@ def retry_run(
     return _accepted(service, told, response)
 
 
-def _accepted(service: Service, told: Submitted, response: Response) -> Accepted:
+def _accepted(service: ApiService, told: Submitted, response: Response) -> Accepted:
     response.headers["Location"] = f"/v1/runs/{told.run_id}"
     run: RunRow = reading.get(service.database, told.run_id)
     return Accepted(run=Run.of(run), joined=told.joined)
 
 
-def _once(token: Token, key: str | None, what: str, said: Any) -> Once | None:
+def _once(token: IssuedToken, key: str | None, what: str, said: Any) -> Once | None:
     if key is None:
         return None
     text = json.dumps([what, said], sort_keys=True)
@@ -172,7 +172,7 @@ def _key(name: str | None, settings: ServiceSettings) -> Path | None:
     return Path(settings.api_keys, name)
 
 
-def origin_of(token: Token, door: str = "api") -> str:
+def origin_of(token: IssuedToken, door: str = "api") -> str:
     return f"{door} {token.name} ({token.id})"
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Security
 
-from workers.web.api.access import BEARER, Service, needing, service_of
+from workers.web.api.access import BEARER, ApiService, needing, service_of
 from workers.web.api.models import Token
 from workers.web.auth import tokens
 from workers.web.auth.tokens import Scope
@@ -14,7 +14,7 @@ from workers.web.auth.tokens import Scope
 admins = APIRouter(
     route_class=needing(Scope.ADMIN), dependencies=[Security(BEARER)], tags=["tokens"]
 )
-Shared = Annotated[Service, Depends(service_of)]
+Shared = Annotated[ApiService, Depends(service_of)]
 
 
 @admins.get("/tokens")

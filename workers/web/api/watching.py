@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from workers.database import Database
 from workers.queue import reading
-from workers.queue.values import Event, RunRow
+from workers.queue.values import RunEvent, RunRow
 
 FRESH = 0.1  # seconds that a look is good for: what it adds to the wait of those who share it
 # Ids are given before their transactions end: an event may turn up after one with a larger id.
@@ -28,13 +28,13 @@ class _Tail:
     """The newest events of a run: all with an id beyond ``after``."""
 
     after: int
-    events: deque[Event] = field(default_factory=deque)
+    events: deque[RunEvent] = field(default_factory=deque)
 
     @property
     def last(self) -> int:
         return self.events[-1].id if self.events else self.after
 
-    def add(self, event: Event) -> None:
+    def add(self, event: RunEvent) -> None:
         if event.id > self.last:
             self.events.append(event)
             if len(self.events) > _KEPT:
@@ -68,7 +68,7 @@ class Looks:
                     self._tails.pop(run_id, None)
                     self._runs.pop(run_id, None)
 
-    def look(self, run_id: str, last: int) -> tuple[RunRow, tuple[Event, ...]]:
+    def look(self, run_id: str, last: int) -> tuple[RunRow, tuple[RunEvent, ...]]:
         """The run as it is, and its events after ``last``, which were there when it was so."""
         with self._lock:
             tail = self._tails.get(run_id)

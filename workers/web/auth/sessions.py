@@ -13,12 +13,12 @@ from sqlalchemy import delete, insert, select
 from workers.database import Database
 from workers.database.clock import now
 from workers.database.schema import sessions
-from workers.web.auth.tokens import State, Token, get
+from workers.web.auth.tokens import IssuedToken, TokenState, get
 
 LIFETIME = 12 * 3600.0  # seconds
 
 
-def begin(database: Database, token: Token) -> str:
+def begin(database: Database, token: IssuedToken) -> str:
     """A new session of a good token: the secret for its cookie, which nobody sees again."""
     secret = secrets.token_urlsafe(32)
     with database.write() as connection:
@@ -34,7 +34,7 @@ def begin(database: Database, token: Token) -> str:
     return secret
 
 
-def find(database: Database, secret: str) -> Token | None:
+def find(database: Database, secret: str) -> IssuedToken | None:
     """The token that somebody is signed in by, if the session and the token are still good."""
     query = select(sessions.c.token_id).where(
         sessions.c.digest == _digest(secret), sessions.c.expires > now()
@@ -42,7 +42,7 @@ def find(database: Database, secret: str) -> Token | None:
     with database.read() as connection:
         token_id = connection.execute(query).scalar()
     token = get(database, token_id) if token_id else None
-    return token if token is not None and token.state is State.GOOD else None
+    return token if token is not None and token.state is TokenState.GOOD else None
 
 
 def end(database: Database, secret: str) -> None:

@@ -41,20 +41,20 @@ class Scope(StrEnum):
         return order.index(self) >= order.index(other)
 
 
-class State(StrEnum):
+class TokenState(StrEnum):
     GOOD = "good"
     EXPIRED = "expired"
     REVOKED = "revoked"
 
 
 @dataclass(frozen=True)
-class Token:
+class IssuedToken:
     """A token without its secret."""
 
     id: str
     name: str
     scope: Scope
-    state: State
+    state: TokenState
     created: float
     expires: float | None
     revoked: float | None
@@ -62,7 +62,9 @@ class Token:
     used_lately: bool
 
 
-def create(database: Database, name: str, scope: Scope, seconds: float | None) -> tuple[Token, str]:
+def create(
+    database: Database, name: str, scope: Scope, seconds: float | None
+) -> tuple[IssuedToken, str]:
     """A new token that lives for so long, or for ever; with its text, which nobody sees again."""
     if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
         raise RequestError(
@@ -97,19 +99,19 @@ def lifetime(text: str) -> float | None:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def listed(database: Database) -> tuple[Token, ...]:
+def listed(database: Database) -> tuple[IssuedToken, ...]:
     """All that there ever were, newest first."""
     with database.read() as connection:
         rows = connection.execute(_TOKENS.order_by(tokens.c.created.desc(), tokens.c.id))
         return tuple(_token(row) for row in rows)
 
 
-def revoke(database: Database, text: str) -> Token:
+def revoke(database: Database, text: str) -> IssuedToken:
     """Take one back, by its id or a name that only one has that is good; at once and for good."""
     named = or_(tokens.c.id == text, tokens.c.name == text)
     with database.read() as connection:
         found = [_token(row) for row in connection.execute(_TOKENS.where(named))]
-    good = [one for one in found if one.id == text or one.state is State.GOOD]
+    good = [one for one in found if one.id == text or one.state is TokenState.GOOD]
     if not good:
         raise NoSuchToken(text)
     if len(good) > 1:
@@ -131,7 +133,7 @@ class NoSuchToken(RequestError):
         super().__init__(f"no token {text!r}", "`sandbox token list` shows those there are")
 
 
-def find(database: Database, text: str) -> Token | None:
+def find(database: Database, text: str) -> IssuedToken | None:
     """The token whose text this is, whatever has become of it; None for no token of ours."""
     form = FORM.fullmatch(text)
     if form is None:
@@ -147,10 +149,10 @@ def is_good(database: Database, token_id: str) -> bool:
     """Whether one that was good still is."""
     with database.read() as connection:
         row = connection.execute(_TOKENS.where(tokens.c.id == token_id)).first()
-    return row is not None and _token(row).state is State.GOOD
+    return row is not None and _token(row).state is TokenState.GOOD
 
 
-def note_use(database: Database, token: Token) -> None:
+def note_use(database: Database, token: IssuedToken) -> None:
     """Coarsely: a write for each request would cost more than what most requests ask for."""
     if token.used_lately:
         return
@@ -162,19 +164,19 @@ def note_use(database: Database, token: Token) -> None:
 _TOKENS = select(tokens, now().label("moment"))
 
 
-def get(database: Database, token_id: str) -> Token:
+def get(database: Database, token_id: str) -> IssuedToken:
     """One that there is, by its id."""
     with database.read() as connection:
         return _token(connection.execute(_TOKENS.where(tokens.c.id == token_id)).one())
 
 
-def _token(row: Row[Any]) -> Token:
-    state = State.GOOD
+def _token(row: Row[Any]) -> IssuedToken:
+    state = TokenState.GOOD
     if row.revoked is not None:
-        state = State.REVOKED
+        state = TokenState.REVOKED
     elif row.expires is not None and row.expires <= row.moment:
-        state = State.EXPIRED
-    return Token(
+        state = TokenState.EXPIRED
+    return IssuedToken(
         id=row.id,
         name=row.name,
         scope=Scope(row.scope),

@@ -9,9 +9,9 @@ from fastapi import FastAPI, Request, Response
 from starlette.routing import Match
 
 from workers.web.api import problems
-from workers.web.api.access import Service
+from workers.web.api.access import ApiService
 from workers.web.api.guards import App, Receive, Scope, Send
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 from workers.web.pages import (
     checks,
     fleet,
@@ -43,7 +43,7 @@ _TOLD = {
 }
 
 
-def make(service: Service) -> FastAPI:
+def make(service: ApiService) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.state.allowed = lambda _path: ()
@@ -54,17 +54,17 @@ def make(service: Service) -> FastAPI:
     return app
 
 
-def _answer(request: Request, problem: Problem) -> Response:
+def _answer(request: Request, problem: ProblemResponse) -> Response:
     if "/v1/" in problem.hint:
         status, detail = _TOLD.get(HTTPStatus(problem.status), (problem.status, problem.detail))
-        problem = Problem(status, detail, "", problem.headers)
+        problem = ProblemResponse(status, detail, "", problem.headers)
     return rendering.problem_page(problem, getattr(request.state, "visit", None))
 
 
 def _answer_fault(request: Request, _fault: Exception) -> Response:
     """It is raised once more after that: the guards log where it was."""
     return _answer(
-        request, Problem(500, "a fault of this service", "its log says where; report it")
+        request, ProblemResponse(500, "a fault of this service", "its log says where; report it")
     )
 
 
@@ -92,10 +92,10 @@ def is_beneath(prefix: str, scope: Scope) -> bool:
     return path == prefix or path.startswith(f"{prefix}/")
 
 
-def teller(prefix: str) -> Callable[[Scope, Problem], Response]:
+def teller(prefix: str) -> Callable[[Scope, ProblemResponse], Response]:
     """How problems are told that come before or after both applications."""
 
-    def tell(scope: Scope, problem: Problem) -> Response:
+    def tell(scope: Scope, problem: ProblemResponse) -> Response:
         return problem.response() if is_beneath(prefix, scope) else rendering.problem_page(problem)
 
     return tell

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request, Response
 
 from workers.database.states import ENDED
-from workers.gate.fleet import Answer, Standing, fleet, pending
+from workers.gate.fleet import FleetAnswer, Standing, fleet, pending
 from workers.web.api.access import service_of
 from workers.web.auth.tokens import Scope
 from workers.web.pages.guards import page
@@ -46,7 +46,7 @@ def show_fleet(request: Request) -> Response:
         guest=given.get("guest", "").strip(),
         host=given.get("host", ""),
         scenario=given.get("scenario", ""),
-        answer=choice(given, "answer", list(Answer)),
+        answer=choice(given, "answer", list(FleetAnswer)),
     )
     those = [one for one in everyone if chosen.fits(one)]
     shown = [one for one in those if chosen.answer in ("", one.answer)]
@@ -57,7 +57,7 @@ def show_fleet(request: Request) -> Response:
         "chosen": chosen,
         "hosts": _names(one.host for one in everyone),
         "scenarios": _names(one.scenario for one in everyone),
-        "counts": {answer: sum(one.answer is answer for one in those) for answer in Answer},
+        "counts": {answer: sum(one.answer is answer for one in those) for answer in FleetAnswer},
         "under_way": sum(_is_open(one) for one in those),
         "everyone": len(everyone),
         "rows": rows,

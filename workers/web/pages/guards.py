@@ -16,9 +16,9 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
 from workers.web.api.access import Handler, allow, service_of
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 from workers.web.auth import sessions
-from workers.web.auth.tokens import Scope, Token
+from workers.web.auth.tokens import IssuedToken, Scope
 from workers.web.pages import rendering
 
 COOKIE = "sandbox"
@@ -31,7 +31,7 @@ _FIELDS = 20  # of a form
 class Visit:
     """Somebody who is signed in, for the time of a request."""
 
-    token: Token
+    token: IssuedToken
     secret: str  # of the session; for its cookie only
 
     @property
@@ -119,7 +119,7 @@ def _visit(request: Request) -> Visit | None:
 
 def _sign_in_first(request: Request) -> Response:
     if request.method not in SAFE:
-        raise Problem(401, "you are not signed in any more", "sign in, and do it again")
+        raise ProblemResponse(401, "you are not signed in any more", "sign in, and do it again")
     site = request.headers.get("sec-fetch-site")
     if site == "cross-site" and request.headers.get("sec-fetch-mode") == "navigate":
         # A link from elsewhere comes without our cookie, which is strict; from here it has it.
@@ -131,14 +131,16 @@ def _sign_in_first(request: Request) -> Response:
 async def _read_form(request: Request) -> None:
     _require_own_site(request)
     if request.headers.get("content-type", "").partition(";")[0].strip() != _FORM:
-        raise Problem(415, "that is no form of this site", "use the buttons of its pages")
+        raise ProblemResponse(415, "that is no form of this site", "use the buttons of its pages")
     try:
         text = (await request.body()).decode()
         fields = parse_qsl(
             text, keep_blank_values=True, errors="strict", max_num_fields=_FIELDS
         )  # "errors" is of what is percent-encoded
     except ValueError:  # no UTF-8, or more fields than any form of ours has
-        raise Problem(400, "that is no form of this site", "use the buttons of its pages") from None
+        raise ProblemResponse(
+            400, "that is no form of this site", "use the buttons of its pages"
+        ) from None
     request.state.form = dict(fields)
 
 
@@ -165,7 +167,7 @@ def _same(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
 
 
-def _not_ours() -> Problem:
-    return Problem(
+def _not_ours() -> ProblemResponse:
+    return ProblemResponse(
         403, "this form was not sent from a page of this session", "open the page, and do it there"
     )

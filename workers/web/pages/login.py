@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from workers.web.api.access import known, peer_of, service_of
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 from workers.web.auth import sessions
 from workers.web.auth.tokens import Scope
 from workers.web.pages.guards import Door, cookie_of, form_of, is_secure, page, secret_of
@@ -32,7 +32,7 @@ def log_in(request: Request) -> Response:
     onward = _path(form_of(request).get("next", ""))
     try:
         token = known(service, text, peer_of(request))
-    except Problem as problem:
+    except ProblemResponse as problem:
         if problem.status != 401:
             raise
         told = "That is no token of this service, or it is not good any more."

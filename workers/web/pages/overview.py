@@ -7,14 +7,14 @@ from fastapi import APIRouter, Request, Response
 from workers.monitoring.pools import known_pools
 from workers.queue import overview
 from workers.schedule import listing, night_reports
-from workers.schedule.night_summary import Answer
+from workers.schedule.night_summary import NightAnswer
 from workers.web.api.access import service_of
 from workers.web.auth.tokens import Scope
 from workers.web.pages.guards import page
 from workers.web.pages.rendering import show
 
 readers = APIRouter(route_class=page(Scope.READ))
-_ORDER = (Answer.NO, Answer.NONE, Answer.WAITS, Answer.YES)
+_ORDER = (NightAnswer.NO, NightAnswer.NONE, NightAnswer.WAITS, NightAnswer.YES)
 
 
 @readers.get("/schedules")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sandbox.core.records import Phase
-from workers.queue.values import Event
+from workers.queue.values import RunEvent
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Step:
     note: str = ""  # "after 12.3 s"
 
 
-def steps(told: Sequence[Event]) -> tuple[Step, ...]:
+def steps(told: Sequence[RunEvent]) -> tuple[Step, ...]:
     """All of the recipe's, in order."""
     found = _none()
     for event in told:

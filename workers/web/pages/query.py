@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 
 _LONGEST = 255
 _MOST_PAGES = 10_000
@@ -14,7 +14,7 @@ def words(given: Mapping[str, str], name: str) -> str | None:
     """A text to look for; None for none."""
     text = given.get(name, "").strip()
     if len(text) > _LONGEST or "\0" in text:
-        raise Problem(422, f"{name}: that is no name of anything", "look for another")
+        raise ProblemResponse(422, f"{name}: that is no name of anything", "look for another")
     return text or None
 
 
@@ -22,7 +22,9 @@ def choice(given: Mapping[str, str], name: str, there_are: Sequence[str]) -> str
     """One of several, or "" for all."""
     text = given.get(name, "")
     if text and text not in there_are:
-        raise Problem(422, f"{name}: there is no {text!r}", f"there are: {', '.join(there_are)}")
+        raise ProblemResponse(
+            422, f"{name}: there is no {text!r}", f"there are: {', '.join(there_are)}"
+        )
     return text
 
 
@@ -30,5 +32,7 @@ def number(given: Mapping[str, str], name: str) -> int:
     """The number of a page, the first being 1."""
     text = given.get(name) or "1"
     if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MOST_PAGES):
-        raise Problem(422, f"{name}: {text[:40]!r} is no number of a page", "the first is 1")
+        raise ProblemResponse(
+            422, f"{name}: {text[:40]!r} is no number of a page", "the first is 1"
+        )
     return int(text)

@@ -17,7 +17,7 @@ from jinja2 import Environment
 
 from sandbox.core.wording import duration
 from sandbox.report.html import environment
-from workers.web.api.problems import Problem, clean
+from workers.web.api.problems import ProblemResponse, clean
 from workers.web.pages import static_files
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def show(
     return _page(template, status, {"visit": visit, "here": request.url.path, **values})
 
 
-def problem_page(problem: Problem, visit: Visit | None = None) -> HTMLResponse:
+def problem_page(problem: ProblemResponse, visit: Visit | None = None) -> HTMLResponse:
     values = {
         "visit": visit,
         "here": "",

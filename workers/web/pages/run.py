@@ -14,14 +14,14 @@ from sandbox.report.view import ANSWERS, View, view
 from sandbox.report.view import sentence as sentence_of
 from sandbox.verdict.flakiness import flaky, kept_name
 from workers.artifacts import fetch, reports
-from workers.database.states import ENDED, State
+from workers.database.states import ENDED, RunState
 from workers.gate.fleet import evidence
 from workers.queue import reading
 from workers.queue.check_histories import sentence
 from workers.queue.history import history
 from workers.queue.values import RunRow
 from workers.web.api import events, files
-from workers.web.api.access import Service, service_of
+from workers.web.api.access import ApiService, service_of
 from workers.web.api.models import RunId
 from workers.web.auth.tokens import Scope
 from workers.web.pages.guards import page, visit_of
@@ -33,7 +33,7 @@ _STEPS = ("state", "phase", "phase-end")
 _MOST_STEPS = 200
 MOST_REMEMBERED = 200
 readers = APIRouter(route_class=page(Scope.READ))
-Shared = Annotated[Service, Depends(service_of)]
+Shared = Annotated[ApiService, Depends(service_of)]
 
 
 @readers.get("/runs/{run_id}")
@@ -50,7 +50,7 @@ def show_run(request: Request, service: Shared, run_id: RunId) -> Response:
         "look": run.verdict.value if run.verdict else "open",
         "icon": ICONS.get(run.verdict.value, "…") if run.verdict else "…",
         "is_open": run.state not in ENDED,
-        "may_cancel": run.state in (State.QUEUED, State.RUNNING),
+        "may_cancel": run.state in (RunState.QUEUED, RunState.RUNNING),
         "events": told,
         "last": told[-1].id if told else 0,
         "steps": steps(marks),
@@ -68,17 +68,19 @@ def _answer(run: RunRow) -> tuple[str, str]:
         told = sentence_of(run.verdict, run.guest, run.reason)
         return answer, told.removeprefix(answer).lstrip(", ")
     match run.state:
-        case State.CANCELLED:
+        case RunState.CANCELLED:
             return "NO ANSWER", "the rehearsal was cancelled."
-        case State.CANCELLING:
+        case RunState.CANCELLING:
             return "NO ANSWER", "the rehearsal is being cancelled; its clone is removed."
-        case State.QUEUED:
+        case RunState.QUEUED:
             why = f": {run.waiting}" if run.waiting else ""
             return "NO ANSWER YET", f"the rehearsal is queued{why}."
     return "NO ANSWER YET", f"the rehearsal is running (phase {run.phase or 'plan'})."
 
 
-def _parts(service: Service, run: RunRow, found: Sequence[fetch.Left]) -> Mapping[str, Any]:
+def _parts(
+    service: ApiService, run: RunRow, found: Sequence[fetch.AttemptArtifacts]
+) -> Mapping[str, Any]:
     """What the last record tells; ``missing`` says why there is none to be shown."""
     if run.state not in ENDED:
         return {"shown": None}
@@ -91,7 +93,7 @@ def _parts(service: Service, run: RunRow, found: Sequence[fetch.Left]) -> Mappin
         return {"shown": None, "missing": f"{problem.message}: {problem.hint}"}
 
 
-def _memory(service: Service, run: RunRow, shown: View) -> Mapping[str, str]:
+def _memory(service: ApiService, run: RunRow, shown: View) -> Mapping[str, str]:
     """What is known by now of the checks that failed or are flaky, by their names."""
     unsteady = {*(one.name for one in shown.attention), *flaky(shown.record.facts)}
     names = {kept_name(one.name): one.name for one in shown.checks if one.name in unsteady}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from sandbox.core.records import Verdict
-from workers.database.states import State
+from workers.database.states import RunState
 from workers.queue import reading
 from workers.web.api.access import service_of
 from workers.web.api.paging import cursor_of, cut, place_of
@@ -22,13 +22,13 @@ readers = APIRouter(route_class=page(Scope.READ))
 def show_runs(request: Request) -> Response:
     given = request.query_params
     verdict = choice(given, "verdict", list(Verdict))
-    state = choice(given, "state", list(State))
+    state = choice(given, "state", list(RunState))
     place = place_of(given.get("cursor") or None, float, str)
     chosen = {name: words(given, name) for name in ("guest", "host", "scenario", "night")}
     rows = reading.recent(
         service_of(request).database,
         ROWS + 1,
-        states=(State(state),) if state else (),
+        states=(RunState(state),) if state else (),
         verdict=Verdict(verdict) if verdict else None,
         before=None if place is None else (place[0], place[1]),
         **chosen,
@@ -40,6 +40,6 @@ def show_runs(request: Request) -> Response:
         "following": following,
         "is_first": place is None,
         "verdicts": list(Verdict),
-        "states": list(State),
+        "states": list(RunState),
     }
     return show(request, "runs.html", values)

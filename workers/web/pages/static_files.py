@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 
 from sandbox.report.html import TEMPLATES as REPORT
-from workers.web.api.problems import Problem
+from workers.web.api.problems import ProblemResponse
 
 FOLDER = Path(__file__).parent / "static"
 # Pages look like the report does, and some more.
@@ -47,7 +47,7 @@ def get_asset(version: str, name: str) -> Response:
     """Kept by browsers for a year: another content has another name."""
     asset = assets().get(name)
     if asset is None or asset.version != version:
-        raise Problem(404, "there is no such file", "reload the page")
+        raise ProblemResponse(404, "there is no such file", "reload the page")
     return Response(
         asset.content,
         media_type=asset.media_type,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sandbox.core.errors import HostError, SandboxError
 from workers.queue import intake, overview, submission
-from workers.web.api.access import Service, service_of
+from workers.web.api.access import ApiService, service_of
 from workers.web.api.models import RunId, Submission
 from workers.web.api.runs import origin_of, queue, say
 from workers.web.auth.tokens import Scope
@@ -20,7 +20,7 @@ from workers.web.pages.rendering import show
 
 FIELDS = ("scenario", "guest", "host", "upgrade", "user", "key", "priority")
 submitters = APIRouter(route_class=page(Scope.SUBMIT))
-Shared = Annotated[Service, Depends(service_of)]
+Shared = Annotated[ApiService, Depends(service_of)]
 
 
 @submitters.get("/rehearse")
@@ -62,7 +62,7 @@ def retry(service: Shared, run_id: RunId) -> Response:
 
 def _form(
     request: Request,
-    service: Service,
+    service: ApiService,
     given: Mapping[str, str],
     *,
     wrong: Mapping[str, str] | None = None,
