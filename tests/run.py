@@ -47,7 +47,7 @@ class Ended:
     seconds: float
     worked: float  # processor seconds of its own programs; libvirt's guests are none of them
     passed: int = 0
-    failed: int = 0
+    failures: tuple[str, ...] = ()  # what failed, and the first line of why
     slowest: tuple[tuple[float, str], ...] = ()
 
 
@@ -160,9 +160,9 @@ class Session:
 
     def _tell(self, ended: Ended, log: Path) -> None:
         said = "passed" if ended.status == 0 else "FAILED"
-        counted = f", {ended.passed + ended.failed} tests" if ended.passed + ended.failed else ""
+        counted = f", {tests} tests" if (tests := ended.passed + len(ended.failures)) else ""
         say(f"{ended.part.name}: {said} in {_minutes(ended.seconds)}{counted}")
-        if ended.status and not ended.failed:  # a failed test was shown already
+        if ended.status and not ended.failures:  # a failed test was shown already
             tail = log.read_text(errors="replace").splitlines()[-40:]
             say("\n".join(tail))
 
@@ -177,12 +177,25 @@ def _read(part: Part, status: int, seconds: float, worked: float, report: Path) 
     if not report.exists():
         return Ended(part, status, seconds, worked)
     cases = list(ET.parse(report).getroot().iter("testcase"))
-    failed = sum(any(c.find(tag) is not None for tag in ("failure", "error")) for c in cases)
-    slowest = sorted(
-        ((float(c.get("time", 0)), f"{c.get('classname')}.{c.get('name')}") for c in cases),
-        reverse=True,
-    )
-    return Ended(part, status, seconds, worked, len(cases) - failed, failed, tuple(slowest[:5]))
+    wrong = {
+        case: found
+        for case in cases
+        for tag in ("failure", "error")
+        if (found := case.find(tag)) is not None
+    }
+    failures = tuple(f"{_named(case)}: {_first_line(found)}" for case, found in wrong.items())
+    slowest = sorted(((float(c.get("time", 0)), _named(c)) for c in cases), reverse=True)
+    passed = len(cases) - len(failures)
+    return Ended(part, status, seconds, worked, passed, failures, tuple(slowest[:5]))
+
+
+def _named(case: ET.Element) -> str:
+    return f"{case.get('classname')}.{case.get('name')}"
+
+
+def _first_line(wrong: ET.Element) -> str:
+    lines = (wrong.get("message") or wrong.text or "").splitlines()
+    return " ".join(lines[:3])[:300]
 
 
 def _minutes(seconds: float) -> str:
@@ -204,7 +217,7 @@ def _table(session: Session, seconds: float, worked: float) -> Iterator[str]:
         table.add_column(head, justify="left" if head in ("part", "") else "right")
     for ended in sorted(session.ended, key=lambda one: -one.seconds):
         said = "passed" if ended.status == 0 else "FAILED"
-        counts = (str(ended.passed or ""), str(ended.failed or ""))
+        counts = (str(ended.passed or ""), str(len(ended.failures) or ""))
         times = (f"{ended.seconds / 60:.1f}", f"{ended.worked / 60:.1f}")
         table.add_row(ended.part.name, said, *counts, *times)
     table.add_section()
@@ -278,13 +291,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted")
     elif failed:
         print(f"failed: {' '.join(failed)}")
+        print("\n".join(text for ended in session.ended for text in ended.failures))
     print(f"{sum(e.passed for e in session.ended)} passed, {_failures(session)} failed")
     return 1 if failed or session.interrupted else 0
 
 
 def _failures(session: Session) -> int:
     """Failed tests; a part that failed without one counts as one."""
-    return sum(e.failed or int(e.status != 0) for e in session.ended)
+    return sum(len(e.failures) or int(e.status != 0) for e in session.ended)
 
 
 if __name__ == "__main__":

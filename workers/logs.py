@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line, or readable lines on a terminal.
 
-Every line that is logged while a run is in hand names it, whoever logs and in whatever thread.
-Nothing secret is in one: what a URL has for a password, the HTTP API's tokens, and what the
-settings have as secrets, is taken out of the finished line.
+Every line that is logged during a run names the run, independent of the logger and the thread.
+No line holds a secret: the passwords in URLs, the HTTP API's tokens and the secrets of the settings
+are removed from the finished line.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def run_checks(
 
 def share_of_checks(seconds: float) -> float:
     """How long checks may take of a phase: one that hangs does not take the time in which it is
-    found out whether it hangs on the twin, too."""
+    found out whether it hangs on the control, too."""
     return seconds - min(RESERVE, seconds / 5)
 
 

@@ -48,7 +48,7 @@ class CloneOrder:
     accelerated: bool
     memory: int | None = None
     keep_free: int = 0  # bytes of the host's memory that no clone may take
-    control: bool = False  # whether it has a twin, where there is room
+    control: bool = False  # whether it has a control, where there is room
     dependencies: tuple[Dependency, ...] = ()  # what is answered for
 
 
@@ -59,7 +59,7 @@ class Clone:
     entrance: Entrance
     facts: SourceFacts
     allocated: int  # bytes that its disks took when it was made
-    twins: tuple[CloneDisk, ...] = ()  # the control's disks, from the same instant
+    controls: tuple[CloneDisk, ...] = ()  # the control's disks, from the same instant
 
 
 class CloneLease:
@@ -98,14 +98,14 @@ def create_clone(
 def create_control(
     hypervisor: Hypervisor, order: CloneOrder, folder: RunFolder, clone: Clone, deadline: Deadline
 ) -> Entrance:
-    """Start the clone's twin, from the disks that were made for it.
+    """Start the control, from the disks that were made for it.
 
     Raises :class:`NoRoom` where the host has memory for one only.
     """
     make_folder(control_place(folder), 0o711)
     with _admitted(hypervisor, order, f"{folder.id} control", deadline) as admission:
         entrance, _derived = _start(
-            hypervisor, order, folder, clone.twins, admission, deadline, control=True
+            hypervisor, order, folder, clone.controls, admission, deadline, control=True
         )
     return entrance
 
@@ -139,16 +139,16 @@ def _create(
         _watch_disk(hypervisor, folder)
     made = _make_disks(hypervisor, order, folder, deadline)
     mutations = _inject(hypervisor, order, made, folder, deadline)
-    twins = made.twins
+    controls = made.controls
     if order.control and hypervisor.kind != "xen":
-        twins = _copy_overlays(made.disks, control_place(folder))
+        controls = _copy_overlays(made.disks, control_place(folder))
     entrance, derived = _start(
         hypervisor, order, folder, made.disks, admission, deadline, control=False
     )
     facts = _facts(hypervisor, source, made, derived, mutations)
     answered = tuple(f"answered by a stand-in: {stand_ins.say(one)}" for one in order.dependencies)
     facts = facts.model_copy(update={"changed": (*facts.changed, *answered)})
-    return Clone(entrance, facts, made.allocated, twins)
+    return Clone(entrance, facts, made.allocated, controls)
 
 
 def _start(
@@ -161,7 +161,7 @@ def _start(
     *,
     control: bool,
 ) -> tuple[Entrance, CloneXml]:
-    """The bridge and the domain: of the clone, or of its twin."""
+    """The bridge and the domain: of the clone, or of the control."""
     net = isolation.create(
         hypervisor, folder.id, order.mark, order.login.port, deadline, control=control
     )

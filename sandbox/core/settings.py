@@ -25,7 +25,7 @@ VARIABLES = {
     "SANDBOX_HOSTS": "the inventory of hosts (default /etc/upgrade-sandbox/hosts.yaml, if there)",
     "SANDBOX_SCENARIOS": "the folder with scenarios (default ./scenarios, then the shipped ones)",
     "SANDBOX_UPSTREAM_PROXY": "HTTP proxy through which the package proxy fetches (default none)",
-    "SANDBOX_CONTROL": "whether a clone has a twin that is not upgraded: auto (where the host has "
+    "SANDBOX_CONTROL": "whether a clone has a control, not upgraded: auto (where the host has "
     "the memory for two; default), always, never; a scenario's own `control` goes first",
     "SANDBOX_WATCH": "how many seconds a clone is watched after its upgrade for what dies late "
     "(default 150; 0: not at all); a scenario's own `watch` goes first",
@@ -51,7 +51,7 @@ class Settings:
     scenarios: tuple[Path, ...] = ()
     upstream_proxy: str = ""
     proxy_allow: tuple[str, ...] = ()
-    control: str = "auto"  # whether clones have twins: auto, always, never
+    control: str = "auto"  # whether clones have controls: auto, always, never
     watch: float = WATCH  # seconds that a clone is watched after its upgrade
 
     @property

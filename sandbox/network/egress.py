@@ -23,7 +23,7 @@ from sandbox.network import stand_ins
 
 LISTENER = "sandbox-listener"  # on its command line, before the bridge and the clone's folder
 _ROLE = "listener"
-_NOTES, _TWINS_NOTES = "tried", "tried-control"  # in the clone's folder
+_NOTES, _CONTROLS_NOTES = "tried", "tried-control"  # in the clone's folder
 _NOTES_LIMIT = 4 << 20  # bytes; the program itself stops long before
 _LINE = re.compile(r"(?:([0-9]{1,3}) )?(name|tcp|udp|ping|neighbour) ([!-~]{1,300}) ([0-9]{1,5})")
 _Key = tuple[str, str, int]
@@ -39,7 +39,7 @@ def listen(
 ) -> None:
     """Begin to listen; what goes wrong is read in the notes. The names of ``dependencies`` are
     resolved, and they themselves left to their stand-ins."""
-    notes = folder.clone / (_TWINS_NOTES if control else _NOTES)
+    notes = folder.clone / (_CONTROLS_NOTES if control else _NOTES)
     argv = [*by_text(host, "sandbox.network.egress_listener"), LISTENER, bridge, f"{folder.clone}/"]
     argv.append(json.dumps(stand_ins.known(dependencies)))
     notes.touch(mode=0o600)
@@ -68,8 +68,8 @@ def read(folder: RunFolder, switch: int | None) -> Ledger | None:
         return None
     at = len(text) if switch is None else switch
     before, after = _count(text[:at]), _count(text[at:])
-    its = _notes(folder.clone / _TWINS_NOTES)
-    twin = _count(its or b"")
+    its = _notes(folder.clone / _CONTROLS_NOTES)
+    control = _count(its or b"")
     found = [
         Destination(
             kind=key[0],
@@ -77,7 +77,7 @@ def read(folder: RunFolder, switch: int | None) -> Ledger | None:
             port=key[2],
             before=before[key],
             after=after[key],
-            twin=twin[key],
+            control=control[key],
         )
         for key in dict.fromkeys((*before, *after))
         if not _is_reached_further(key, before.keys() | after.keys())
@@ -86,7 +86,7 @@ def read(folder: RunFolder, switch: int | None) -> Ledger | None:
         missing=_missing(folder, text),
         destinations=tuple(sorted(found, key=lambda one: not one.is_new)),
         whole=_is_whole(text),
-        twin_known=its is None or (b"listening\n" in its and _is_whole(its)),
+        control_known=its is None or (b"listening\n" in its and _is_whole(its)),
     )
 
 

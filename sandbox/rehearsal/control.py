@@ -1,4 +1,4 @@
-"""The control at work: the clone's twin, which is not upgraded, in a thread of its own.
+"""The control at work: a clone of the same instant that is not upgraded, in its own thread.
 
 It boots beside the clone, is looked at and checked, checked again while the clone is upgraded,
 rebooted when the clone is, and checked once more. What differs there is not the upgrade's doing.
@@ -256,7 +256,7 @@ def make_control_trial(
     order = plan.order
     if not order.control:
         return ControlTrial(plan, hypervisor, folder, None)
-    if not clone.twins:
+    if not clone.controls:
         why = f"{clone.facts.method}: production would pay for a second copy"
         if plan.control == "always":
             raise NoRoom(f"there cannot be a control: {why}", "state control: auto, or never")

@@ -80,7 +80,7 @@ def collect(run: Run, hypervisor: Hypervisor) -> None:
     if console.exists():
         console.chmod(0o600)
         run.add_artifact(CONSOLE, "the guest's serial console")
-    _collect_of_the_twin(run)
+    _collect_of_the_control(run)
     if run.has_clone and _went_wrong(run):
         picture = hypervisor.screenshot(domain_name(run.folder.id))
         if picture is not None:
@@ -90,17 +90,17 @@ def collect(run: Run, hypervisor: Hypervisor) -> None:
             run.add_artifact(SCREEN, "the guest's screen when the run ended")
 
 
-def _collect_of_the_twin(run: Run) -> None:
+def _collect_of_the_control(run: Run) -> None:
     """Its console and what its checks said; side by side with the clone's."""
     place = run.folder.artifacts
     if (place / CONTROL_CONSOLE).exists():
         (place / CONTROL_CONSOLE).chmod(0o600)
-        run.add_artifact(CONTROL_CONSOLE, "the twin's serial console")
+        run.add_artifact(CONTROL_CONSOLE, "the control's serial console")
     own = place / CONTROL_CHECKS
     for log in sorted(own.glob("*.log")):
         name = f"control-{log.name}"
         log.rename(place / name)
-        run.add_artifact(name, "output of the checks on the twin")
+        run.add_artifact(name, "output of the checks on the control")
     shutil.rmtree(own, ignore_errors=True)
 
 

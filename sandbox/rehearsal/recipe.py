@@ -143,8 +143,8 @@ def _recipe(
         guest = undo.enter_context(
             Guest(hypervisor, clone.entrance, order.login, folder.clone, folder.register)
         )
-        twin = undo.enter_context(make_control_trial(plan, hypervisor, clone, folder, deadline))
-        run.learn(control=twin.absent)
+        control = undo.enter_context(make_control_trial(plan, hypervisor, clone, folder, deadline))
+        run.learn(control=control.absent)
     with run.phase(Phase.BOOT, seconds[Phase.BOOT]) as deadline:
         guest.enter(deadline)
         guest.wait_until_up(deadline)
@@ -155,20 +155,26 @@ def _recipe(
         run.learn(checks_before=check(plan, run, guest, deadline))
     if not worth_upgrading(run.facts):
         return
-    with run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline, _its_twin_too(run, twin):
+    with (
+        run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline,
+        _the_control_too(run, control),
+    ):
         run.upgrade_begins()
         run.learn(upgrade=upgrade(plan, run, guest, proxy, aside, deadline))
         reboot = must_reboot(plan, run, guest, deadline)
         if upgraded(run.facts):
-            twin.go_on(reboot=reboot)
+            control.go_on(reboot=reboot)
     if reboot:
         with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
             run.learn(reboot=guest.reboot(deadline))
-            if not may_verify(run.facts):  # did its twin come back?
+            if not may_verify(run.facts):  # did the control come back?
                 late = deadline.remaining() + seconds[Phase.REBOOT]  # it may have begun later
-                run.learn(control=twin.found(Deadline(late, Phase.REBOOT)))
+                run.learn(control=control.found(Deadline(late, Phase.REBOOT)))
     if may_verify(run.facts):
-        with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline, _its_twin_too(run, twin):
+        with (
+            run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline,
+            _the_control_too(run, control),
+        ):
             run.learn(after=first_look(run, guest, deadline))
             aside = Aside(guest, deadline)
             run.learn(checks_after=check(plan, run, guest, deadline))
@@ -179,7 +185,7 @@ def _recipe(
             run.learn(checks_again=confirm(plan, run, guest, deadline))
             grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
             again = restarted(run.facts)
-            run.learn(control=twin.found(grace, watched=run.facts.watched, by_itself=again))
+            run.learn(control=control.found(grace, watched=run.facts.watched, by_itself=again))
             grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
             run.learn(autopsy=find_out(plan, run, guest, grace))
             learn_wide(run, aside)
@@ -188,17 +194,17 @@ def _recipe(
 
 
 @contextmanager
-def _its_twin_too(run: Run, twin: ControlTrial) -> Iterator[None]:
+def _the_control_too(run: Run, control: ControlTrial) -> Iterator[None]:
     """Where the clone restarts by itself or goes away while it is upgraded, or once it is: does
-    its twin do so as well?"""
+    the control do so as well?"""
     try:
         yield
     except GuestUnreachable as problem:
         if run.changing:
             restarted = isinstance(problem, GuestRestarted)
             what = "restarted by itself" if restarted else "cannot be entered any more"
-            run.progress.detail(f"it {what}: what does its twin do?")
-            run.learn(control=twin.does_so_too())
+            run.progress.detail(f"it {what}: what does the control do?")
+            run.learn(control=control.does_so_too())
         raise
 
 

@@ -62,19 +62,19 @@ def _asked_again(
 def worth_another_start(facts: Facts) -> bool:
     """Whether it may have been the host that made a start slow, and units miss their time in it.
 
-    It was not when the twin, which started beside the clone, was quick.
+    It was not when the control, which started beside the clone, was quick.
     """
     before, after, there = facts.before, facts.after, facts.control
     if before is None or after is None or not (facts.reboot and facts.reboot.happened):
         return False
-    twin_was_quick = (
+    control_was_quick = (
         there is not None
         and there.before is not None
         and there.after is not None
         and not slower_start(there.before, there.after)
     )
     return (
-        not twin_was_quick
+        not control_was_quick
         and facts.watched is None  # what dies late lives again after a start
         and bool(slower_start(before, after))
         and any(not excuse(facts, name) for name in broken(facts))

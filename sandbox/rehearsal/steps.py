@@ -224,7 +224,7 @@ def find_out(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Autopsy 
 
 def units_to_explain(plan: Plan, facts: Facts, now: Observation) -> tuple[str, ...]:
     """Those that ran before and do not now, or do not stay up; not those of which it is so on the
-    twin, too, and none that the scenario ignores."""
+    control, too, and none that the scenario ignores."""
     before, there, ignore = facts.before, facts.control, plan.check_settings.ignore_units
     if before is None:
         return ()
@@ -328,7 +328,7 @@ def asked(guest: Guest, boot_id: str, when: str, deadline: Deadline, ask: Callab
 
 
 def upgraded(facts: Facts) -> bool:
-    """Whether the clone goes on from here: its twin then does, too."""
+    """Whether the clone goes on from here: the control then does, too."""
     log = facts.upgrade
     return log is not None and log.status in (UpgradeStatus.APPLIED, UpgradeStatus.FAILED)
 

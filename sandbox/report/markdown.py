@@ -191,7 +191,7 @@ def _source(shown: View) -> str:
     if source is None:
         return foot
     lines = [f"{source.kind}, {source.method}, {source.consistency}"]
-    lines += [shown.twin] if shown.twin else []
+    lines += [shown.control] if shown.control else []
     lines += [f"cost to production: {warning}" for warning in source.warnings]
     lines += [f"untouched: {proof}" for proof in source.untouched]
     lines += [f"not cloned: {device}" for device in source.dropped]

@@ -112,7 +112,7 @@ def _brief(console: Console, shown: View) -> None:
     lines += [f"{line.severity.value}: {line.text}" for line in shown.changes[:_NAMED]]
     if len(shown.changes) > _NAMED:
         lines.append(f"… and {count(len(shown.changes) - _NAMED, 'more difference')}")
-    lines += [shown.twin] if shown.twin else []
+    lines += [shown.control] if shown.control else []
     if shown.record.source and shown.record.source.untouched:
         lines.append(f"source untouched: {', '.join(shown.record.source.untouched)}")
     _title(console, "In short")
@@ -214,7 +214,7 @@ def _source(console: Console, shown: View) -> None:
     _title(console, f"Source: {one_line(source.name)} on {one_line(source.host)}")
     paused = f"paused for {source.paused_ms:.0f} ms" if source.paused_ms else "not paused"
     lines = [f"{source.kind}, {source.method}, {source.consistency}, {paused}"]
-    lines += [shown.twin] if shown.twin else []
+    lines += [shown.control] if shown.control else []
     lines += [f"cost to production: {warning}" for warning in source.warnings]
     lines += [f"untouched: {proof}" for proof in source.untouched]
     lines += [f"not cloned: {device}" for device in source.dropped]

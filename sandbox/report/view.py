@@ -122,20 +122,20 @@ class View:
         return _WORDS[effect][many]
 
     @property
-    def twin(self) -> str:
-        """How the clone was compared with its twin; "" where nobody wanted one."""
+    def control(self) -> str:
+        """How the clone was compared with the control; "" where nobody wanted one."""
         control = self.record.facts.control
         if control is None:
             return ""
         if control.missing:
-            return f"not compared with a twin that is not upgraded: {control.missing}"
+            return f"not compared with a control: {control.missing}"
         before, after = len(control.checks_before), len(control.checks_after)
         rounds = f"checks there: {before} times before"
         if after:
             rounds += f", {after} times after {'a reboot' if control.reboot else 'that'}"
         drift = self.differences.drift if self.differences else 0
         left = f"; left out, since it happened there, too: {count(drift, 'difference')}"
-        return f"compared with a twin that was not upgraded; {rounds}{left if drift else ''}"
+        return f"compared with a control that was not upgraded; {rounds}{left if drift else ''}"
 
     @cached_property
     def tried(self) -> tuple[str, ...]:
@@ -151,8 +151,8 @@ class View:
             lines.insert(0, f"not listened: {ledger.missing}")
         if not ledger.whole:
             lines.append("and more than was kept: what is new may be missing here")
-        if not ledger.twin_known:
-            lines.append("what its twin tried is not known: what is new may be a habit of both")
+        if not ledger.control_known:
+            lines.append("what the control tried is not known: what is new may be a habit of both")
         return tuple(lines)
 
     @property
@@ -185,7 +185,7 @@ def view(record: RunRecord, run_dir: Path) -> View:
     """Sanitise ``record`` and work out what its reports have in common."""
     # Compared as they are and cleaned afterwards: two texts may differ only in what is cut.
     facts, shown = record.facts, clean(record)
-    compared = compare_with_twin(facts)
+    compared = compare_with_control(facts)
     differences = clean(compared) if compared else None
     checks = [clean(c) for c in compare_checks(facts.checks_before, facts.checks_after)]
     return View(
@@ -205,17 +205,19 @@ def _tried(one: Destination) -> str:
     if one.is_new:
         return f"NEW since the upgrade: {reached(one)} ({count(one.after, 'time')})"
     times = f"{count(one.before, 'time')} before the upgrade, {one.after} after"
-    return f"{reached(one)} ({times}{'; the twin, too' if one.twin else ''})"
+    return f"{reached(one)} ({times}{'; the control, too' if one.control else ''})"
 
 
-def compare_with_twin(facts: Facts) -> Differences | None:
+def compare_with_control(facts: Facts) -> Differences | None:
     """What the upgrade changed; None where nobody looked twice."""
     if not facts.before or not facts.after:
         return None
-    found, twin = compare(facts.before, facts.after), facts.control
-    if twin is None or not twin.before or not twin.after:
+    found, control = compare(facts.before, facts.after), facts.control
+    if control is None or not control.before or not control.after:
         return found
-    return without_drift(found, compare(twin.before, twin.after), (twin.before, twin.after))
+    return without_drift(
+        found, compare(control.before, control.after), (control.before, control.after)
+    )
 
 
 def headline(record: RunRecord) -> str:

@@ -308,8 +308,8 @@ class ScenarioFile(Section):
     )
     control: ControlPolicy | None = Field(
         default=None,
-        description="a twin of the clone that is not upgraded, to tell what the upgrade did from "
-        "what happens anyway; default: where the host has the memory",
+        description="a clone of the same instant that is not upgraded, to tell what the upgrade "
+        "did from what happens anyway; default: where the host has the memory",
     )
     watch: Pause | None = Field(
         default=None, description="how long a clone in order is watched for what dies late: 10m, 0"

@@ -113,7 +113,7 @@ upgrade:
   # repositories:              # proposed for this rehearsal only
   #   - deb [trusted=yes] https://mirror.example/debian bookworm-proposed main
 # reboot: if-needed            # always, if-needed or never
-# control: auto                # a twin that is not upgraded: always, auto or never
+# control: auto                # a control that is not upgraded: always, auto or never
 # watch: 150s                  # for what dies late after the upgrade; 0: not at all""".splitlines()
 
 _REST = """\

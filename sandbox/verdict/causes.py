@@ -94,24 +94,26 @@ def _files(before: Observation, after: Observation) -> _Files:
     return _Files(frozenset(after.conffiles) - steady, steady)
 
 
-def suspects(before: Observation, after: Observation, twin: Observation | None) -> tuple[str, ...]:
+def suspects(
+    before: Observation, after: Observation, control: Observation | None
+) -> tuple[str, ...]:
     """Units that ran before and do not now: those that failed first, those that are still coming
-    up last. Not those of which it is so on the twin, too."""
+    up last. Not those of which it is so on the control, too."""
     failed = [unit for unit in after.failed_units if unit not in before.failed_units]
     ran = [unit for unit, state in before.units.items() if state == "active/running"]
     stopped = [u for u in ran if after.units.get(u, "") not in _UP and not comes_and_goes(u)]
     coming = [unit for unit in ran if after.units.get(unit, "") == _COMING]
     wanted = dict.fromkeys([*failed, *stopped, *coming])
-    there = {unit for unit in wanted if twin and not _is_up_on(twin, unit, unit in stopped)}
-    there |= {unit for unit in coming if twin and twin.units.get(unit) == _COMING}
+    there = {unit for unit in wanted if control and not _is_up_on(control, unit, unit in stopped)}
+    there |= {unit for unit in coming if control and control.units.get(unit) == _COMING}
     return tuple(unit for unit in wanted if unit not in there)
 
 
-def _is_up_on(twin: Observation, unit: str, ran: bool) -> bool:
-    """What ran when the twin was made has to run there still."""
-    if unit in twin.failed_units:
+def _is_up_on(control: Observation, unit: str, ran: bool) -> bool:
+    """What ran when the control was made has to run there still."""
+    if unit in control.failed_units:
         return False
-    return not (ran and twin.units) or twin.units.get(unit, "") in _UP
+    return not (ran and control.units) or control.units.get(unit, "") in _UP
 
 
 def causes(facts: Facts) -> tuple[Cause, ...]:

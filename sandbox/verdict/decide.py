@@ -36,6 +36,7 @@ from sandbox.verdict.causes import causes, told_by_its_unit
 from sandbox.verdict.diff import Effect
 from sandbox.verdict.diff_kinds import split_package
 from sandbox.verdict.flakiness import (
+    control_came_back,
     excuse,
     flaky,
     gone_alike,
@@ -44,7 +45,6 @@ from sandbox.verdict.flakiness import (
     restarted,
     restarts_alike,
     stuck_alike,
-    twin_came_back,
 )
 from sandbox.verdict.inconclusive import (
     RESTARTS_ANYWAY,
@@ -118,7 +118,7 @@ def _failures(facts: Facts) -> Iterator[Objection]:
         yield Objection(
             f"the guest did not come back {_after(facts)}: "
             + (facts.reboot.message or "no new boot was seen")
-            + ("; its twin, which was not upgraded, did" if twin_came_back(facts) else ""),
+            + ("; the control, which was not upgraded, did" if control_came_back(facts) else ""),
             "do not reboot the source after this upgrade; the last console lines and the screen "
             "show where the boot stopped",
         )
@@ -137,14 +137,14 @@ def _restart(facts: Facts) -> Iterator[Objection]:
     if restarted(facts) and not told and not restarts_alike(facts):
         watched = "while it was watched " if facts.watched and facts.watched.restarted else ""
         yield Objection(
-            f"the guest restarted by itself {watched}{_after(facts)}{_not_its_twin(facts)}",
+            f"the guest restarted by itself {watched}{_after(facts)}{_not_the_control(facts)}",
             "see its console for the reason",
         )
 
 
-def _not_its_twin(facts: Facts, does: str = "did not") -> str:
+def _not_the_control(facts: Facts, does: str = "did not") -> str:
     there = facts.control
-    return f"; its twin, which was not upgraded, {does}" if there and not there.missing else ""
+    return f"; the control, which was not upgraded, {does}" if there and not there.missing else ""
 
 
 def _after(facts: Facts) -> str:
@@ -264,9 +264,9 @@ def _hang(facts: Facts) -> Iterator[Objection]:
 def _trouble_point(trouble: Trouble, facts: Facts) -> Objection:
     message = trouble.message or "the rehearsal ended early"
     if trouble.restarted and trouble.blame is Verdict.FAIL:
-        message += _not_its_twin(facts)
+        message += _not_the_control(facts)
     if trouble.gone and facts.control and facts.control.checks_after:
-        message += _not_its_twin(facts, "still lets us in")
+        message += _not_the_control(facts, "still lets us in")
     where = f" (in phase {trouble.phase.value})" if trouble.blame is Verdict.ERROR else ""
     return Objection(message + where, trouble.hint)
 
@@ -356,7 +356,7 @@ def _notes(facts: Facts) -> Iterator[str]:
         if upgrade.kept_back:
             yield f"upgradable, but not in this set: {some(upgrade.kept_back)}"
     if facts.control and facts.control.missing:
-        yield f"not compared with a twin that is not upgraded: {facts.control.missing}"
+        yield f"not compared with a control: {facts.control.missing}"
     if again := facts.second_start:
         yield (
             f"the start after the upgrade took {again.first:.0f} s, so the guest was started once "

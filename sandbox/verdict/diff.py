@@ -67,7 +67,7 @@ class Differences(Record):
     certificates: tuple[CertificateChange, ...] = ()
     memory_before: int = 0  # bytes in use; 0 when unknown
     memory_after: int = 0
-    memory_twin: int = 0  # on the twin, at the same time as after
+    memory_control: int = 0  # on the control, at the same time as after
     one_sided: bool = False  # modes, users and what else is wide was seen only once
     unseen: bool = False  # and not even once
     kernel: Change | None = None  # the running kernel, when it is another one
@@ -76,13 +76,13 @@ class Differences(Record):
     state: Change | None = None  # systemctl is-system-running
     boot_seconds_before: float = 0.0  # 0 when unknown
     boot_seconds_after: float = 0.0
-    boot_seconds_twin: float = 0.0  # the twin's last boot; 0 when there was none
+    boot_seconds_control: float = 0.0  # the control's last boot; 0 when there was none
     kernel_errors: tuple[str, ...] = ()  # kinds of lines not seen before
     journal_errors: tuple[str, ...] = ()
     filesystems: tuple[FilesystemChange, ...] = ()
     stale_processes: tuple[str, ...] = ()  # new ones only
     reboot_required: bool = False  # wanted after, and not before
-    drift: int = 0  # how many were left out, since the twin has them, too
+    drift: int = 0  # how many were left out, since the control has them, too
 
     @property
     def installed(self) -> tuple[PackageChange, ...]:
@@ -178,13 +178,13 @@ def compare(before: Observation, after: Observation) -> Differences:
     )
 
 
-# What the twin may have, too: then it was not the upgrade.
+# What the control may have, too: then it was not the upgrade.
 _DRIFTING_NAMES = """
     units failed_units recovered_units ports_opened ports_closed ports_taken enabled disabled masked
     mounts listening modes users groups modules_loaded modules_gone certificates stale_processes
 """
 _DRIFTING = tuple(_DRIFTING_NAMES.split())
-# What came on the twin and goes on the clone, or the other way round, comes and goes by itself.
+# What came on the control and goes on the clone, or the other way round, comes and goes by itself.
 _OTHER_WAY = {
     "failed_units": "recovered_units",
     "recovered_units": "failed_units",
@@ -197,18 +197,18 @@ _FLIPPING = ("units", "mounts")
 
 
 def without_drift(
-    found: Differences, drift: Differences, twin: Sequence[Observation] = ()
+    found: Differences, drift: Differences, control: Sequence[Observation] = ()
 ) -> Differences:
-    """What an upgrade changed: not what changed alike on a twin that was not upgraded, and no error
-    of a kind that ``twin``, all that was seen of it, logged at any time."""
+    """What an upgrade changed: not what changed alike on the control, and no error of a kind that
+    ``control``, all its observations, logged at any time."""
     lines = [*drift.kernel_errors, *drift.journal_errors]
-    for seen in twin:
+    for seen in control:
         lines += [*seen.kernel_errors, *seen.journal_errors]
     logged = set(map(normalised, lines))
     contents = {(file.name, file.before, file.after) for file in drift.conffiles}
     left: dict[str, tuple[object, ...]] = {
         **{name: _apart(getattr(found, name), _drift(name, drift)) for name in _DRIFTING},
-        # What its package ships is another matter on the twin.
+        # What its package ships is another matter on the control.
         "conffiles": tuple(
             file
             for file in found.conffiles
@@ -225,8 +225,8 @@ def without_drift(
     update: dict[str, object] = {
         **left,
         "drift": gone,
-        "boot_seconds_twin": drift.boot_seconds_after,
-        "memory_twin": drift.memory_after,
+        "boot_seconds_control": drift.boot_seconds_after,
+        "memory_control": drift.memory_after,
     }
     if found.state is not None and found.state == drift.state:
         update |= {"state": None, "drift": gone + 1}
@@ -234,7 +234,7 @@ def without_drift(
 
 
 def _drift(name: str, drift: Differences) -> tuple[object, ...]:
-    """What of this kind is left out: seen on the twin, either way round."""
+    """What of this kind is left out: seen on the control, either way round."""
     same: tuple[object, ...] = getattr(drift, name)
     if name in _OTHER_WAY:
         back: tuple[object, ...] = getattr(drift, _OTHER_WAY[name])
@@ -248,9 +248,9 @@ def _drift(name: str, drift: Differences) -> tuple[object, ...]:
 
 def _set_alike(setting: Change, drift: tuple[Change, ...]) -> bool:
     return any(
-        setting.name == twin.name
-        and (setting == twin or is_nearly(setting.name, setting.after, twin.after))
-        for twin in drift
+        setting.name == control.name
+        and (setting == control or is_nearly(setting.name, setting.after, control.after))
+        for control in drift
     )
 
 

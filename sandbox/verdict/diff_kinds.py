@@ -345,10 +345,11 @@ def _worth_telling(size: int) -> float:
     return max(_FILESYSTEM_LEAST, _FILESYSTEM_SHARE * size)
 
 
-def grew_alike(found: FilesystemChange, twins: Iterable[FilesystemChange]) -> bool:
-    """Whether the twin's grew, or shrank, as much or more."""
+def grew_alike(found: FilesystemChange, controls: Iterable[FilesystemChange]) -> bool:
+    """Whether the control's grew, or shrank, as much or more."""
     sign = 1 if found.grown > 0 else -1
     return any(
-        twin.mount == found.mount and sign * (found.grown - twin.grown) < _worth_telling(found.size)
-        for twin in twins
+        control.mount == found.mount
+        and sign * (found.grown - control.grown) < _worth_telling(found.size)
+        for control in controls
     )

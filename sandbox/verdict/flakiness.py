@@ -1,4 +1,4 @@
-"""Whether a check that broke proves anything: what its repetition says, the twin, and earlier
+"""Whether a check that broke proves anything: what its repetition says, the control, and earlier
 runs. Pure."""
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def on_clone(facts: Facts, name: str) -> Rate:
     return rate(name, (facts.checks_after, *facts.checks_again))
 
 
-def on_twin(facts: Facts, name: str) -> Rate:
+def on_control(facts: Facts, name: str) -> Rate:
     """Before and after the reboot: nothing was upgraded there."""
     control = facts.control
     if control is None:
@@ -92,12 +92,12 @@ def with_the_past(facts: Facts, name: str) -> Rate | None:
     if past is None or past.held >= past.asked:
         return None
     before = rate(name, (facts.checks_before,))
-    return on_twin(facts, name) + before + Rate(past.held, past.asked)
+    return on_control(facts, name) + before + Rate(past.held, past.asked)
 
 
 def excuse(facts: Facts, name: str) -> str:
     """Why a check that broke is no proof that the upgrade does harm; "" when it is one."""
-    here, there = on_clone(facts, name), on_twin(facts, name)
+    here, there = on_clone(facts, name), on_control(facts, name)
     if here.held:
         when = "after another start" if another_start_helps(facts, name) else "asked again"
         return f"{when} it held: {here} after the upgrade"
@@ -107,13 +107,13 @@ def excuse(facts: Facts, name: str) -> str:
     control = facts.control
     after = rate(name, control.checks_after) if control else Rate(0, 0)
     if after.asked and not after.held:
-        return "it fails on the twin, too, which was not upgraded"
+        return "it fails on the control, too, which was not upgraded"
     known = with_the_past(facts, name)
     if known and known.mixed and known.luck(here.asked) >= CHANCE:
         return f"it is flaky: where nothing was upgraded it held {known}"
     # The past may excuse a check, too; it takes no excuse away.
     if any(one.mixed and one.luck(here.asked) >= CHANCE for one in (there, after)):
-        return f"it is flaky: on the twin, which was not upgraded, it held {there}"
+        return f"it is flaky: on the control, which was not upgraded, it held {there}"
     return ""
 
 
@@ -146,7 +146,7 @@ def _is_flaky(facts: Facts, control: Control, name: str) -> bool:
     before, after = rate(name, control.checks_before), rate(name, control.checks_after)
     if before.mixed or after.mixed:
         return True
-    return on_twin(facts, name).mixed and on_clone(facts, name).held > 0
+    return on_control(facts, name).mixed and on_clone(facts, name).held > 0
 
 
 def _was_flaky(facts: Facts, name: str) -> bool:
@@ -161,11 +161,11 @@ def how_flaky(facts: Facts, name: str) -> str:
     known = with_the_past(facts, name)
     if known is not None:
         return f"where nothing was upgraded it held {known}"
-    return f"on the twin it held {on_twin(facts, name)}"
+    return f"on the control it held {on_control(facts, name)}"
 
 
 def hangs_alike(facts: Facts) -> bool:
-    """Whether a check hangs on the twin, too."""
+    """Whether a check hangs on the control, too."""
     control = facts.control
     sessions = (*control.checks_before, *control.checks_after) if control else ()
     return any(session.end is CheckEnd.TIMEOUT for session in sessions)
@@ -192,25 +192,25 @@ def restarted(facts: Facts) -> bool:
 
 
 def restarts_alike(facts: Facts) -> bool:
-    """Whether both the clone and its twin restarted by themselves."""
+    """Whether both the clone and the control restarted by themselves."""
     there = facts.control
     return restarted(facts) and there is not None and there.restarted
 
 
 def gone_alike(facts: Facts) -> bool:
-    """Whether neither the clone nor its twin lets us in any more."""
+    """Whether neither the clone nor the control lets us in any more."""
     here, there = facts.trouble, facts.control
     return here is not None and here.gone and there is not None and there.gone
 
 
 def stuck_alike(facts: Facts) -> bool:
-    """Whether neither the clone nor its twin came back from the reboot."""
+    """Whether neither the clone nor the control came back from the reboot."""
     stuck = facts.reboot is not None and not facts.reboot.happened
     reboot = facts.control.reboot if facts.control else None
     return stuck and reboot is not None and not reboot.happened
 
 
-def twin_came_back(facts: Facts) -> bool:
-    """Whether the twin is known to have come back from its reboot."""
+def control_came_back(facts: Facts) -> bool:
+    """Whether the control is known to have come back from its reboot."""
     reboot = facts.control.reboot if facts.control else None
     return reboot is not None and reboot.happened

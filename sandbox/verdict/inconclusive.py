@@ -26,14 +26,14 @@ from sandbox.verdict.flakiness import (
 
 RESTARTS_ANYWAY = Objection(
     "the guest restarts by itself, upgraded or not",
-    "its twin, which was not upgraded, did so as well: repair that first",
+    "the control, which was not upgraded, did so as well: repair that first",
 )
 
 
 def goes_anyway(message: str) -> Objection:
     """``message``: what became of the clone."""
     return Objection(
-        f"{message}; its twin, which was not upgraded, cannot be entered any more either",
+        f"{message}; the control, which was not upgraded, cannot be entered any more either",
         "find out what ends the guest, upgraded or not, and repair that first",
     )
 
@@ -84,7 +84,7 @@ def on_the_whole(facts: Facts) -> Iterator[Objection]:
         yield Objection(
             "the guest does not come back from a reboot, upgraded or not: "
             + (facts.reboot.message or "no new boot was seen"),
-            "its twin, which was not upgraded, did not come back either: repair that first",
+            "the control, which was not upgraded, did not come back either: repair that first",
         )
     if (broken := failed_before(facts)) and facts.upgrade:
         yield Objection(

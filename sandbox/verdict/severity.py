@@ -370,12 +370,12 @@ def _kernel(d: Differences) -> Iterator[_Fact]:
 
 
 def _resources(d: Differences) -> Iterator[_Fact]:
-    before, after, twin = d.memory_before, d.memory_after, d.memory_twin
+    before, after, control = d.memory_before, d.memory_after, d.memory_control
     least = max(before * _MEMORY_GROWTH, before + _MEMORY_LEAST)
-    if before and after >= least and (not twin or after >= twin * _MEMORY_GROWTH):
+    if before and after >= least and (not control or after >= control * _MEMORY_GROWTH):
         mib = [f"{size >> 20} MiB" for size in (after, before)]
         yield _one(MEDIUM, f"{mib[0]} of memory are in use, before {mib[1]}")
-    old, new, other = d.boot_seconds_before, d.boot_seconds_after, d.boot_seconds_twin
+    old, new, other = d.boot_seconds_before, d.boot_seconds_after, d.boot_seconds_control
     slower = bool(old) and new >= max(old * _BOOT_GROWTH, old + _BOOT_LEAST)
     if slower and (not other or new >= other * _BOOT_GROWTH):
         yield _one(MEDIUM, f"the boot takes {new:.0f} s, before {old:.0f} s")

@@ -34,7 +34,7 @@ from tests.support.benchmarks.table import Measurement, Results
 pytestmark = [pytest.mark.benchmark, pytest.mark.vm]
 
 SCENARIO = shipped_scenarios() / "security"
-MOST, MOST_WITH_TWIN = 1.10, 1.4
+MOST, MOST_WITH_CONTROL = 1.10, 1.4
 HAND, PRODUCT = "by hand", "product"
 TURNS = (HAND, PRODUCT, PRODUCT, HAND)  # what warms up is of use to both
 SECONDS = 3600.0
@@ -80,8 +80,8 @@ def test_whole_rehearsal_against_by_hand(
     )
 
 
-def test_the_twin_against_none(results: Results, base_image: DemoImage, state: Path) -> None:
-    """A twin boots, reboots and is checked on the processors that its clone has for itself else."""
+def test_the_control_against_none(results: Results, base_image: DemoImage, state: Path) -> None:
+    """A control boots, reboots and is checked on processors that its clone has else for itself."""
     read_once(base_image.path)
     by_product(base_image, state, "never")  # warms the packages up
     took: dict[str, list[float]] = {"never": [], "always": []}
@@ -90,23 +90,23 @@ def test_the_twin_against_none(results: Results, base_image: DemoImage, state: P
         took[control].append(seconds)
         assert record.decision is not None
         assert record.decision.verdict is Verdict.PASS, record.decision.reason
-        twin = record.facts.control
-        assert (twin is not None) is (control == "always")
-        if twin is not None:
-            assert twin.missing == ""
-            assert len(twin.checks_before) > 1
-            assert twin.checks_after
+        control = record.facts.control
+        assert (control is not None) is (control == "always")
+        if control is not None:
+            assert control.missing == ""
+            assert len(control.checks_before) > 1
+            assert control.checks_after
     alone, both = statistics.mean(took["never"]), statistics.mean(took["always"])
     each = "; ".join(
         f"{way} {' '.join(f'{t:.0f}' for t in found)} s" for way, found in took.items()
     )
     results.add(
         Measurement(
-            name="rehearsal-with-twin",
-            what="a whole rehearsal with a twin against one without",
+            name="rehearsal-with-control",
+            what="a whole rehearsal with a control against one without",
             ratio=both / alone,
-            most=MOST_WITH_TWIN,
-            seconds={"with a twin": both, "without": alone},
+            most=MOST_WITH_CONTROL,
+            seconds={"with a control": both, "without": alone},
             note=f"means of 2, by turns (control: {each}), on {os.cpu_count()} processors",
         )
     )
@@ -170,7 +170,7 @@ def by_product(
 ) -> tuple[float, RunRecord, str]:
     """The command as a user gives it: its wall-clock time, its record, the clone's XML.
 
-    ``control``: whether there is a twin. Nobody boots one by hand.
+    ``control``: whether there is a control. Nobody boots one by hand.
     """
     started = time.monotonic()
     subprocess.run(

@@ -37,10 +37,10 @@ HTTP, PORTS = "test_web.py::test_http", "shared/ports.py::test_ports"
 def tally(
     before: tuple[int, int] = (1, 1),
     after: tuple[int, int] = (1, 1),
-    twin: tuple[int, int] = (3, 3),
+    control: tuple[int, int] = (3, 3),
     name: str = HTTP,
 ) -> Tally:
-    return Tally(name, Rate(*before), Rate(*after), Rate(*twin))
+    return Tally(name, Rate(*before), Rate(*after), Rate(*control))
 
 
 def ended(
@@ -82,7 +82,7 @@ def rows(database: Database) -> int:
 
 
 def test_it_is_written_with_the_verdict(database: Database) -> None:
-    run_id = ended(database, tally(twin=(2, 3)), tally(name=PORTS))
+    run_id = ended(database, tally(control=(2, 3)), tally(name=PORTS))
     http = only(database, part="test_http")
     assert (http.host, http.guest, http.name) == ("xen1", "web01", HTTP)
     assert (http.scenario, http.runs, http.not_upgraded, http.upgraded) == (
@@ -145,7 +145,7 @@ def test_a_history_that_cannot_be_written_keeps_the_verdict_from_being_half_ther
 def test_the_least_steady_come_first_and_all_are_counted(database: Database) -> None:
     for _ in range(3):
         ended(database, tally(), tally(name="t.py::b", after=(0, 3)), tally(name=PORTS))
-    ended(database, tally(name="t.py::c", twin=(2, 3)), tally(name="t.py::d", before=(0, 1)))
+    ended(database, tally(name="t.py::c", control=(2, 3)), tally(name="t.py::d", before=(0, 1)))
     found = history(database, "web01")
     names = [one.name for one in found.items]
     assert names == ["t.py::c", "t.py::d", "t.py::b", PORTS, HTTP]
@@ -178,7 +178,7 @@ def test_the_last_runs_are_told_oldest_first_and_the_last_failure_however_old(
 def test_what_was_broken_all_the_time_is_not_flaky(database: Database) -> None:
     ended(database, tally(), days=3)
     for day in (1, 2):
-        ended(database, tally(before=(0, 1), twin=(0, 3), after=(0, 0)), days=day)
+        ended(database, tally(before=(0, 1), control=(0, 3), after=(0, 0)), days=day)
     one = only(database)
     assert (one.not_upgraded, one.broken_runs) == (Rate(4, 4), 2)
     assert [seen.mark for seen in one.last] == [Mark.HELD, Mark.BROKEN, Mark.BROKEN]
@@ -194,10 +194,10 @@ def test_a_verdict_knows_what_failed_before_of_the_same_guest_and_check(
     database: Database,
 ) -> None:
     for _ in range(2):
-        ended(database, tally(twin=(1, 3), after=(0, 3)), tally(name="t.py::steady"))
-    ended(database, tally(twin=(0, 1)), guest="web02")
-    ended(database, tally(twin=(0, 1)), host="xen2")
-    ended(database, tally(twin=(0, 2)), tally(name=PORTS, twin=(0, 1)), scenario="kernel")
+        ended(database, tally(control=(1, 3), after=(0, 3)), tally(name="t.py::steady"))
+    ended(database, tally(control=(0, 1)), guest="web02")
+    ended(database, tally(control=(0, 1)), host="xen2")
+    ended(database, tally(control=(0, 2)), tally(name=PORTS, control=(0, 1)), scenario="kernel")
     held = held_of(database)
     assert past_of(database, held) == {
         HTTP: Past(held=4, asked=8),
@@ -217,7 +217,7 @@ class Asking:
 
     def run(self, claim: Claim, tell: object, folder: Callable[[str], None]) -> Outcome:
         self.heard.append(claim.past)
-        return replace(PASS, checks=(tally(twin=(2, 3)),))
+        return replace(PASS, checks=(tally(control=(2, 3)),))
 
     def reap(self, host: str) -> tuple[str, ...]:
         return ()
@@ -240,7 +240,7 @@ def test_a_past_that_cannot_be_read_keeps_no_run_from_being_rehearsed(
     def away(*_: object) -> None:
         raise HostError("the database is away", "wait")
 
-    ended(database, tally(twin=(0, 2)))
+    ended(database, tally(control=(0, 2)))
     held, executor = held_of(database), Asking()
     monkeypatch.setattr("workers.worker.attempt.past_of", away)
     assert work_off(database, held, executor, 60.0) is RunState.FINISHED
@@ -313,7 +313,7 @@ def served(database_url: str) -> Iterator[Api]:
 def test_the_api_tells_it(served: Api) -> None:
     database = served.there.database
     ended(database, tally(), tally(name=PORTS), days=2)
-    run_id = ended(database, tally(twin=(1, 3), after=(0, 3)), days=1)
+    run_id = ended(database, tally(control=(1, 3), after=(0, 3)), days=1)
     told = served.ask("/v1/checks?guest=web01&host=xen1&check=test_http")
     assert told.status == 200, told
     assert told.json["total"] == 1

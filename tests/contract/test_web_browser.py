@@ -36,9 +36,9 @@ def runs(served: Api) -> dict[str, str]:
 def remembered(served: Api) -> None:
     """Runs of one guest in which a check did all that one may do."""
     often, red, none = Rate(4, 4), Rate(0, 3), Rate(0, 0)
-    for twin, after in ((often, often), (Rate(2, 4), often), (often, red), (Rate(0, 4), none)):
+    for control, after in ((often, often), (Rate(2, 4), often), (often, red), (Rate(0, 4), none)):
         checks = (
-            Tally("test_web.py::test_http", none, after, twin),
+            Tally("test_web.py::test_http", none, after, control),
             Tally(f"shared/ports.py::test_{'x' * 130}", Rate(1, 1), none, none),
         )
         outcome = Outcome(Verdict.INCONCLUSIVE, "test_http is flaky", checks=checks)

@@ -208,9 +208,9 @@ CASES = (
         checks=TLS_CHECK,
     ),
     Case(
-        "good-beside-a-twin",
+        "good-beside-a-control",
         "pass",
-        "a good new version of the site, a reboot, and a twin",
+        "a good new version of the site, a reboot, and a control",
         packages=(site("1.1"),),
         scenario=ALL + REBOOT,
         control=True,

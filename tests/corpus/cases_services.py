@@ -289,7 +289,7 @@ def test_the_shop_says_what_it_has(host):
     Case(
         "masked",
         "fail",
-        "a maintainer script masks the shop: after the reboot it is not there; its twin's is",
+        "a maintainer script masks the shop: after the reboot it is not there; the control's is",
         "web01-shop.*masked",
         packages=(
             text("web01-tools", "2.0", live("systemctl mask web01-shop.service")),

@@ -119,7 +119,7 @@ CASES = (
         "powers-off-anyway",
         "inconclusive",
         "this machine powers itself off a while after its start, which a slow upgrade runs into",
-        "its twin.*cannot be entered any more either",
+        "the control.*cannot be entered any more either",
         packages=(text("web01-tools", "2.0", live("sleep 240")),),
         image=ENDS,
         control=True,

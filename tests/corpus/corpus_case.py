@@ -88,7 +88,7 @@ class Case:
     checks: str = ""  # the scenario's own test_own.py
     image: str = ""  # a variant of the machine, see corpus_machine
     mirror: str = "ours"
-    control: bool = False  # with a twin; most cases do without, which saves half of the time
+    control: bool = False  # with a control; most cases do without, which saves half of the time
     shipped: str = ""  # a shipped scenario instead of ``scenario``
 
 

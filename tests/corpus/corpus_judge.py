@@ -30,7 +30,7 @@ class Result:
     reason: str
     findings: tuple[str, ...] = ()
     seconds: float = 0.0
-    twin: bool = False
+    control: bool = False
     left_behind: str = ""
 
     @property

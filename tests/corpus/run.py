@@ -142,7 +142,7 @@ def result_of(case: Case, decision: Decision) -> Result:
         cause=case.cause,
         reason=decision.reason,
         findings=decision.findings,
-        twin=case.control,
+        control=case.control,
     )
 
 

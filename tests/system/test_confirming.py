@@ -155,7 +155,7 @@ RESTARTED = RUNS.model_copy(update={"restarts": {"shop.service": 3}})
         (FAILED, None, (), ("shop.service",)),
         (FAILED, None, ("shop.*",), None),  # nobody minds
         (RESTARTED, None, (), ("shop.service",)),  # it runs whenever one looks
-        (RESTARTED, Control(before=RUNS, after=RESTARTED), (), None),  # as on the twin
+        (RESTARTED, Control(before=RUNS, after=RESTARTED), (), None),  # as on the control
         (RESTARTED, Control(before=RUNS, after=RUNS), (), ("shop.service",)),
         (RUNS, None, (), None),
     ],
@@ -197,12 +197,12 @@ def test_checks_leave_time_for_what_comes_after_them(phase: float, share: float)
     assert share_of_checks(phase) == share
 
 
-class Twinned:
+class ControlGuest:
     """A guest that does what the control does with one."""
 
     connection = cast(Callable[[], None], type("Way", (), {"config": "ssh_config"}))
 
-    def __enter__(self) -> Twinned:
+    def __enter__(self) -> ControlGuest:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -233,7 +233,7 @@ def beside_a_watched_clone(
     shows: Iterable[Observation],
     watched: Watch,
 ) -> tuple[Control, list[tuple[str, object]]]:
-    """What the twin found, and by what its checks were to judge, in each phase."""
+    """What the control found, and by what its checks were to judge, in each phase."""
     shown, told = iter(shows), list[tuple[str, object]]()
 
     def checks(**given: object) -> CheckSession:
@@ -247,7 +247,7 @@ def beside_a_watched_clone(
     monkeypatch.setattr(control_module, "ROUNDS", 1)
     monkeypatch.setattr(control_module, "LATER", 0.1)
     folder = stage.new_folder()
-    control = ControlTrial(plan, stage.hypervisor, folder, lambda _cut: cast(Guest, Twinned()))
+    control = ControlTrial(plan, stage.hypervisor, folder, lambda _cut: cast(Guest, ControlGuest()))
     with control:
         control.go_on(reboot=True)
         found = control.found(Deadline(20, "verify"), watched=watched)
@@ -256,7 +256,7 @@ def beside_a_watched_clone(
     return found, told
 
 
-def test_the_twin_is_judged_by_the_first_look_at_it_as_the_watched_clone_is(
+def test_the_control_is_judged_by_the_first_look_at_it_as_the_watched_clone_is(
     plan: Plan, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What systemd had started again by then is no news at the last look."""
@@ -270,7 +270,7 @@ def test_the_twin_is_judged_by_the_first_look_at_it_as_the_watched_clone_is(
 
 
 @pytest.mark.parametrize("restarts", [True, False])
-def test_a_twin_that_restarts_by_itself_meanwhile_is_told(
+def test_a_control_that_restarts_by_itself_meanwhile_is_told(
     plan: Plan, stage: Stage, monkeypatch: pytest.MonkeyPatch, restarts: bool
 ) -> None:
     starts = "abc" if restarts else "abb"  # the second is its reboot

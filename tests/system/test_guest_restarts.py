@@ -1,5 +1,5 @@
 """A guest that restarts by itself, or goes away: noticed wherever it happens, and asked about at
-its twin."""
+the control."""
 
 from __future__ import annotations
 
@@ -156,18 +156,18 @@ def test_a_restart_in_mid_upgrade(
     assert changing == [False, False, True]
 
 
-def test_before_anything_is_changed_its_twin_is_not_asked(run: Run) -> None:
-    with pytest.raises(GuestRestarted), recipe._its_twin_too(run, cast(ControlTrial, None)):
+def test_before_anything_is_changed_the_control_is_not_asked(run: Run) -> None:
+    with pytest.raises(GuestRestarted), recipe._the_control_too(run, cast(ControlTrial, None)):
         raise GuestRestarted
 
 
-class Twinned(Shaky):
+class ControlGuest(Shaky):
     """A guest in a thread of its own, reached all the time."""
 
     connection = property(lambda self: self)
     config = None
 
-    def __enter__(self) -> Twinned:
+    def __enter__(self) -> ControlGuest:
         return self
 
     def __exit__(self, *_exc: object) -> None: ...
@@ -181,7 +181,7 @@ class Nothing:
 
 
 Trial = Callable[[Iterator[Observation | None], Exception], RunRecord]
-"""Of a clone that ended so while it was upgraded, and what was seen of its twin; None: nothing."""
+"""Of a clone that ended so while it was upgraded, and what was seen of the control, if anything."""
 
 
 @pytest.fixture
@@ -198,13 +198,15 @@ def trial(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(control_module, "Aside", Nothing)
         monkeypatch.setattr(control_module, "ROUNDS", 1)
         monkeypatch.setattr(control_module, "LATER", 0.1)
-        its = ControlTrial(plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, Twinned()))
+        its = ControlTrial(
+            plan, stage.hypervisor, run.folder, lambda _cut: cast(Guest, ControlGuest())
+        )
         run.changing = True
         with (
             its,
             pytest.raises(type(problem)),
             run.phase(Phase.UPGRADE, 20),
-            recipe._its_twin_too(run, its),
+            recipe._the_control_too(run, its),
         ):
             raise problem
         run.blame(problem)
@@ -221,7 +223,7 @@ def trial(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -
         ("abbb", Verdict.INCONCLUSIVE),  # a little earlier
     ],
 )
-def test_its_twin_decides(trial: Trial, starts: str, verdict: Verdict) -> None:
+def test_the_control_decides(trial: Trial, starts: str, verdict: Verdict) -> None:
     """The clone restarted while packages were installed: would it have done so without them?"""
     shown = (Observation(boot_id=one, kernel="6.1") for one in starts)
     record = trial(shown, GuestRestarted("while it was upgraded"))
@@ -230,19 +232,21 @@ def test_its_twin_decides(trial: Trial, starts: str, verdict: Verdict) -> None:
     assert decision is not None
     assert (found.missing, found.restarted) == ("", verdict is Verdict.INCONCLUSIVE)
     assert decision.verdict is verdict
-    assert ("its twin, which was not upgraded, did not" in decision.reason) is not found.restarted
+    assert (
+        "the control, which was not upgraded, did not" in decision.reason
+    ) is not found.restarted
 
 
 @pytest.mark.parametrize(
     ("looks", "verdict", "told"),
     [
-        ("aaaa", Verdict.FAIL, "no SSH; its twin, which was not upgraded, still lets us in"),
-        ("aa--", Verdict.INCONCLUSIVE, "no SSH; its twin, which was not upgraded, cannot be"),
-        ("a---", Verdict.INCONCLUSIVE, "no SSH; its twin, which was not upgraded, cannot be"),
+        ("aaaa", Verdict.FAIL, "no SSH; the control, which was not upgraded, still lets us in"),
+        ("aa--", Verdict.INCONCLUSIVE, "no SSH; the control, which was not upgraded, cannot be"),
+        ("a---", Verdict.INCONCLUSIVE, "no SSH; the control, which was not upgraded, cannot be"),
         ("----", Verdict.FAIL, "no SSH"),  # it never was there
     ],
 )
-def test_its_twin_decides_as_well_where_the_clone_goes_away(
+def test_the_control_decides_as_well_where_the_clone_goes_away(
     trial: Trial, looks: str, verdict: Verdict, told: str
 ) -> None:
     seen = Observation(boot_id="a", kernel="6.1")

@@ -135,10 +135,10 @@ def test_a_run_is_cancelled_and_queued_again(terminal: Terminal) -> None:
 
 def test_the_history_of_a_guests_checks(terminal: Terminal) -> None:
     held, red = Rate(4, 4), Rate(0, 3)
-    for twin, after in ((held, held), (Rate(3, 4), red), (held, red), (Rate(0, 4), Rate(0, 0))):
+    for control, after in ((held, held), (Rate(3, 4), red), (held, red), (Rate(0, 4), Rate(0, 0))):
         run_id = terminal.submit("security", "--guest", "web01", "--fresh")
         checks = (
-            Tally("test_web.py::test_http", Rate(0, 0), after, twin),
+            Tally("test_web.py::test_http", Rate(0, 0), after, control),
             Tally("shared/ports.py::test_ports[\x1b[31m]", Rate(1, 1), Rate(1, 1), Rate(0, 0)),
         )
         finish(terminal.database, terminal.claim(), Outcome(Verdict.PASS, "", checks=checks))

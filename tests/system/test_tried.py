@@ -229,9 +229,9 @@ def test_one_that_dies_is_said_and_what_it_heard_is_kept(link: Link, folder: Run
 # -- the notes ----------------------------------------------------------------------------------
 
 
-def write(folder: RunFolder, text: str, twin: str = "") -> None:
+def write(folder: RunFolder, text: str, control: str = "") -> None:
     (folder.clone / "tried").write_text(text)
-    (folder.clone / "tried-control").write_text(twin)
+    (folder.clone / "tried-control").write_text(control)
 
 
 def test_without_a_listener_there_is_no_ledger(folder: RunFolder) -> None:
@@ -239,12 +239,12 @@ def test_without_a_listener_there_is_no_ledger(folder: RunFolder) -> None:
     assert egress.position(folder) == 0
 
 
-def test_what_the_twin_tries_as_well_is_not_new(folder: RunFolder) -> None:
+def test_what_the_control_tries_as_well_is_not_new(folder: RunFolder) -> None:
     before, after = "listening\ntcp 192.0.2.1 1\n", "tcp 192.0.2.2 2\ntcp 192.0.2.3 3\n"
     write(folder, before + after, "listening\ntcp 192.0.2.2 2\ntcp 192.0.2.2 2\n")
     read = found(folder, len(before))
     assert [one.address for one in read.new] == ["192.0.2.3"]
-    assert [(one.address, one.twin) for one in read.destinations] == [
+    assert [(one.address, one.control) for one in read.destinations] == [
         ("192.0.2.3", 0),
         ("192.0.2.1", 0),
         ("192.0.2.2", 2),
@@ -259,7 +259,7 @@ def test_many_attempts_in_a_line_are_counted(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("twin", "known"),
+    ("control", "known"),
     [
         ("listening\n", True),
         ("no such device\n", False),
@@ -267,15 +267,17 @@ def test_many_attempts_in_a_line_are_counted(folder: RunFolder) -> None:
         ("listening\ntcp 192.0.2.1 1\nfull\n", False),
     ],
 )
-def test_what_the_twin_tried_may_not_be_known(folder: RunFolder, twin: str, known: bool) -> None:
-    write(folder, "listening\ntcp 192.0.2.1 1\n", twin)
-    assert found(folder).twin_known is known
+def test_what_the_control_tried_may_not_be_known(
+    folder: RunFolder, control: str, known: bool
+) -> None:
+    write(folder, "listening\ntcp 192.0.2.1 1\n", control)
+    assert found(folder).control_known is known
     record = passed()
     facts = record.facts.model_copy(update={"ledger": found(folder)})
     shown = view(record.model_copy(update={"facts": facts}), folder.artifacts)
-    assert any("its twin tried is not known" in line for line in shown.tried) is not known
+    assert any("the control tried is not known" in line for line in shown.tried) is not known
     (folder.clone / "tried-control").unlink()
-    assert found(folder).twin_known, "there is no twin"
+    assert found(folder).control_known, "there is no control"
 
 
 def test_without_an_upgrade_nothing_is_new(folder: RunFolder) -> None:

@@ -24,6 +24,7 @@ from tests.support.house import (
     parsed,
     python_files,
     relative,
+    repeated_classes,
 )
 
 # Who starts programs itself: sandbox.core.process is for those that are waited for, or run on in
@@ -64,6 +65,11 @@ def test_every_module_is_in_a_package_that_says_what_it_is_for(
         if path.name == "__init__.py" and not ast.get_docstring(parsed(path))
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("top", ["sandbox", "workers"])
+def test_a_class_name_stands_once_in_a_tree(top: str) -> None:
+    assert repeated_classes(top) == {}
 
 
 @pytest.mark.parametrize("top", ["sandbox", "workers"])

@@ -220,7 +220,7 @@ def test_a_setting_that_follows_the_memory_is_told_when_it_differs_by_much(
     assert without_drift(found, found).settings == ()
 
 
-def test_a_setting_that_is_about_the_same_on_the_twin_is_left_out() -> None:
+def test_a_setting_that_is_about_the_same_on_the_control_is_left_out() -> None:
     def side(value: int) -> Observation:
         return seen(wide=Wide(settings={"fs.file-max": str(value), "vm.swappiness": str(value)}))
 
@@ -245,23 +245,23 @@ def test_a_file_system_in_memory_may_be_a_bit_smaller(before: str, after: str, t
     assert bool(found.mounts) == told
 
 
-# --- the twin ---------------------------------------------------------------------------------
+# --- the control ---------------------------------------------------------------------------------
 
 
-def drifted(before: Observation, after: Observation, *twin: Observation) -> Differences:
-    return without_drift(compare(before, after), compare(*twin), twin)
+def drifted(before: Observation, after: Observation, *control: Observation) -> Differences:
+    return without_drift(compare(before, after), compare(*control), control)
 
 
 @pytest.mark.parametrize("kind", ["kernel_errors", "journal_errors"])
-def test_an_error_that_the_twin_had_at_any_time_is_not_new(kind: str) -> None:
+def test_an_error_that_the_control_had_at_any_time_is_not_new(kind: str) -> None:
     noise, ours = "app[7]: lost 3 packets", "app: cannot start"
     after = seen(**{kind: (noise, ours)})
-    for twin in ((noise,), (noise,)), ((noise,), ()), ((), (noise,)):
-        sides = [seen(**{kind: lines}) for lines in twin]
+    for control in ((noise,), (noise,)), ((noise,), ()), ((), (noise,)):
+        sides = [seen(**{kind: lines}) for lines in control]
         assert getattr(drifted(seen(), after, *sides), kind) == (ours,)
 
 
-def test_what_came_and_went_on_the_twin_comes_and_goes() -> None:
+def test_what_came_and_went_on_the_control_comes_and_goes() -> None:
     calm = seen(
         units={"a.service": "inactive/dead", "b.service": "active/running"},
         mounts={"/": "ext4 rw"},
@@ -279,15 +279,17 @@ def test_what_came_and_went_on_the_twin_comes_and_goes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("twin", "told"), [(80, True), (85, True), (92, False), (95, False), (70, True)]
+    ("control", "told"), [(80, True), (85, True), (92, False), (95, False), (70, True)]
 )
-def test_a_file_system_that_grew_as_much_on_the_twin_is_left_out(twin: int, told: bool) -> None:
+def test_a_file_system_that_grew_as_much_on_the_control_is_left_out(
+    control: int, told: bool
+) -> None:
     def side(used: int) -> Observation:
         free = (100 - used) * MIB * 10
         disk = Filesystem(mount="/", size=1000 * MIB, used=used * MIB * 10, available=free)
         return seen(filesystems=(disk,))
 
-    left = drifted(side(80), side(92), side(80), side(twin))
+    left = drifted(side(80), side(92), side(80), side(control))
     assert bool(left.filesystems) == told
     assert left.drift == (not told)
 

@@ -14,7 +14,7 @@ from sandbox.report.view import view
 from sandbox.verdict.decide import decide
 from sandbox.verdict.flakiness import NAME_LIMIT, Rate, excuse, flaky, kept_name
 from tests.support.fakes.sample_records import broken_nginx, passing_facts, session
-from tests.unit.test_trust import NAME, RED, red_on_clone, rounds, twin
+from tests.unit.test_trust import NAME, RED, control_of, red_on_clone, rounds
 from tests.unit.test_verdict_properties import facts_strategy, names, pasts
 from workers.queue.check_results import MOST, tallies
 from workers.queue.history import Mark, mark_of
@@ -30,28 +30,31 @@ def before_now(facts: Facts, held: int, asked: int, name: str = NAME) -> Facts:
 
 
 def test_a_check_that_was_flaky_before_proves_nothing() -> None:
-    facts = red_on_clone(False, False, control=twin((True, True), (True,)))
+    facts = red_on_clone(False, False, control=control_of((True, True), (True,)))
     assert decide(facts).verdict is Verdict.FAIL
     decision = decide(before_now(facts, 18, 36))
     assert decision.verdict is Verdict.INCONCLUSIVE
-    # 3 times on the twin and once on the clone before the upgrade, this time.
+    # 3 times on the control and once on the clone before the upgrade, this time.
     assert decision.reason == (
         "test_http failed after the upgrade: refused; it is flaky: where nothing was upgraded it "
         "held 22 of 40 times"
     )
 
 
-def test_without_a_twin_the_past_is_all_there_is() -> None:
+def test_without_a_control_the_past_is_all_there_is() -> None:
     assert decide(red_on_clone(False, False)).verdict is Verdict.FAIL
     decision = decide(before_now(red_on_clone(False, False), 29, 49))
     assert "where nothing was upgraded it held 30 of 50 times" in decision.reason
 
 
 def test_what_fails_seldom_does_not_fail_three_times_in_a_row_by_luck() -> None:
-    facts = before_now(red_on_clone(False, False, control=twin()), 57, 60)
+    facts = before_now(red_on_clone(False, False, control=control_of()), 57, 60)
     decision = decide(facts)
     assert decision.verdict is Verdict.FAIL
-    assert decide(before_now(red_on_clone(control=twin()), 40, 60)).verdict is Verdict.INCONCLUSIVE
+    assert (
+        decide(before_now(red_on_clone(control=control_of()), 40, 60)).verdict
+        is Verdict.INCONCLUSIVE
+    )
 
 
 def test_the_past_of_another_check_says_nothing() -> None:
@@ -94,11 +97,11 @@ def test_more_red_history_makes_no_fail(
 
 
 @given(again=rounds, before=rounds, after=rounds, held=st.integers(0, 60), red=st.integers(0, 60))
-@example(again=[False], before=[True, False], after=[True], held=60, red=1)  # dilutes the twin's
+@example(again=[False], before=[True, False], after=[True], held=60, red=1)  # dilutes the control's
 def test_more_red_history_takes_no_excuse_away(
     again: list[bool], before: list[bool], after: list[bool], held: int, red: int
 ) -> None:
-    facts = red_on_clone(*again, control=twin(before, after))
+    facts = red_on_clone(*again, control=control_of(before, after))
     if excuse(facts, NAME):
         assert excuse(before_now(facts, held, held + red), NAME)
     if excuse(before_now(facts, held, held + red), NAME):
@@ -128,11 +131,11 @@ def test_a_report_tells_the_numbers() -> None:
 # -- what is remembered -----------------------------------------------------------------------
 
 
-def test_a_run_is_counted_apart_for_before_after_and_the_twin() -> None:
-    facts = red_on_clone(False, True, control=twin((True, False), (True,)))
+def test_a_run_is_counted_apart_for_before_after_and_the_control() -> None:
+    facts = red_on_clone(False, True, control=control_of((True, False), (True,)))
     (first, *others) = tallies(facts)
     assert (first.name, first.before, first.after) == (NAME, Rate(1, 1), Rate(1, 3))
-    assert first.twin == Rate(2, 3)
+    assert first.control == Rate(2, 3)
     assert all(one.held_always for one in others), "what failed comes first"
 
 

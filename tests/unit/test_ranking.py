@@ -201,7 +201,7 @@ def test_what_is_not_worth_a_line(before: dict[str, Any], after: dict[str, Any])
     assert told(wide(**before), wide(**after)) == []
 
 
-def test_a_slow_boot_and_much_memory_on_the_twin_too_are_not_the_upgrades() -> None:
+def test_a_slow_boot_and_much_memory_on_the_control_too_are_not_the_upgrades() -> None:
     before = wide(memory_used=400 << 20).model_copy(update={"boot_seconds": 20})
     after = wide(memory_used=600 << 20).model_copy(update={"boot_seconds": 40})
     found = compare(before, after)
@@ -272,7 +272,7 @@ def test_a_conffile_as_shipped_and_as_it_is_here(
     assert [line.severity for line in ranked(found)] == ([severity] if severity else [])
 
 
-def test_what_changed_a_file_on_the_twin_too_is_left_out_whatever_its_package_ships() -> None:
+def test_what_changed_a_file_on_the_control_too_is_left_out_whatever_its_package_ships() -> None:
     def side(content: str, package: str) -> Observation:
         return seen(conffiles={"/etc/f": content}, wide=Wide(shipped={"/etc/f": package}))
 

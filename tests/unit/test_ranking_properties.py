@@ -117,7 +117,7 @@ def _size(found: Differences) -> int:
 
 
 @given(observations, observations)
-def test_what_the_twin_shows_too_is_no_line(before: Observation, after: Observation) -> None:
+def test_what_the_control_shows_too_is_no_line(before: Observation, after: Observation) -> None:
     found = compare(before, after)
     left = without_drift(found, found)
     kinds = ("units", "enabled", "mounts", "modes", "users", "groups", "modules_gone", "settings",

@@ -315,12 +315,12 @@ def test_a_module_in_python_is_known_by_its_packages_name() -> None:
     assert packages_of(facts) == ["web-price"]
 
 
-def test_suspects_are_what_ran_before_and_not_on_the_twin() -> None:
+def test_suspects_are_what_ran_before_and_not_on_the_control() -> None:
     before, after = observation(), broken_nginx().facts.after
     assert after is not None
     assert suspects(before, after, None) == (UNIT,)
     assert suspects(before, after, before) == (UNIT,)
-    assert suspects(before, after, after) == (), "it failed on the twin, too"
+    assert suspects(before, after, after) == (), "it failed on the control, too"
     for state, stopped in (("activating/auto-restart", True), ("reloading/reload", False)):
         units = {**after.units, UNIT: state}
         again = after.model_copy(update={"units": units, "failed_units": ()})

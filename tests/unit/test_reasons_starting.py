@@ -28,7 +28,7 @@ def known(trace: UnitTrace, restarts: int = 0) -> Facts:
 
 
 @pytest.mark.parametrize(
-    ("twin", "found"),
+    ("control", "found"),
     [
         (None, (UNIT,)),
         (observation(), (UNIT,)),  # it runs there
@@ -37,9 +37,9 @@ def known(trace: UnitTrace, restarts: int = 0) -> Facts:
     ],
 )
 def test_what_is_still_coming_up_is_asked_about(
-    twin: Observation | None, found: tuple[str, ...]
+    control: Observation | None, found: tuple[str, ...]
 ) -> None:
-    assert suspects(observation(), seen(COMING), twin) == found
+    assert suspects(observation(), seen(COMING), control) == found
 
 
 def test_it_comes_after_what_failed() -> None:

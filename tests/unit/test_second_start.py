@@ -27,7 +27,7 @@ GREEN = session()
 SLOW = observation(after=True).model_copy(update={"boot_seconds": 131.0})
 
 
-QUICK_TWIN = Control(
+QUICK_CONTROL = Control(
     before=observation(), after=observation(after=True), checks_after=(GREEN, GREEN)
 )
 
@@ -46,9 +46,9 @@ def slow_and_red(**more: object) -> Facts:
         (False, slow_and_red(after=observation(after=True))),  # as quick as the one before
         (False, slow_and_red(after=SLOW.model_copy(update={"boot_id": observation().boot_id}))),
         (False, slow_and_red(watched=Watch(seconds=150))),  # what dies late would live again
-        (False, slow_and_red(control=Control(checks_after=(RED,)))),  # red on the twin, too
-        (False, slow_and_red(control=QUICK_TWIN)),  # started beside it: it was not the host
-        (True, slow_and_red(control=QUICK_TWIN.model_copy(update={"after": SLOW}))),
+        (False, slow_and_red(control=Control(checks_after=(RED,)))),  # red on the control, too
+        (False, slow_and_red(control=QUICK_CONTROL)),  # started beside it: it was not the host
+        (True, slow_and_red(control=QUICK_CONTROL.model_copy(update={"after": SLOW}))),
         (True, slow_and_red(control=Control(missing="no memory"))),
         (False, slow_and_red(reboot=None)),  # it restarted by itself, or was not to
         (False, slow_and_red(after=None)),

@@ -23,7 +23,7 @@ from sandbox.core.store import (
     start_time,
     this_process,
 )
-from tests.support.fakes.sample_records import passed
+from tests.support.fakes.sample_records import LEDGER, broken_nginx, passed
 
 
 @pytest.fixture
@@ -77,6 +77,21 @@ def test_a_record_comes_back_as_it_was(store: Store) -> None:
     assert store.load(run) == record
     assert store.ids() == (run.id,)
     assert list(store.records()) == [record]
+
+
+def test_a_record_of_before_the_control_was_called_so_is_read(store: Store) -> None:
+    run = store.create()
+    record = broken_nginx().model_copy(update={"id": run.id})
+    ledger = LEDGER.model_copy(update={"control_known": False})
+    record = record.model_copy(update={"facts": record.facts.model_copy(update={"ledger": ledger})})
+    run.save(record)
+    path = run.artifacts / "run.json"
+    text = path.read_text()
+    older = text.replace('"control_known":', '"twin_known":').replace('"control": 2', '"twin": 2')
+    older = older.replace('"control":2', '"twin":2').replace('"control":0', '"twin":0')
+    assert older.count("twin") >= 2
+    path.write_text(older)
+    assert store.load(run) == record
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"id": 1}', "\0\xff", '{"more": 1}'])

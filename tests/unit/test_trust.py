@@ -1,4 +1,4 @@
-"""What a twin and repetition say about a check that broke."""
+"""What a control and repetition say about a check that broke."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sandbox.core.records import (
     Verdict,
     Watch,
 )
-from sandbox.report.view import compare_with_twin
+from sandbox.report.view import compare_with_control
 from sandbox.verdict.decide import decide
 from sandbox.verdict.diff import compare, without_drift
-from sandbox.verdict.flakiness import CHANCE, excuse, flaky, on_twin
+from sandbox.verdict.flakiness import CHANCE, excuse, flaky, on_control
 from tests.support.fakes.sample_records import (
     broken_nginx,
     no_boot,
@@ -47,8 +47,8 @@ def red_on_clone(*again: bool, control: Control | None = None) -> Facts:
     )
 
 
-def twin(before: Sequence[bool] = (True,), after: Sequence[bool] = (True,)) -> Control:
-    """A twin on which the check held or not, round by round."""
+def control_of(before: Sequence[bool] = (True,), after: Sequence[bool] = (True,)) -> Control:
+    """A control on which the check held or not, round by round."""
     return Control(
         before=observation(),
         checks_before=tuple(session({} if held else RED) for held in before),
@@ -58,46 +58,50 @@ def twin(before: Sequence[bool] = (True,), after: Sequence[bool] = (True,)) -> C
     )
 
 
-def test_a_check_that_holds_on_the_twin_and_breaks_here_is_the_upgrades_doing() -> None:
-    decision = decide(red_on_clone(False, False, control=twin((True, True, True), (True, True))))
+def test_a_check_that_holds_on_the_control_and_breaks_here_is_the_upgrades_doing() -> None:
+    decision = decide(
+        red_on_clone(False, False, control=control_of((True, True, True), (True, True)))
+    )
     assert decision.verdict is Verdict.FAIL
     assert "test_http, which held before, fails" in decision.reason
 
 
 def test_a_check_that_fails_on_both_is_not_the_upgrades_fault() -> None:
-    decision = decide(red_on_clone(False, False, control=twin((True, True), (False,))))
+    decision = decide(red_on_clone(False, False, control=control_of((True, True), (False,))))
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert decision.reason == (
-        "test_http failed after the upgrade: refused; it fails on the twin, too, which was not "
+        "test_http failed after the upgrade: refused; it fails on the control, too, which was not "
         "upgraded"
     )
 
 
 def test_a_check_that_holds_when_it_is_asked_again_proves_nothing() -> None:
-    for control in (None, twin()):
+    for control in (None, control_of()):
         decision = decide(red_on_clone(False, True, control=control))
         assert decision.verdict is Verdict.INCONCLUSIVE
         assert "asked again it held: 1 of 3 times after the upgrade" in decision.reason
 
 
 def test_luck_is_counted() -> None:
-    often = twin((True, False), (True, False))  # one of two: three reds are luck once in eight
+    often = control_of(
+        (True, False), (True, False)
+    )  # one of two: three reds are luck once in eight
     decision = decide(red_on_clone(False, False, control=often))
     assert decision.verdict is Verdict.INCONCLUSIVE
-    assert "it is flaky: on the twin, which was not upgraded, it held 2 of 4 times" in (
+    assert "it is flaky: on the control, which was not upgraded, it held 2 of 4 times" in (
         decision.reason
     )
-    seldom = twin((True, True, False), (True, True, True))  # three reds: once in two hundred
+    seldom = control_of((True, True, False), (True, True, True))  # three reds: once in two hundred
     decision = decide(red_on_clone(False, False, control=seldom))
     assert decision.verdict is Verdict.FAIL
-    assert "test_http is flaky: on the twin it held 5 of 6 times" in decision.findings
+    assert "test_http is flaky: on the control it held 5 of 6 times" in decision.findings
     once = red_on_clone(control=seldom)  # and not confirmed: once in six
     assert decide(once).verdict is Verdict.INCONCLUSIVE
 
 
 def test_luck_after_the_reboot_is_counted_apart() -> None:
-    """Before it the check was steady on the twin: that says nothing of a start."""
-    twice = twin((True, True, True), (False, False, True))
+    """Before it the check was steady on the control: that says nothing of a start."""
+    twice = control_of((True, True, True), (False, False, True))
     decision = decide(red_on_clone(False, False, control=twice))
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert "it is flaky" in decision.reason
@@ -114,10 +118,10 @@ def test_a_red_that_could_not_be_confirmed_is_no_proof() -> None:
 
 
 def test_a_flaky_check_that_holds_is_told_and_no_obstacle() -> None:
-    facts = passing_facts().model_copy(update={"control": twin((True, False), (True,))})
+    facts = passing_facts().model_copy(update={"control": control_of((True, False), (True,))})
     decision = decide(facts)
     assert decision.verdict is Verdict.PASS
-    assert "test_http is flaky: on the twin it held 2 of 3 times" in decision.findings
+    assert "test_http is flaky: on the control it held 2 of 3 times" in decision.findings
     alone = session(names=(NAME,))
     decision = decide(facts.model_copy(update={"checks_before": alone, "checks_after": alone}))
     assert decision.verdict is Verdict.INCONCLUSIVE
@@ -127,33 +131,35 @@ def test_a_flaky_check_that_holds_is_told_and_no_obstacle() -> None:
 def test_a_guest_that_does_not_come_back_even_without_the_upgrade() -> None:
     stuck = no_boot().facts
     assert stuck.reboot is not None
-    control = twin().model_copy(update={"reboot": stuck.reboot, "after": None, "checks_after": ()})
+    control = control_of().model_copy(
+        update={"reboot": stuck.reboot, "after": None, "checks_after": ()}
+    )
     decision = decide(stuck.model_copy(update={"control": control}))
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert "does not come back from a reboot, upgraded or not: it stopped in" in decision.reason
-    decision = decide(stuck.model_copy(update={"control": twin()}))
+    decision = decide(stuck.model_copy(update={"control": control_of()}))
     assert decision.verdict is Verdict.FAIL
-    assert decision.reason.endswith("its twin, which was not upgraded, did")
+    assert decision.reason.endswith("the control, which was not upgraded, did")
 
 
 def test_a_guest_that_restarts_by_itself_even_without_the_upgrade() -> None:
     facts = passing_facts().model_copy(update={"watched": Watch(seconds=40, restarted=True)})
-    for control, more in ((None, ""), (Control(missing="no room"), ""), (twin(), "did not")):
+    for control, more in ((None, ""), (Control(missing="no room"), ""), (control_of(), "did not")):
         decision = decide(facts.model_copy(update={"control": control}))
         assert decision.verdict is Verdict.FAIL
         assert "restarted by itself while it was watched after the upgrade" in decision.reason
         assert decision.reason.endswith(more)
-    alike = twin().model_copy(update={"restarted": True})
+    alike = control_of().model_copy(update={"restarted": True})
     decision = decide(facts.model_copy(update={"control": alike}))
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert decision.reason == "the guest restarts by itself, upgraded or not"
 
 
-def test_without_a_twin_the_report_says_so() -> None:
+def test_without_a_control_the_report_says_so() -> None:
     for facts, verdict in ((passing_facts(), Verdict.PASS), (red_on_clone(), Verdict.FAIL)):
         missing = facts.model_copy(update={"control": Control(missing="200 MiB free")})
         assert decide(missing).verdict is verdict
-        words = "not compared with a twin that is not upgraded: 200 MiB free"
+        words = "not compared with a control: 200 MiB free"
         assert words in decide(missing).findings
 
 
@@ -161,10 +167,10 @@ rounds = st.lists(st.booleans(), max_size=4)
 
 
 @given(again=rounds, before=rounds, after=rounds)
-def test_a_twin_can_excuse_and_never_acquit(
+def test_a_control_can_excuse_and_never_acquit(
     again: list[bool], before: list[bool], after: list[bool]
 ) -> None:
-    facts = red_on_clone(*again, control=twin(before, after))
+    facts = red_on_clone(*again, control=control_of(before, after))
     verdict, reds = decide(facts).verdict, 1 + again.count(False)
     assert verdict is not Verdict.PASS
     held_everywhere = not any(again) and all(before) and all(after)
@@ -172,7 +178,7 @@ def test_a_twin_can_excuse_and_never_acquit(
         assert verdict is Verdict.FAIL
     if verdict is Verdict.FAIL:
         assert not any(again)
-        there = on_twin(facts, NAME)
+        there = on_control(facts, NAME)
         if there.asked:
             assert (1 - there.held / there.asked) ** reds < CHANCE or not there.mixed
     else:
@@ -181,34 +187,36 @@ def test_a_twin_can_excuse_and_never_acquit(
 
 @given(before=rounds, after=rounds)
 def test_flaky_is_what_does_both(before: list[bool], after: list[bool]) -> None:
-    facts = passing_facts().model_copy(update={"control": twin(before, after)})
+    facts = passing_facts().model_copy(update={"control": control_of(before, after)})
     said = [*before, *after]
     assert flaky(facts) == ((NAME,) if any(said) and not all(said) else ())
 
 
 def test_what_a_reboot_breaks_here_and_there_is_not_flaky() -> None:
-    assert flaky(red_on_clone(False, control=twin((True, True), (False, False)))) == ()
-    assert flaky(red_on_clone(False, control=twin((True, True), (False, True)))) == (NAME,)
-    assert flaky(red_on_clone(True, control=twin((True, True), (False, False)))) == (NAME,)
+    assert flaky(red_on_clone(False, control=control_of((True, True), (False, False)))) == ()
+    assert flaky(red_on_clone(False, control=control_of((True, True), (False, True)))) == (NAME,)
+    assert flaky(red_on_clone(True, control=control_of((True, True), (False, False)))) == (NAME,)
 
 
 def test_skipped_checks_say_nothing() -> None:
     skipped = CheckSession(results=(CheckResult(name=NAME, outcome=Outcome.SKIPPED),))
-    control = twin().model_copy(update={"checks_after": (skipped,)})
-    assert on_twin(red_on_clone(control=control), NAME).asked == 1
+    control = control_of().model_copy(update={"checks_after": (skipped,)})
+    assert on_control(red_on_clone(control=control), NAME).asked == 1
 
 
-def test_what_differs_alike_on_the_twin_is_left_out() -> None:
+def test_what_differs_alike_on_the_control_is_left_out() -> None:
     facts = broken_nginx().facts
     assert facts.before is not None
     assert facts.after is not None
     found = compare(facts.before, facts.after)
     still = without_drift(found, compare(facts.before, facts.before))
-    assert still.boot_seconds_twin == facts.before.boot_seconds
-    assert still.model_copy(update={"boot_seconds_twin": 0.0}) == found, "the twin did not change"
+    assert still.boot_seconds_control == facts.before.boot_seconds
+    assert still.model_copy(update={"boot_seconds_control": 0.0}) == found, (
+        "the control did not change"
+    )
     alike = facts.after.model_copy(update={"packages": facts.before.packages})
     both = facts.model_copy(update={"control": Control(before=facts.before, after=alike)})
-    shown = compare_with_twin(both)
+    shown = compare_with_control(both)
     assert shown is not None
     assert shown.packages == found.packages, "only an upgrade changes packages"
     gone = (shown.units, shown.failed_units, shown.ports_closed, shown.journal_errors)

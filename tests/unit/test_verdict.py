@@ -107,7 +107,7 @@ UNVERIFIED = sets(after=None, checks_after=None, reboot=None)
 NOTHING = status(UpgradeStatus.NOTHING, changes=())
 SAME = sets(after=observed(after=False), reboot=None)
 NO_CHECKS = CheckSession(results=())
-TWIN_DOES = sets(control=Control(restarted=True))
+CONTROL_DOES = sets(control=Control(restarted=True))
 RESTARTED = sets(
     trouble=Trouble(
         blame=Verdict.FAIL,
@@ -220,14 +220,14 @@ TABLE: list[tuple[str, list[Change], str, str]] = [
         "the guest restarted by itself after the upgrade"),
     ("it restarts by itself meanwhile", [UNVERIFIED, RESTARTED], "fail",
         "the guest restarted by itself while it was upgraded"),
-    ("and its twin does not", [UNVERIFIED, RESTARTED, sets(control=Control())], "fail",
-        "while it was upgraded; its twin, which was not upgraded, did not"),
-    ("and its twin is not known", [UNVERIFIED, RESTARTED, sets(control=Control(missing="late"))],
+    ("and the control does not", [UNVERIFIED, RESTARTED, sets(control=Control())], "fail",
+        "while it was upgraded; the control, which was not upgraded, did not"),
+    ("and the control is not known", [UNVERIFIED, RESTARTED, sets(control=Control(missing="late"))],
         "fail", "the guest restarted by itself while it was upgraded"),
     ("it goes away", [UNVERIFIED, GONE], "fail", "the clone is off"),
-    ("it goes away, and its twin does not", [UNVERIFIED, GONE, sets(control=Control(
-        checks_after=(NO_CHECKS,)))], "fail", "is off; its twin, which was not upgraded, still"),
-    ("it goes away, and of its twin nothing is known", [UNVERIFIED, GONE, sets(control=Control(
+    ("it goes away, and the control does not", [UNVERIFIED, GONE, sets(control=Control(
+        checks_after=(NO_CHECKS,)))], "fail", "is off; the control, which was not upgraded, still"),
+    ("it goes away, and of the control nothing is known", [UNVERIFIED, GONE, sets(control=Control(
         missing="it took too long", checks_after=(NO_CHECKS,)))], "fail", "the clone is off"),
     ("a proof beside a check broken before", [outcomes("before", second=Outcome.FAILED), outcomes(
         "after", first=Outcome.FAILED)], "fail", "test_http"),
@@ -241,21 +241,21 @@ TABLE: list[tuple[str, list[Change], str, str]] = [
         status=UpgradeStatus.FAILED, failed_package="nginx", error="nginx: no")), half_configured(
         "before", "nginx:amd64")], "fail", "the upgrade failed at nginx"),
     # Nobody may conclude anything.
-    ("it goes away, and its twin does so, too", [UNVERIFIED, GONE, sets(control=Control(
+    ("it goes away, and the control does so, too", [UNVERIFIED, GONE, sets(control=Control(
         missing="the clone is off", checks_after=(NO_CHECKS,), gone=True))], "inconclusive",
-        "the clone is off; its twin, which was not upgraded, cannot be entered any more either"),
+        "the clone is off; the control, which was not upgraded, cannot be entered any more either"),
     ("dpkg was interrupted before", [UNVERIFIED, status(UpgradeStatus.UNFIT,
         error="dpkg was interrupted, you must run it")], "inconclusive",
         "package manager was broken before the upgrade: dpkg was interrupted"),
     ("a package of before stays broken", [sets(upgrade=upgraded(status=UpgradeStatus.FAILED,
         failed_package="old", error="old: no licence", not_configured=("old",))), BROKEN_BEFORE],
         "inconclusive", "old was half-configured before the upgrade, and still cannot be"),
-    ("it restarts by itself meanwhile, as its twin does", [UNVERIFIED, RESTARTED, TWIN_DOES],
+    ("it restarts by itself meanwhile, as the control does", [UNVERIFIED, RESTARTED, CONTROL_DOES],
         "inconclusive", "the guest restarts by itself, upgraded or not"),
-    ("a reboot that nobody asked for, on both", [sets(reboot=None), TWIN_DOES], "inconclusive",
+    ("a reboot that nobody asked for, on both", [sets(reboot=None), CONTROL_DOES], "inconclusive",
         "the guest restarts by itself, upgraded or not"),
-    ("its twin alone restarts by itself", [TWIN_DOES], "pass", "applied"),
-    ("the host fails, and its twin restarts", [trouble(Verdict.ERROR), TWIN_DOES], "error",
+    ("the control alone restarts by itself", [CONTROL_DOES], "pass", "applied"),
+    ("the host fails, and the control restarts", [trouble(Verdict.ERROR), CONTROL_DOES], "error",
         "it broke"),
     ("does not boot before", [trouble(Verdict.INCONCLUSIVE, Phase.BOOT), sets(booted=False)],
         "inconclusive", "it broke"),
@@ -341,7 +341,7 @@ def test_findings_carry_the_further_evidence() -> None:
 def test_new_destinations_are_told_and_are_no_failure() -> None:
     new = Destination(kind="tcp", address="2001:db8::7", port=443, after=3)
     known = new.model_copy(update={"address": "192.0.2.1", "before": 1})
-    drift = new.model_copy(update={"address": "192.0.2.2", "twin": 1})
+    drift = new.model_copy(update={"address": "192.0.2.2", "control": 1})
     ledger = Ledger(destinations=(new, known, drift))
     decision = decide(passing_facts().model_copy(update={"ledger": ledger}))
     assert decision.verdict is Verdict.PASS

@@ -21,10 +21,10 @@ from tests.support.guests import certificates
 from tests.support.guests.archive import Archive
 from tests.support.guests.case_parts import (
     ALL,
+    CONTROL,
     FEW,
     LOOK,
     MEMORY,
-    TWIN,
     changes_of,
     reason,
     site_11,
@@ -98,14 +98,14 @@ def test_a_new_version_that_breaks_its_service_fails(
 ) -> None:
     archive.offer([])
     broken = build_broken_site(tmp_path)
-    record = lab.run(lab.scenario(ALL + MEMORY + TWIN), upgrade=str(broken))
+    record = lab.run(lab.scenario(ALL + MEMORY + CONTROL), upgrade=str(broken))
     assert verdict(record) is Verdict.FAIL
-    twin = record.facts.control
-    assert twin is not None
-    assert (twin.missing, twin.reboot) == ("", None)
-    for session in (*twin.checks_before, *twin.checks_after):
+    control = record.facts.control
+    assert control is not None
+    assert (control.missing, control.reboot) == ("", None)
+    for session in (*control.checks_before, *control.checks_after):
         assert {result.outcome for result in session.results} == {Outcome.PASSED}
-    assert len(twin.checks_before) > 1
+    assert len(control.checks_before) > 1
     assert record.facts.checks_again, "nobody asked again"
     assert reason(record).startswith("nginx.service does not run since web01-site 1.0 -> 2.0: ")
     assert 'unknown directive "early_hints"' in reason(record)
@@ -126,7 +126,7 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     archive.offer([site_11(tmp_path, more=MEDDLE + CALLS_HOME)])
     calls = CALLS.replace("assert ", 'assert phase == "before" or ')
     folder = lab.scenario(
-        ALL + MEMORY + TWIN + FEW + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT + calls
+        ALL + MEMORY + CONTROL + FEW + "reboot: always\n", test_own=LOOK + NOT_ITS_FAULT + calls
     )
     record = lab.run(folder)
     _expect_call_home(record, set())
@@ -134,20 +134,20 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
     assert record.decision is not None
     said = (record.decision.reason, *record.decision.findings)
     for words in (
-        "test_survives failed after the upgrade: nobody started it; it fails on the twin, too",
+        "test_survives failed after the upgrade: nobody started it; it fails on the control, too",
         "test_steady failed after the upgrade: not this time; asked again it held: 1 of 2 times",
-        "test_steady is flaky: on the twin it held",
+        "test_steady is flaky: on the control it held",
     ):
         assert any(words in text for text in said), said
-    twin = record.facts.control
-    assert twin is not None
-    assert twin.reboot is not None
-    assert twin.reboot.happened
-    assert twin.before is not None
-    assert twin.after is not None
+    control = record.facts.control
+    assert control is not None
+    assert control.reboot is not None
+    assert control.reboot.happened
+    assert control.before is not None
+    assert control.after is not None
     assert record.facts.after is not None
-    assert record.facts.after.packages != twin.after.packages == twin.before.packages
-    assert "compared with a twin" in render(record, lab.artifacts(record), "text")
+    assert record.facts.after.packages != control.after.packages == control.before.packages
+    assert "compared with a control" in render(record, lab.artifacts(record), "text")
     names = {artifact.name for artifact in record.artifacts}
     assert {"control-console.log", "control-checks-before-1.log"} <= names
     assert all((lab.artifacts(record) / name).is_file() for name in names)
@@ -155,9 +155,9 @@ def test_what_happens_anyway_and_what_comes_and_goes_is_not_the_upgrades_fault(
 
 
 def _assert_meddling_is_told(record: RunRecord, folder: Path) -> None:
-    facts, twin = record.facts, record.facts.control
-    assert twin is not None
-    for seen in (facts.before, facts.after, twin.before, twin.after):
+    facts, control = record.facts, record.facts.control
+    assert control is not None
+    for seen in (facts.before, facts.after, control.before, control.after):
         assert seen is not None
         assert seen.wide is not None, "it was not looked at beside the checks"
         assert seen.wide.users["root"] == "0:0:/bin/bash"
@@ -175,7 +175,7 @@ def _assert_meddling_is_told(record: RunRecord, folder: Path) -> None:
         "sooner than before: 2044-01-01)",
     ]
     assert ("medium", "/etc/nginx/mime.types is 644 nobody root, before 644 root root") in lines
-    assert len(lines) < 20, "the twin was not asked, or it is noise"
+    assert len(lines) < 20, "the control was not asked, or it is noise"
     shown = render(record, folder, "text")
     for _severity, text in lines[:3]:
         assert " ".join(text.split()) in " ".join(shown.split())

@@ -10,7 +10,7 @@ from sandbox.core.records import Outcome, Verdict
 from sandbox.demo.broken import build_deb
 from sandbox.report import render
 from tests.support.guests.archive import Archive
-from tests.support.guests.case_parts import ALL, FEW, MEMORY, TWIN
+from tests.support.guests.case_parts import ALL, CONTROL, FEW, MEMORY
 from tests.support.guests.guests import Lab
 
 pytestmark = pytest.mark.vm
@@ -19,12 +19,12 @@ LATE = 30  # seconds
 DIES_LATE = f"#!/bin/sh\n(sleep {LATE}; systemctl kill --signal=KILL nginx) >/dev/null 2>&1 &\n"
 
 
-def test_a_service_that_dies_late_fails_and_the_twin_is_watched_as_long(
+def test_a_service_that_dies_late_fails_and_the_control_is_watched_as_long(
     lab: Lab, archive: Archive, tmp_path: Path
 ) -> None:
     archive.offer([])
     package = build_deb("web01-late", "1.0", out=tmp_path, postinst=DIES_LATE)
-    text = ALL + MEMORY + TWIN + FEW + "watch: 3m\n"
+    text = ALL + MEMORY + CONTROL + FEW + "watch: 3m\n"
     record = lab.run(lab.scenario(text), upgrade=str(package))
     facts = record.facts
     assert record.decision is not None

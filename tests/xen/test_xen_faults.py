@@ -32,16 +32,16 @@ ALL = "upgrade: {what: all}\n"
 def test_two_at_once_one_is_killed_the_other_crashes_and_a_third_does_not_fit(
     xen: Xen, sandbox: Start, host: Host, capture: Callable[[], Seen], tmp_path: Path
 ) -> None:
-    """Two clones live beside each other, one of them with its twin. kill -9 of one, and reaping
+    """Two clones live beside each other, one of them with the control. kill -9 of one, and reaping
     it, does not touch the other, whose kernel panics in its upgrade: that is found, and is the
-    upgrade's fault. The twin is of the same instant and has the same addresses; neither hears the
-    other, and each has stand-ins of its own."""
+    upgrade's fault. The control is of the same instant and has the same addresses; neither hears
+    the other, and each has stand-ins of its own."""
     dom0, source = host.run(DOM0_MEMORY), host.domid(GUEST)
     package = build_deb("sbtest-halt", "1.0", out=tmp_path / "deb", postinst=CRASH)
-    twins = xen.scenario(
+    controls = xen.scenario(
         ALL + QUICK + "control: always\n" + NEEDS, test_attack=CHECK, test_needs=ANSWERED
     )
-    crashing = sandbox("run", twins, "--guest", GUEST, "--upgrade", package)
+    crashing = sandbox("run", controls, "--guest", GUEST, "--upgrade", package)
     crashing.wait_for_phase(Phase.BOOT)
     scenario = xen.scenario(ALL + QUICK, test_up=LOOK)
     killed = sandbox("run", scenario, "--guest", STOPPED, "--upgrade", package)
@@ -70,22 +70,22 @@ def test_two_at_once_one_is_killed_the_other_crashes_and_a_third_does_not_fit(
     assert host.domid(GUEST) == source
     store = Store(xen.settings)
     (record,) = [one for one in map(store.load, map(store.folder, runs)) if one.guest == GUEST]
-    _expect_an_equal_twin(record)
+    _expect_an_equal_control(record)
     bridges = (names(record.id).bridge, names(record.id, control=True).bridge)
     expect_nothing_on(bridges, capture(), host.bridge(GUEST))
 
 
-def _expect_an_equal_twin(record: RunRecord) -> None:
-    twin, before = record.facts.control, record.facts.before
-    assert twin is not None
-    assert twin.before is not None
+def _expect_an_equal_control(record: RunRecord) -> None:
+    control, before = record.facts.control, record.facts.before
+    assert control is not None
+    assert control.before is not None
     assert before is not None
-    assert twin.missing == ""
-    assert twin.before.boot_id != before.boot_id
-    assert twin.before.packages == before.packages
+    assert control.missing == ""
+    assert control.before.boot_id != before.boot_id
+    assert control.before.packages == before.packages
     own = record.facts.checks_before
     assert own is not None
-    for session in (own, *twin.checks_before):
+    for session in (own, *control.checks_before):
         found = {result.name.partition("::")[2]: result.outcome for result in session.results}
         assert set(found.values()) == {Outcome.PASSED}, session.results
         assert {"test_nothing_is_reached", "test_what_it_needs_is_there"} <= set(found)

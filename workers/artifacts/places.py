@@ -301,15 +301,15 @@ def _bare(name: str) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file beneath a folder, whatever whoever may write to the place has called it."""
+    """A file beneath a folder; a name that leads out is refused, since others write there too."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-        raise HostError(f"{name!r} leads out of its folder", "somebody else wrote to the place")
+        raise HostError(f"{name!r} leads out of its folder", "another program wrote to the place")
     return folder.joinpath(*parts)
 
 
 def _prepare(path: Path) -> None:
-    """An empty file for its owner only, so that nobody reads along while it grows."""
+    """An empty file for its owner only, so that no other user can read it while it grows."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
@@ -321,5 +321,5 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _remove_tree(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
         shutil.rmtree(path)

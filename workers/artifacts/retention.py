@@ -2,7 +2,7 @@
 Verdicts and their evidence never do.
 
 Here is what all share, the place for artifacts and the database; a worker's own folders are in
-``keeping``. Everything is done in bounded portions: what is left is the next turn's.
+``worker_folders``. Everything is done in bounded portions: what is left is the next turn's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = structlog.get_logger("sandbox.retention")
 
 
 def expire(database: Database, settings: ServiceSettings) -> None:
-    """One turn, by whoever ticks: the place for artifacts, and what the database need not keep."""
+    """One turn, by the worker that ticks: expire stored artifacts and rows of the database."""
     place = place_for(settings)
     if place is not None:
         removed = expire_stored(database, place, settings)
@@ -79,7 +79,7 @@ def too_old(keep_days: float) -> ColumnElement[bool]:
 
 
 def mark(database: Database, row: Row[Any], what: str, size: int = 0) -> None:
-    """Write down where an attempt's artifacts are. The row is its attempt's, whoever comes."""
+    """Write down where an attempt's artifacts are. Any worker may write the row."""
     with database.write() as connection:
         connection.execute(
             update(attempts)

@@ -136,7 +136,7 @@ def _is_over(settings: ServiceSettings, row: Row[Any]) -> bool:
 
 
 def _is_to_be_copied(settings: ServiceSettings, row: Row[Any]) -> bool:
-    """An attempt that was handed back says nothing that anybody will ask for."""
+    """An attempt that was handed back is not copied: it has no result to look up."""
     return not row.artifacts and row.outcome != Change.HAND_BACK.value and _is_over(settings, row)
 
 

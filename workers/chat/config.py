@@ -157,7 +157,7 @@ class ChannelEntry(Section):
     scenario: Annotated[str, PlainValidator(_scenario)] = Field(
         default="security", description="that is meant where none is named"
     )
-    roles: tuple[RoleEntry, ...] = Field(description="who may do what; nobody else may anything")
+    roles: tuple[RoleEntry, ...] = Field(description="who may do what; all other users are refused")
 
 
 class ChatFile(Section):
@@ -281,6 +281,6 @@ def _role_problems(
         yield Problem((*key, "users"), "'*' may only read: name those who may submit or cancel")
     for number, user in enumerate(users):
         if kind in FORGES and not re.fullmatch(r"[0-9]+", str(user)):
-            # Names can be given up, and taken by somebody else.
+            # A user can give up a name, and another user can take it.
             what = f"{scalars.shown(user)} must be the user's number: names change hands"
             yield Problem((*key, "users", number), what)

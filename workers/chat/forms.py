@@ -1,6 +1,6 @@
 """A request's body as plain data, or :class:`NotAMessage`; read only after its signature is good.
 
-Nothing in it is taken for what it should be: whoever may sign may still send anything.
+No field is assumed to have its expected type: a sender with the secret can still send any value.
 """
 
 from __future__ import annotations

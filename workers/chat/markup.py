@@ -1,5 +1,5 @@
-"""Lines as each vendor writes them. Pure. What a guest or a stranger said is shown as code, where
-nobody is called, nothing is linked, and no word is an order."""
+"""Lines as each vendor writes them. Pure. Text of a guest or a stranger is shown as code: there it
+cannot mention a user, make a link, or give an order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mrkdwn(lines: Lines) -> str:
 
 
 def plain(lines: Lines) -> str:
-    """Without any; what looks like a link or a call to somebody is broken up all the same."""
+    """Text without markup; what looks like a link or a mention is broken up as well."""
     return _joined(lines, _plain, "\n")
 
 

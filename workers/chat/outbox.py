@@ -1,8 +1,8 @@
-"""What was heard and what is to be said, as rows of the database.
+"""Requests that were received and messages that wait to be sent, as rows of the database.
 
-A request, the run that it asks for and the message about it are written in one transaction: none of
-them is there without the others. Whoever sends takes a message by its row; should it be killed, the
-row is free again after a while.
+A request, its run and the message about it are written in one transaction: none of them exists
+without the others. A sender takes a message by its row; if the sender is killed, the row is free
+again after a while.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def take(database: Database, message: Waiting) -> bool:
 
 
 def sent(database: Database, message: Waiting, known: Mapping[str, Any], telling: Telling) -> None:
-    """It says that; should somebody else have taken it meanwhile, they say the next thing."""
+    """Record what was sent; nothing is written when another sender has taken the message since."""
     values: dict[str, Any] = {"known": dict(known), "said": digest(telling), "tries": 0}
     values |= {"done": now()} if telling.final else {"try_at": now() + PACE}
     _write(database, message, **values)
@@ -141,7 +141,7 @@ def failed(database: Database, message: Waiting, problem: str, *, gone: bool = F
 
 
 def wait(database: Database, channel: str, message: Waiting, seconds: float) -> None:
-    """A vendor wants quiet: for all of the channel's messages, whoever sends them."""
+    """Delay all messages of the channel, by every sender: the vendor limits the rate."""
     _write(database, message, try_at=now() + seconds)
     with database.write() as connection:
         connection.execute(

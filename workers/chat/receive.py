@@ -60,7 +60,7 @@ class Ear:
         if not heard.strangers and not roles.roles_of(channel, heard.user):
             log.info("a stranger's wish", channel=channel.name, user=heard.user)
             return ChatReply()
-        seconds = self.limit(channel.name)  # not before: nobody else uses up what is the channel's
+        seconds = self.limit(channel.name)  # not earlier: strangers must not use it up
         if seconds:
             raise TooMany(seconds)
         try:

@@ -1,4 +1,4 @@
-"""Who may do what: pure. Nobody may anything unless a role says so."""
+"""Who may do what: pure. A user may do nothing unless a role permits it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def require(channel: Channel, user: str, right: str, guest: str = "", scenario: 
     """Raises :class:`NotAllowed`; an empty guest or scenario is any."""
     mine = [one for one in roles_of(channel, user) if right in one.may]
     if not mine:
-        raise NotAllowed(f"{user or 'nobody'} may not {right} here", _HINT)
+        raise NotAllowed(f"{user or 'an unknown user'} may not {right} here", _HINT)
     with_guest = [one for one in mine if not guest or _fits(guest, one.guests)]
     if not with_guest:
         named = [name for one in mine for name in one.guests]

@@ -22,12 +22,12 @@ SIGNS = {
     Verdict.REJECTED: "⚠️",
     Verdict.ERROR: "⚠️",
 }
-# The verdict's meaning, as the README has it: nobody may take the others for a yes.
+# The meaning of each verdict, as in the README: only a pass permits the upgrade.
 ADVICE = {
     Verdict.PASS: "the guest may be upgraded",
     Verdict.FAIL: "the guest may not be upgraded",
     Verdict.REJECTED: "the request is wrong; nothing was cloned",
-    Verdict.INCONCLUSIVE: "nobody may conclude that the upgrade is safe",
+    Verdict.INCONCLUSIVE: "the rehearsal does not show whether the upgrade is safe",
     Verdict.ERROR: "the sandbox itself failed; it says nothing of the upgrade",
 }
 
@@ -69,7 +69,7 @@ def in_short(runs: Iterable[RunRow]) -> Lines:
 
 
 def of_problem(problem: SandboxError) -> Lines:
-    """What went wrong, and what to do; a name in it may be anybody's words."""
+    """The problem and its hint, as code: a name in them may be text of any user."""
     lines: list[Line] = [(Span("⚠️ "), Span(problem.message, "code"))]
     if problem.hint:
         lines.append((Span(problem.hint, "code"),))

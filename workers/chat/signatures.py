@@ -60,7 +60,7 @@ def github(secret: str, headers: Headers, body: bytes) -> None:
 
 
 def token(secret: str, given: str) -> None:
-    """No signature, only a secret word: whoever has seen one request can make others."""
+    """No signature, only a shared secret: a reader of one request can forge others."""
     if not _same(secret, given):
         raise Refused("the token is another one", "the channel's secret is the vendor's token")
 

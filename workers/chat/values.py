@@ -56,14 +56,14 @@ Lines = tuple[Line, ...]
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """Somebody wants something."""
+    """A request of a chat user."""
 
-    user: str  # the vendor's id, which nobody can choose
+    user: str  # the vendor's id, which a user cannot choose
     text: str
     delivery: str  # equal for what is delivered again
     place: Place
     seen: bool  # whether who asks sees the answer to the request; else it is a message
-    urgent: bool = False  # somebody's merge waits for it
+    urgent: bool = False  # a merge waits for it
     strangers: bool = True  # whether those whom no role names are answered
 
 

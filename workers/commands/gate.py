@@ -114,7 +114,7 @@ def gate(
             ending = Ending("cancelled", CANCELLED, "the CI job was cancelled")
         except SandboxError as problem:
             ending = Ending.of_problem(problem)
-        except Exception as fault:  # told by whoever called us; CI is to have it, too
+        except Exception as fault:  # the caller reports it; CI needs it, too
             keep(Ending.of(Verdict.ERROR, f"a fault of this program: {type(fault).__name__}"))
             raise
         keep(ending)

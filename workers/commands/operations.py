@@ -1,4 +1,4 @@
-"""The commands of whoever runs the service: thin. What they do is in the modules that they call."""
+"""The commands of the service's operator: thin. The modules that they call do the work."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def artifacts(run_id: str, output: Path | None, as_json: bool) -> None:
 @click.option("--listen", metavar="HOST:PORT", help=f"Where (default: {LISTEN}).")
 @click.option("--once", is_flag=True, help="Print them, and end.")
 def metrics(listen: str | None, once: bool) -> None:
-    """Serve the service's metrics to Prometheus. Whoever may reach the port may read them.
+    """Serve the service's metrics to Prometheus. Every client that reaches the port can read them.
 
     \b
     Examples:

@@ -148,7 +148,7 @@ def history(guest: str, host: str | None, check: str, as_json: bool) -> None:
     """What the checks of GUEST did in the runs so far: which are flaky, what failed when.
 
     How often each held is counted apart for where nothing was upgraded (before the upgrade, and on
-    the twin) and for after an upgrade.
+    the control) and for after an upgrade.
 
     \b
     Examples:

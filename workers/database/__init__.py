@@ -143,7 +143,7 @@ def _explained(database: Database) -> Iterator[None]:
     try:
         yield
     except IntegrityError:
-        raise  # an answer: somebody else was first
+        raise  # the caller handles it: another writer was first
     except SQLAlchemyError as problem:
         raise HostError(
             f"the database {database.url} cannot be used: {_first_line(problem)}",

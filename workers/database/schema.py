@@ -173,8 +173,9 @@ check_results = Table(
     Column("scenario", Text, nullable=False),
     Column("finished", Float, nullable=False),
     *(
-        Column(f"{when}_{what}", Integer, nullable=False)
-        for when in ("before", "after", "twin")  # the clone's upgrade; twins have none
+        Column(f"{column}_{what}", Integer, nullable=False, key=f"{when}_{what}")
+        # The upgrade of the candidate, and the control, which has none; "twin" is its older word.
+        for when, column in (("before", "before"), ("after", "after"), ("control", "twin"))
         for what in ("held", "asked")
     ),
 )
@@ -207,7 +208,7 @@ schedules = Table(
     Column("off_since", Float),  # no scenario has it
 )
 
-# One row a due time, whoever notices it first.
+# One row per due time: only the first worker that notices it can insert the row.
 nights = Table(
     "nights",
     metadata,
@@ -252,8 +253,8 @@ Index(
     postgresql_where=text("sent IS NULL"),
 )
 
-# A verdict of which people may have to be told: first for nobody (""), until it is looked at; then
-# for each target that it is sent to, as a digest. Gone when it was sent.
+# A verdict that may need notifications. The target is "" until a worker decides which targets get
+# it; then there is one row per target, as a digest. A row is deleted after its message was sent.
 news = Table(
     "news",
     metadata,

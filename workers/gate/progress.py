@@ -115,7 +115,7 @@ def _word(phase: str) -> str:
 def commands_stopped(job: Job, *, err: bool) -> Iterator[None]:
     """GitHub's runner obeys lines of the log that look like commands: a guest must not give any.
 
-    Only the word that nobody can guess makes it listen again.
+    Only a random word, which a guest cannot guess, enables commands again.
     """
     if not job.obeys:
         yield

@@ -32,7 +32,7 @@ class DatabaseQueue:
     request: Request
     fresh: bool
     say: Callable[[str], None]
-    repeatable: bool = False  # without a key it would be joined as somebody else's
+    repeatable: bool = False  # without a key it would join the run of another job
 
     @property
     def where(self) -> str:

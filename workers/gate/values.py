@@ -15,9 +15,9 @@ CANCELLED = 130
 
 
 class Away(HostError):
-    """Nobody answers at the moment: a later try may go through.
+    """The other side does not answer at the moment: a later try may succeed.
 
-    ``after``: seconds that the other side wants to be left alone.
+    ``after``: seconds that the other side asks to wait before the next try.
     """
 
     def __init__(self, message: str, hint: str = "", after: float = 0.0) -> None:
@@ -83,7 +83,7 @@ class Queue(Protocol):
         """Raises :class:`Away` where it will be there soon."""
 
     def hurry(self, seconds: float) -> None:
-        """From now on no single answer is waited for longer: somebody is about to kill us."""
+        """Limit the wait for each answer from now on: CI is about to kill this process."""
 
     def link(self, run_id: str) -> str:
         """Where people find all of it: a URL, or a command."""
@@ -115,7 +115,7 @@ class Ending:
 
     @classmethod
     def of_problem(cls, problem: SandboxError) -> Ending:
-        """Whose fault it is decides: nobody's gate is opened."""
+        """The kind of the error decides the verdict; no error opens the gate."""
         host = isinstance(problem, HostError)
         verdict = Verdict.ERROR if host else Verdict.REJECTED
         return cls.of(verdict, problem.message, problem.hint)

@@ -47,7 +47,7 @@ def take_back(queue: Queue, tell: ProgressLine) -> bool:
     try:
         visit.find()
     except DeadlineExceeded:
-        tell.say("the run could not be cancelled: nobody answers")
+        tell.say("the run could not be cancelled: the service does not answer")
         return False
     return visit.cancel()
 
@@ -77,7 +77,7 @@ class _Visit:
         self._run_id = ""
         self._joined = False
         self._seen: GateRun | None = None
-        self._trouble = ""  # why nobody answered last
+        self._trouble = ""  # why the last request got no answer
 
     # -- the way to the verdict ---------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class _Visit:
     def ended(self, seen: GateRun) -> Ending:
         """With its reports, where there are any."""
         if seen.verdict is None:
-            said = "the run was cancelled by somebody else"
+            said = "the run was cancelled by another user"
             return self.named(Ending("cancelled", CANCELLED, said))
         ending = Ending.of(seen.verdict, seen.reason)
         reports, missing = self._reports()

@@ -47,7 +47,7 @@ class Ways:
 
             queue = Server(told, self.request, self.job, fresh=self.fresh)
             if queue.in_the_clear:
-                self._say("the token goes over plain HTTP: whoever is on the way can read it")
+                self._say("the token goes over plain HTTP: an eavesdropper can read it")
             return self._queued("server", queue)
         return self._service() if here else self._service_or_local()
 
@@ -62,14 +62,14 @@ class Ways:
         return self._queued("service", queue)
 
     def _service_or_local(self) -> Way:
-        """A database that nobody works by is no service: whoever waits for it waits in vain."""
+        """A database without workers is no service: a job would wait for it in vain."""
         from workers.database import open_database
         from workers.gate.service import runs_here
         from workers.settings import read_service_settings
 
         settings = read_service_settings()
         own = settings.database.startswith(f"sqlite:///{settings.embedded}/")
-        if not own:  # somebody named it
+        if not own:  # the user configured it
             return self._service()
         if not (settings.embedded / "truth.db").exists():
             return self._local("no service was ever started here")

@@ -35,7 +35,7 @@ def answer(database: Database, canary_id: str, worker: str) -> None:
 
 
 def wait_for(database: Database, canary_id: str, seconds: float) -> tuple[str, float] | None:
-    """(the worker that answered, seconds on the way); None when nobody did in time."""
+    """(the worker that answered, seconds on the way); None when no worker did in time."""
     query = select(canaries.c.worker, canaries.c.answered - canaries.c.sent).where(
         canaries.c.id == canary_id, canaries.c.answered.is_not(None)
     )

@@ -1,5 +1,5 @@
-"""Prometheus metrics, read from the database when they are asked for: whoever serves them, and
-however often it was restarted, they are the same."""
+"""Prometheus metrics, read from the database at each scrape: their values do not depend on the
+process that serves them, nor on its restarts."""
 
 from __future__ import annotations
 

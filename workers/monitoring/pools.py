@@ -18,7 +18,7 @@ from workers.database.clock import now
 from workers.database.schema import pools
 from workers.settings import ServiceSettings
 
-STALE = 3600.0  # seconds; what nobody looked at for so long is not told any more
+STALE = 3600.0  # seconds; an older measurement is not reported any more
 _LOOK_SECONDS = 60.0
 log = structlog.get_logger("sandbox.pools")
 

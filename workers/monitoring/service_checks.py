@@ -198,7 +198,7 @@ def answer(service: CheckedService, host: str) -> Finding:
     if not service.sent:
         _send_canaries(service)
     if host not in service.canaries:
-        return Finding(State.BAD, "not sent: nobody would hear it", _START_WORKER.format(host))
+        return Finding(State.BAD, "not sent: no worker would get it", _START_WORKER.format(host))
     left = service.sent + service.patience - time.monotonic()
     told = canary.wait_for(service.database, service.canaries[host], max(0.0, left))
     if told is None:

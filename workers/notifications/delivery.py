@@ -24,7 +24,7 @@ def send(url: str, title: str, text: str) -> str:
         sent = target.notify(body=inert(text), title=title, body_format=apprise.NotifyFormat.TEXT)
     except Exception as problem:  # plugins raise what they like
         return f"apprise failed: {type(problem).__name__}"
-    return "" if sent else "it was refused, or nobody answers"
+    return "" if sent else "it was refused, or the target does not answer"
 
 
 def kind_of(url: str) -> str:

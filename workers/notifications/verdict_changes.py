@@ -1,8 +1,8 @@
-"""Changes: a run whose verdict is another than the one before is told of, to every target.
+"""Changes: every target is notified of a run whose verdict differs from the one before.
 
-As with the summaries of nights, at least once: a message is taken back from the list when it was
-sent, so whoever is killed while sending leaves it for the next. What is news was written down with
-the verdict; whether it is a change is looked at here, once.
+As with the summaries of nights, delivery is at least once: a row is deleted after its message was
+sent, so a worker that is killed while sending leaves it to the next one. The row was written with
+the verdict; whether the verdict is a change is decided here, once.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from sandbox.core.errors import RequestError
 from workers.settings import ServiceSettings
 
 SERVICE_QUEUE = "service"
-ENOUGH = 8  # messages in a host's queue: more would wake nobody
+ENOUGH = 8  # messages in a host's queue: more would wake no further worker
 # No rehearsal's deadlines add up to this. A message that is not acknowledged by then comes again.
 SOFT_LIMIT, HARD_LIMIT, VISIBILITY = 12 * 3600, 12 * 3600 + 900, 14 * 3600
 
@@ -38,7 +38,7 @@ def make_app(settings: ServiceSettings) -> Celery:
 
 
 def backlog(app: Celery, queue: str) -> int:
-    """How many messages wait in a queue, because nobody takes them or all are busy."""
+    """How many messages wait in a queue, because no worker takes them or all are busy."""
     with app.pool.acquire(block=True) as connection:
         return int(connection.default_channel.client.llen(queue))
 

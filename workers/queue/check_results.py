@@ -18,13 +18,13 @@ MOST = 500  # of one run; those that failed come first
 
 def tallies(facts: Facts) -> tuple[Tally, ...]:
     """Of every check that gave an answer. Where the connection broke, none did. Pure."""
-    control = facts.control
+    there = facts.control
     before = _counted((facts.checks_before,))
     after = _counted((facts.checks_after, *facts.checks_again))
-    twin = _counted((*control.checks_before, *control.checks_after) if control else ())
-    names = dict.fromkeys((*before, *after, *twin))
+    control = _counted((*there.checks_before, *there.checks_after) if there else ())
+    names = dict.fromkeys((*before, *after, *control))
     found = [
-        Tally(kept_name(name), *(one.get(name, Rate(0, 0)) for one in (before, after, twin)))
+        Tally(kept_name(name), *(one.get(name, Rate(0, 0)) for one in (before, after, control)))
         for name in names
     ]
     found.sort(key=lambda one: one.held_always)
@@ -60,7 +60,7 @@ def note(connection: Connection, claim: Claim, found: Sequence[Tally]) -> None:
 
 
 def _numbers(one: Tally) -> dict[str, int]:
-    pairs = {"before": one.before, "after": one.after, "twin": one.twin}
+    pairs = {"before": one.before, "after": one.after, "control": one.control}
     held = {f"{when}_held": its.held for when, its in pairs.items()}
     return held | {f"{when}_asked": its.asked for when, its in pairs.items()}
 

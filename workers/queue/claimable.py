@@ -1,4 +1,4 @@
-"""Which of the waiting runs may be claimed: for whoever claims, and for whoever looks."""
+"""Which of the waiting runs may be claimed: one condition for claims and for displays."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Histories:
 
 
 _T = check_results.c
-_HELD, _ASKED = _T.before_held + _T.twin_held, _T.before_asked + _T.twin_asked
+_HELD, _ASKED = _T.before_held + _T.control_held, _T.before_asked + _T.control_asked
 _BROKEN = and_(_HELD == 0, _ASKED >= OFTEN)
 _SCOPE = case((_T.name.startswith(_SHARED), ""), else_=_T.scenario)
 _ROW = (_T.host, _T.name, _SCOPE.label("scope"))

@@ -16,7 +16,7 @@ from workers.database.clock import now
 from workers.database.schema import idempotency_keys
 from workers.queue.values import Submitted
 
-KEPT = 7 * 86400.0  # seconds; nobody repeats a request for longer
+KEPT = 7 * 86400.0  # seconds; no client repeats a request for longer
 
 
 @dataclass(frozen=True)

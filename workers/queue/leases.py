@@ -1,7 +1,7 @@
-"""For whoever holds a run: claim it, keep it, say how it goes, and end it.
+"""Leases on runs: a holder claims a run, renews its lease, reports progress, and ends the run.
 
-Every write names the fence of its claim. When somebody else has claimed the run since, nothing
-is written and :class:`LeaseLost` is raised: what this holder knows is not the truth any more.
+Every write names the fence of its claim. When another worker has claimed the run since, nothing
+is written and :class:`LeaseLost` is raised: the knowledge of this holder is out of date.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NO_ROOM_PAUSES = (30.0, 300.0)  # seconds, least and most
 
 
 class LeaseLost(HostError):
-    """Somebody else holds the run now, or nobody."""
+    """Another worker holds the run now, or no worker does."""
 
     def __init__(self, claim: Claim) -> None:
         super().__init__(
@@ -78,7 +78,7 @@ def claim(
 
 
 def _count_alone(connection: Connection, *what: tuple[str, str]) -> None:
-    """Until the transaction's end nobody else counts what this host or this worker holds."""
+    """Until the transaction ends, no other worker counts the runs of this host or this worker."""
     if connection.dialect.name == "postgresql" and what:  # SQLite has one writer anyway
         keys = (func.hashtext(f"{name} {value}") for name, value in what)
         connection.execute(select(*(func.pg_advisory_xact_lock(7265626, key) for key in keys)))

@@ -60,7 +60,7 @@ class GuestKnown:
 
 
 def named_scenario(settings: ServiceSettings, name: str) -> str:
-    """One of those that can be run by name; a path is for whoever sits at the machine."""
+    """The name of a known scenario; only a user of the machine itself may name a path."""
     if name not in scenario_names(settings.sandbox):
         known = ", ".join(scenario_names(settings.sandbox)) or "none"
         raise RequestError(f"no scenario {name!r}", f"there are: {known}")

@@ -21,7 +21,7 @@ _TRIES = 5
 
 
 def submit(database: Database, order: Order, once: Once | None = None) -> Submitted:
-    """Queue a run, or join an equal one that is open; ``once``: whoever asks again gets the same.
+    """Queue a run, or join an equal one that is open; a repeated ``once`` gets the same.
 
     Raises :class:`KeyReused` when something else was asked for under that key.
     """
@@ -54,7 +54,7 @@ def submit_in(connection: Connection, order: Order) -> Submitted:
         select(runs.c.id, runs.c.priority).where(runs.c.wish == wish, state_in(runs, *OPEN))
     ).first()
     if open_one is not None:
-        if order.priority < open_one.priority:  # somebody waits now for what could wait before
+        if order.priority < open_one.priority:  # the new request is more urgent
             connection.execute(
                 update(runs)
                 .where(runs.c.id == open_one.id, state_in(runs, RunState.QUEUED))

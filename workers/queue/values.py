@@ -25,14 +25,14 @@ class NoSuchRun(RequestError):
 class Priority(IntEnum):
     """Lower is sooner."""
 
-    GATE = 10  # somebody waits for the answer
+    GATE = 10  # a user or a CI job waits for the answer
     NORMAL = 50
     NIGHTLY = 90
 
 
 @dataclass(frozen=True)
 class Order:
-    """A rehearsal as it is asked for; names are looked up by whoever runs it."""
+    """A requested rehearsal; the worker that runs it looks up the names."""
 
     scenario: str
     guest: str
@@ -70,7 +70,7 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Claim:
-    """A run that its holder may write to, as long as nobody has claimed it since."""
+    """A run that its holder may write to, as long as no other worker has claimed it since."""
 
     run_id: str
     fence: int
@@ -91,11 +91,11 @@ class Tally:
     name: str  # as sandbox.verdict.flakiness.kept_name makes it
     before: Rate  # on the clone
     after: Rate
-    twin: Rate  # where nothing was upgraded
+    control: Rate  # where nothing was upgraded
 
     @property
     def held_always(self) -> bool:
-        return all(one.held == one.asked for one in (self.before, self.after, self.twin))
+        return all(one.held == one.asked for one in (self.before, self.after, self.control))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Renewal(IntEnum):
 
     KEPT = 0
     CANCEL = 1  # still held; end the run and remove its clone
-    LOST = 2  # somebody else holds it: end it, and write nothing
+    LOST = 2  # another worker holds it: end it, and write nothing
 
 
 @dataclass(frozen=True)

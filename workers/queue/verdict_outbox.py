@@ -1,4 +1,4 @@
-"""A verdict is news until somebody has looked whether people are to be told of it."""
+"""A verdict is news until a worker has decided whether people are notified of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy import Connection, insert, literal, select
 from workers.database.clock import now
 from workers.database.schema import news, runs
 
-UNREAD = ""  # the target of news that nobody has looked at
+UNREAD = ""  # the target of news that no worker has examined yet
 
 
 def note(connection: Connection, run_id: str) -> None:

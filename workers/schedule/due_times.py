@@ -15,7 +15,7 @@ from typing import Literal
 
 from cronsim import CronSim
 
-LOOK_BACK = 14 * 86400.0  # seconds; what was due before that nobody waits for any more
+LOOK_BACK = 14 * 86400.0  # seconds; older due times are ignored
 MOST_MISSED = 50  # due times that are noted after a long time without the service
 Outcome = Literal["run", "missed"]
 
@@ -62,8 +62,8 @@ def _noon_before(moment: float, zone: tzinfo) -> datetime:
 def plan(
     dues: Sequence[float], moment: float, tolerance: float, missed: Literal["run", "report"]
 ) -> list[Due]:
-    """What becomes of due times that nobody has dealt with. Only the last one is run: what an
-    earlier one would have shown, it shows as well."""
+    """Decide what is done about new due times. Only the last one is run: it shows all that an
+    earlier one would have shown."""
     dues = dues[-MOST_MISSED:]
     late = bool(dues) and moment - dues[-1] > tolerance
     last: Outcome = "missed" if late and missed == "report" else "run"

@@ -204,8 +204,8 @@ def _members(database: Database, settings: ServiceSettings, scheduled: Scheduled
 def _host_for(
     order: Order, scenario: Scenario, request: Request, settings: ServiceSettings, served: Set[str]
 ) -> str:
-    """Where none is named, that of the machine that hears the tick is as good as any other: it is
-    the only one, or nobody knows which is meant."""
+    """Where no host is named, the order has that of the worker that got the tick, which is
+    arbitrary. Then the only served host is meant; with several the request is ambiguous."""
     stated = request.host or (scenario.source.host if scenario.source else None)
     alone = settings.sandbox.own_name == Settings.own_name
     if stated or alone or order.host != settings.sandbox.own_name:

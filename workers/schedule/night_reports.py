@@ -105,7 +105,7 @@ def send(database: Database, settings: ServiceSettings, moment: float | None = N
 
 
 def _address(database: Database, settings: ServiceSettings, moment: float) -> None:
-    """Whoever closed a night may have other targets than we have, or none."""
+    """Add our own targets: the worker that closed a night may have others, or none."""
     closed = nights.c.silent == 0, nights.c.summarised > moment - _NEWS
     with database.write() as connection:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite

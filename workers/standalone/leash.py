@@ -1,9 +1,9 @@
-"""Keeps one program on a leash: it has to end when whoever holds a pipe's other end is gone.
+"""Keeps one program on a leash: it has to end when no process holds a pipe's other end.
 
-A process that is killed with -9 can tell nobody. But the kernel closes its end of the pipe, and
-this one, which waits for that, ends the program as a SIGTERM to itself would. Should the leash be
-killed as well, the kernel sends the program a SIGTERM: asked for in a process without threads,
-between fork and exec, with a look whether it is too late already.
+A process that is killed with -9 cannot send a message. But the kernel closes its end of the pipe.
+The leash waits for that, and then ends the program as a SIGTERM to itself would. If the leash is
+killed as well, the kernel sends the program a SIGTERM. That signal is requested in a process
+without threads, between fork and exec, with a check whether it is too late already.
 
 Small on purpose: the standard library, no threads, nothing of ours. Started with
 ``python -I -S leash.py PIPE GRACE LOCK PROGRAM [ARGUMENT ...]``

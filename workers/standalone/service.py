@@ -28,7 +28,7 @@ _LOOK = 0.2  # seconds
 
 
 def up(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> int:
-    """Run the service until somebody asks for its end; the exit status.
+    """Run the service until a signal ends it; returns the exit status.
 
     Raises :class:`RequestError` where it runs already.
     """
@@ -42,7 +42,7 @@ def up(settings: ServiceSettings, hosts: Sequence[str], slots: int) -> int:
         ours, clients = Pipe(), Pipe()
         with supervisor.listening(), contextlib.ExitStack() as undo:
             undo.callback(database.close)
-            # Redis stays until those are gone that it serves, whoever was killed.
+            # Redis ends after all its clients, independent of which process was killed.
             if redis_program is not None:
                 kept = Kept(redis_program, clients, [lock])
                 undo.callback(supervisor.stop, kept)

@@ -25,7 +25,7 @@ _LONGEST_LINE = 65536
 
 
 class Pipe:
-    """Whoever holds its writing end keeps alive what watches its reading end."""
+    """A leash watches the reading end: its program lives while a process holds the writing end."""
 
     def __init__(self) -> None:
         self.read, self.write = os.pipe()  # not inherited unless named
@@ -116,7 +116,7 @@ class Supervisor:
     """Keeps programs alive, until it is told to stop them."""
 
     def __init__(self, lines: Lines) -> None:
-        self.asked = 0  # how often somebody asked for the end: Ctrl-C, SIGTERM
+        self.asked = 0  # how often the end was requested: Ctrl-C, SIGTERM
         self._lines = lines
         self._kept: list[Kept] = []
         self._selector = selectors.DefaultSelector()

@@ -1,7 +1,7 @@
 """One attempt: an executor at work under a lease that a thread keeps, and how it ends.
 
-Whoever cannot renew its lease must not go on: another worker may have the run. So the attempt is
-interrupted, as it is when somebody cancels the run or the worker has to go; what it made is
+A worker that cannot renew its lease must not go on: another worker may have the run. So the
+attempt is interrupted, as it is when a user cancels the run or the worker drains. What it made is
 removed before anything is written.
 """
 
@@ -124,7 +124,7 @@ class Keeper:
                     self._interrupt()
 
     def lost(self) -> None:
-        """Somebody heard that the lease is lost."""
+        """A write was refused, since the lease is lost."""
         self._stop(Why.LOST)
 
     def quiet(self) -> bool:
@@ -149,7 +149,7 @@ def work_off(
     drained: Callable[[], bool] = lambda: False,
     claimed: float | None = None,
 ) -> RunState | None:
-    """Do a claimed run; the state it is in then, None when it is somebody else's by now.
+    """Execute a claimed run; returns its state, or None when another worker holds the lease.
 
     Runs in the main thread of its process. ``claimed``: the monotonic time before the claim.
     """
@@ -200,7 +200,7 @@ def _run(
         return _interrupted(database, claim, keeper)
 
     def write() -> RunState:
-        teller.note_folder()  # without it nobody would find what the verdict rests on
+        teller.note_folder()  # without it the verdict's evidence could not be found
         state = finish(database, claim, outcome)
         log.info("outcome", run=claim.run_id, outcome=outcome.verdict.value, reason=outcome.reason)
         return state
@@ -235,7 +235,7 @@ class _Teller:
 
     Not from the main thread: an interruption that meets a database's driver at work may come out
     as an error of the driver's, and be lost. Nor may a database that hangs hold the attempt. The
-    lease decides whether the attempt may go on, not a line that nobody could read.
+    lease decides whether the attempt may go on, not an event that could not be written.
     """
 
     def __init__(self, database: Database, claim: Claim, lost: Callable[[], None]) -> None:

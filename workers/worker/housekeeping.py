@@ -1,6 +1,6 @@
-"""What the service does regularly: runs whose worker is gone, and workers that nobody woke.
+"""Periodic tasks: reclaim the runs of lost workers, and wake workers whose message was lost.
 
-Every step may be done by several at once, at any time, and again: the database decides who did it.
+Several workers may do a step at the same time, and repeat it: the database decides who did it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _announce(database: Database, announce: Callable[[str, int], None]) -> None:
 
 
 def _reap_now_and_then(database: Database, reap: Callable[[str], None]) -> None:
-    """Hosts of living workers, each every ten minutes, whoever ticks."""
+    """Reap each host of living workers every ten minutes, independent of which worker ticks."""
     for host in sorted({host for one in present(database) if not one.gone for host in one.hosts}):
         if is_turn(database, f"reaped_at {host}", REAP_EVERY):
             reap(host)

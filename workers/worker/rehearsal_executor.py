@@ -85,8 +85,8 @@ class RehearsalExecutor:
 
 
 def disown(place: RunFolder) -> bool:
-    """What the clean-up could not remove is nobody's from now on, although the process that made
-    it lives on: a reaper may take it. Whether there is any."""
+    """Release what the clean-up could not remove: a reaper may take it, although the process that
+    made it lives on. Returns whether there is any."""
     if not place.clone.exists():
         return False
     with contextlib.suppress(OSError):  # a full disk: it is the process's until that ends
@@ -154,7 +154,7 @@ def _seconds(record: RunRecord) -> dict[str, float]:
 
 
 class _TellingProgress:
-    """Implements :class:`sandbox.core.progress.Progress`: tells whoever watches the run."""
+    """Implements :class:`sandbox.core.progress.Progress`: informs the watchers of the run."""
 
     def __init__(self, tell: Teller) -> None:
         self._tell = tell

@@ -97,7 +97,7 @@ class SimulatedExecutor:
         return Outcome(Verdict.PASS, "all pretended checks hold", {"fence": claim.fence})
 
     def _make(self, clone: Path, claim: Claim) -> None:
-        """As a whole or not at all: nobody could tell whose half a clone is."""
+        """Create it atomically: a half-written clone would not name its owner."""
         mark = {"owner": this_process(), "guest": claim.guest, "host": claim.host}
         half = self.folder / f"{clone.name}.new"
         try:

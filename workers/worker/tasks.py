@@ -108,7 +108,7 @@ def wake(app: Celery, around: Surroundings, host: str) -> None:
             parallel_of(due, around),
             around.slots,
         )
-        if held is None:  # somebody else was quicker
+        if held is None:  # another worker was quicker
             misses += 1
         else:
             misses = 0
@@ -137,7 +137,7 @@ def parallel_of(host: str, around: Surroundings) -> int:
     try:
         limit = find_host(host, around.settings.sandbox).limits.parallel
     except SandboxError:
-        limit = None  # a host that nobody knows: the rehearsal itself says so
+        limit = None  # an unknown host: the rehearsal itself reports it
     return around.slots if limit is None else limit
 
 
@@ -157,8 +157,8 @@ def reap(around: Surroundings, host: str) -> None:
 
 
 def tick(app: Celery, around: Surroundings) -> None:
-    """What has to be done regularly, by whoever gets the message. Those of several beats, and of a
-    time when no worker was there, are one."""
+    """Periodic tasks, done by the worker that gets the message. The messages of several beats, and
+    those that piled up while no worker ran, count as one."""
     try:
         if not housekeeping.is_turn(around.database, "tick_begun", around.settings.tick / 2):
             return

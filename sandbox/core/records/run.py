@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import AliasChoices, Field
+
 from sandbox.core.records.base import Record
 from sandbox.core.records.guest import (
     Autopsy,
@@ -81,7 +83,7 @@ class SourceFacts(Record):
 
 
 class Control(Record):
-    """The clone's twin from the same instant, not upgraded: rebooted and checked as the clone was.
+    """The clone of the same instant that is not upgraded: rebooted and checked as the other was.
 
     Its checks run several times over, so that it is known which of them are flaky.
     """
@@ -89,10 +91,10 @@ class Control(Record):
     missing: str = ""  # why there was none, or why it says nothing
     before: Observation | None = None
     checks_before: tuple[CheckSession, ...] = ()
-    reboot: Reboot | None = None  # None: its twin was not rebooted either
+    reboot: Reboot | None = None  # None: the control was not rebooted either
     after: Observation | None = None
     checks_after: tuple[CheckSession, ...] = ()
-    restarted: bool = False  # by itself, while its twin was watched
+    restarted: bool = False  # by itself, while the control was watched
     gone: bool = False  # let us in before, and does not any more
 
 
@@ -121,11 +123,12 @@ class Destination(Record):
     port: int = 0
     before: int = 0
     after: int = 0  # since the upgrade began
-    twin: int = 0  # by the twin, at any time
+    # By the control, at any time. Records of version 0.x call it "twin".
+    control: int = Field(default=0, validation_alias=AliasChoices("control", "twin"))
 
     @property
     def is_new(self) -> bool:
-        return self.after > 0 and self.before == 0 and self.twin == 0
+        return self.after > 0 and self.before == 0 and self.control == 0
 
 
 class Ledger(Record):
@@ -134,7 +137,10 @@ class Ledger(Record):
     missing: str = ""  # why nobody listened, or not to the end
     destinations: tuple[Destination, ...] = ()  # new ones first
     whole: bool = True  # False: there were more than can be kept
-    twin_known: bool = True  # False: there was a twin, and not all that it tried was heard
+    # False: there was a control, and not all that it tried was heard.
+    control_known: bool = Field(
+        default=True, validation_alias=AliasChoices("control_known", "twin_known")
+    )
 
     @property
     def new(self) -> tuple[Destination, ...]:

@@ -31,7 +31,7 @@ class MadeDisks:
     paused_ms: float = 0.0  # how long the source stood still
     warnings: tuple[str, ...] = ()  # what it costs production
     allocated: int = 0  # bytes
-    twins: tuple[CloneDisk, ...] = ()  # copies of them for a control
+    controls: tuple[CloneDisk, ...] = ()  # copies of them for a control
 
 
 class Exporter(Protocol):

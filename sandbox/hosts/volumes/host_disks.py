@@ -48,8 +48,8 @@ class Step:
     command: tuple[str, ...]
     store: str
     warning: str = ""
-    twin: CloneDisk | None = None  # None: there cannot be one
-    twin_command: tuple[str, ...] = ()  # copies the copy, once the guest runs on
+    control: CloneDisk | None = None  # None: there cannot be one
+    control_command: tuple[str, ...] = ()  # copies the copy, once the guest runs on
 
 
 class HostDisks:
@@ -97,10 +97,10 @@ class HostDisks:
         for step in steps:
             if step.store == _REFLINK and step.disk.format == "qcow2":
                 self._pin_base(step, deadline)
-        twins = tuple(step.twin for step in steps if step.twin is not None)
-        control = control and len(twins) == len(steps)
+        controls = tuple(step.control for step in steps if step.control is not None)
+        control = control and len(controls) == len(steps)
         if control:
-            self._make_twins(steps, deadline)
+            self._make_control_copies(steps, deadline)
         stores = tuple(dict.fromkeys(step.store for step in steps))
         return MadeDisks(
             disks=tuple(step.clone for step in steps),
@@ -109,11 +109,11 @@ class HostDisks:
             paused_ms=paused,
             warnings=tuple(step.warning for step in steps if step.warning),
             allocated=sum(self._allocated(s.clone, deadline) for s in steps if s.store == _EXPORT),
-            twins=twins if control else (),
+            controls=controls if control else (),
         )
 
-    def _make_twins(self, steps: Sequence[Step], deadline: Deadline) -> None:
-        script = "\n".join(f"{shlex.join(step.twin_command)} || exit" for step in steps)
+    def _make_control_copies(self, steps: Sequence[Step], deadline: Deadline) -> None:
+        script = "\n".join(f"{shlex.join(step.control_command)} || exit" for step in steps)
         self._host.run(["sh", "-s"], deadline, input=f"(\n{script}\n) </dev/null\n".encode())
 
     def _step(
@@ -137,14 +137,14 @@ class HostDisks:
                 disk.path,
                 copy,
             )
-            twin = str(place / f"{disk.target}.control.{disk.format}")
+            control = str(place / f"{disk.target}.control.{disk.format}")
             return Step(
                 disk,
                 _clone(disk, copy, disk.format),
                 argv,
                 _REFLINK,
-                twin=_clone(disk, twin, disk.format),
-                twin_command=("cp", "--reflink=always", "--", copy, twin),
+                control=_clone(disk, control, disk.format),
+                control_command=("cp", "--reflink=always", "--", copy, control),
             )
         if running:
             raise RequestError(
@@ -155,14 +155,14 @@ class HostDisks:
         copy = str(place / f"{disk.target}.overlay.qcow2")
         socket = str(FOLDER / mark.run / f"{disk.target}.sock")  # short, and fit for a URL
         argv = ("sh", "-c", _SERVE, "sh", socket, _image_options(disk), copy, str(disk.size))
-        twin = str(place / f"{disk.target}.control.qcow2")
+        control = str(place / f"{disk.target}.control.qcow2")
         return Step(
             disk,
             _clone(disk, copy, "qcow2"),
             argv,
             _EXPORT,
-            twin=_clone(disk, twin, "qcow2"),
-            twin_command=("cp", "--", copy, twin),
+            control=_clone(disk, control, "qcow2"),
+            control_command=("cp", "--", copy, control),
         )
 
     def _pin_base(self, step: Step, deadline: Deadline) -> None:
@@ -229,11 +229,11 @@ def _snapshot(disk: Disk, mark: Mark, survey: lvm.Survey) -> Step:
     if not origin.pool:
         return step  # a second one would have production write every block three times
     copy = replace(origin, name=name)
-    twin = f"{name}-control"
+    control = f"{name}-control"
     return replace(
         step,
-        twin=_clone(disk, f"/dev/{origin.group}/{twin}", "block"),
-        twin_command=tuple(lvm.snapshot_command(copy, twin, mark)),
+        control=_clone(disk, f"/dev/{origin.group}/{control}", "block"),
+        control_command=tuple(lvm.snapshot_command(copy, control, mark)),
     )
 
 

@@ -203,7 +203,7 @@ LEDGER = Ledger(
         Destination(kind="tcp", address="203.0.113.7", port=443, after=3),
         Destination(kind="name", address="telemetry.example", after=1),
         Destination(kind="tcp", address="2001:db8::25", port=25, before=2, after=4),
-        Destination(kind="ping", address="192.0.2.1", after=1, twin=2),
+        Destination(kind="ping", address="192.0.2.1", after=1, control=2),
     )
 )
 

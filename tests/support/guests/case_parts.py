@@ -11,7 +11,7 @@ from sandbox.report import render
 
 ALL = "upgrade: {what: all}\n"
 MEMORY = "memory: 512MiB\n"
-TWIN = "control: always\n"
+CONTROL = "control: always\n"
 FEW = "checks: {shared: [boot, services]}\n"  # where a verdict is not about the checks
 LOOK = "def test_nginx_runs(host):\n    assert host.service('nginx').is_running\n"
 

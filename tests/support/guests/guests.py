@@ -113,7 +113,7 @@ def settings_for(state: Path, archive: archives.Archive) -> Settings:
         scenarios=(shipped_scenarios(),),
         upstream_proxy=archive.url,
         proxy_allow=(archives.SOURCE,),
-        control="never",  # guests are slow here: what is about twins asks for them
+        control="never",  # guests are slow here: what is about controls asks for them
         watch=0.0,
     )
 

@@ -94,8 +94,8 @@ def capture(host: Host, administrator: Administrator) -> Iterator[Callable[[], S
 
 
 def expect_nothing_on(own: str | tuple[str, ...], seen: Seen, production: str) -> None:
-    """The clone said something on its ``own`` bridge, or its twin on another, and nobody heard it:
-    neither production nor dom0.
+    """The clone sent on its ``own`` bridge, or the control on another, and nothing was heard by
+    others: neither production nor dom0.
 
     tcpdump names interfaces when it shows what it kept: "?" is one that is gone by then, as the
     run's own are. All others of dom0 are still there.

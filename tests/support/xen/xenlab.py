@@ -167,7 +167,7 @@ def settings(state: Path, host: Host, archive: archives.Archive) -> Settings:
         scenarios=(shipped_scenarios(),),
         upstream_proxy=archive.url,
         proxy_allow=(archives.SOURCE,),
-        control="never",  # the lab's memory is small: what is about twins asks for them
+        control="never",  # the lab's memory is small: what is about controls asks for them
         watch=0.0,
     )
 

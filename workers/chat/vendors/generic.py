@@ -33,7 +33,7 @@ def say(lines: Lines) -> ChatReply:
 
 
 class GenericMessages:
-    """To the channel's ``url``; without one nobody is told."""
+    """To the channel's ``url``; without one no message is sent."""
 
     def __init__(self, channel: Channel) -> None:
         self._wire = Wire()

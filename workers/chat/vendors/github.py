@@ -77,7 +77,7 @@ def hear(
 
 
 def say(lines: Lines) -> ChatReply:
-    """GitHub keeps it with the delivery, for whoever set the hook up."""
+    """GitHub stores it with the delivery, where the owner of the hook reads it."""
     return answer({"text": markup.plain(lines)})
 
 

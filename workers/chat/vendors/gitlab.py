@@ -2,7 +2,7 @@
 a comment that is edited. The token needs the scope `api` and the role Developer.
 
 The secret is a signing token (`whsec_…`), with which GitLab signs as Standard Webhooks say; or a
-secret token, which is only a word in a header: whoever has seen one request can make others.
+secret token, which is only a word in a header: a reader of one request can forge others.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def hear(
 
 
 def say(lines: Lines) -> ChatReply:
-    """GitLab keeps it with the delivery, for whoever set the hook up."""
+    """GitLab stores it with the delivery, where the owner of the hook reads it."""
     return answer({"text": markup.plain(lines)})
 
 

@@ -1,5 +1,5 @@
-"""Mattermost: a slash command. It has only a token, which every request holds: whoever has seen
-one can make others. Messages by a bot's token, over REST."""
+"""Mattermost: a slash command. Its only proof is a token, which every request holds: a reader of
+one request can forge others. Messages are sent with a bot's token, over REST."""
 
 from __future__ import annotations
 

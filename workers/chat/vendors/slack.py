@@ -103,7 +103,7 @@ class SlackMessages:
     def __init__(self, channel: Channel) -> None:
         from slack_sdk import WebClient
 
-        # It is tried again by whoever calls, who also knows when.
+        # No retry handlers: the caller tries again, since it knows when.
         self._client = WebClient(
             channel.token, base_url=channel.url, timeout=SECONDS, retry_handlers=[]
         )

@@ -82,7 +82,7 @@ def needing(scope: Scope) -> type[APIRoute]:
 
 
 def admit(request: Request, scope: Scope) -> IssuedToken:
-    """Whose request it is; raises :class:`ProblemResponse` for somebody who may not do this."""
+    """The token of a request; raises :class:`ProblemResponse` when it lacks the scope."""
     service = service_of(request)
     token = known(service, _given(request), peer_of(request))
     request.scope["sandbox.token"] = token  # for the log
@@ -117,7 +117,8 @@ def _given(request: Request) -> str:
 
 
 def known(service: ApiService, text: str, peer: str) -> IssuedToken:
-    """Guesses are slowed down; whoever had a good token lately does not suffer from others'."""
+    """The token of this text. Refusals limit the rate of an address, so that a token cannot be
+    guessed; a token that was good lately is exempt."""
     limiter, digest = service.limiter, tokens.digest(text)
     if service.known.get(digest, -TRUSTED) <= time.monotonic() - TRUSTED:
         wait = limiter.full(limiter.failures, peer)
@@ -131,7 +132,7 @@ def known(service: ApiService, text: str, peer: str) -> IssuedToken:
                 service.known.clear()
             service.known[digest] = time.monotonic()
             return token
-    except HostError as problem:  # it may say where the database is, to anybody
+    except HostError as problem:  # its text may reveal the database's address
         log.warning("not answered", problem=str(problem))
         raise ProblemResponse(
             503, "the database does not answer", "try again", {"Retry-After": "5"}

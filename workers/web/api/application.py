@@ -91,13 +91,13 @@ def _allowed(path: str) -> set[str]:
 
 @everybody.get("/health")
 def get_health(request: Request) -> models.Health:
-    """Whether the service can work; for whoever asks, so it says no more."""
+    """Whether the service can work. It needs no token, so it reveals nothing else."""
     request.app.state.health.look()
     return models.Health(status="ok", version=__version__)
 
 
 class _Health:
-    """Looked at now and then, however often it is asked for: nobody needs a token for it."""
+    """Caches the health: it needs no token, so frequent requests must not load the database."""
 
     def __init__(self, settings: ServiceSettings, database: Database) -> None:
         self._settings = settings

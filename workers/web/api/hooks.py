@@ -26,7 +26,7 @@ def _hear(request: Request, name: str, body: bytes) -> Response:
     ear = request.app.state.ear
     if not isinstance(ear, Ear):
         raise ProblemResponse(
-            404, "nobody is listened to here", "SANDBOX_SERVICE_CHAT names a chat.yaml"
+            404, "this service has no chat channels", "SANDBOX_SERVICE_CHAT names a chat.yaml"
         )
     try:
         channel = ear.channel(name)

@@ -80,7 +80,7 @@ class Submission(BaseModel):
     @field_validator("upgrade")
     @classmethod
     def no_files(cls, value: str | None) -> str | None:
-        """A file is one of whoever sits at the machine."""
+        """Only a user of the machine itself may name files."""
         items = [item.strip() for item in (value or "").split(",")]
         if any(item.endswith((".deb", ".rpm")) for item in items):
             raise ValueError("name packages, not files")
@@ -277,7 +277,7 @@ class Check(BaseModel):
     name: str
     runs: int
     since: datetime
-    not_upgraded: Rate = Field(description="before the upgrade, and on the twin")
+    not_upgraded: Rate = Field(description="before the upgrade, and on the control")
     broken_runs: int = Field(description="in which it was broken all the time: not in that rate")
     upgraded: Rate = Field(description="after an upgrade")
     last: list[CheckInRun] = Field(description="oldest first")
@@ -346,7 +346,7 @@ class Gate(BaseModel):
 
 
 class Token(BaseModel):
-    """Without its secret, which nobody has but its holder."""
+    """A token without its secret, which only its holder has."""
 
     id: str
     name: str

@@ -166,7 +166,7 @@ def _key(name: str | None, settings: ServiceSettings) -> Path | None:
         return None
     if not settings.api_keys:
         raise RequestError(
-            "this service lends its keys to nobody",
+            "this service lends no keys",
             "state login.key in the scenario; or SANDBOX_SERVICE_API_KEYS names a folder of keys",
         )
     return Path(settings.api_keys, name)

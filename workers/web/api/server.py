@@ -131,5 +131,5 @@ def _tls(settings: ServiceSettings) -> tuple[str | None, str | None]:
 
 
 def _no_password() -> str:
-    """Nobody is asked on a terminal that a service does not have."""
+    """An empty password prevents a prompt: a service has no terminal."""
     return ""

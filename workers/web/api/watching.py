@@ -1,7 +1,7 @@
-"""Looks at the database for all who watch: two hundred of them cost hardly more than one.
+"""Reads the database for all watchers at once: two hundred of them cost hardly more than one.
 
-Whoever comes reads what there is by itself; from then on the newest events of all runs that are
-watched are read together, at most ten times a second, and everybody takes theirs from memory.
+A new watcher reads the existing events by itself. From then on the newest events of all watched
+runs are read together, at most ten times a second, and each watcher takes its own from memory.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Looks:
 
     @contextlib.contextmanager
     def watching(self, run_id: str) -> Iterator[None]:
-        """While somebody watches a run."""
+        """Count a watcher of the run while the context lasts."""
         with self._lock:
             self._watched[run_id] += 1
         try:
@@ -81,7 +81,7 @@ class Looks:
         newest = reading.newest_event(self._database, run_id)
         with self._lock:
             if run_id in self._watched and run_id not in self._tails:
-                # Whoever has not had that one yet comes this way again.
+                # A watcher that lacks an event up to this one reads the database again.
                 self._tails[run_id] = _Tail(newest)
                 self._runs[run_id] = run
                 self._newest = max(self._newest, newest)

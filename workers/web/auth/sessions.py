@@ -19,7 +19,7 @@ LIFETIME = 12 * 3600.0  # seconds
 
 
 def begin(database: Database, token: IssuedToken) -> str:
-    """A new session of a good token: the secret for its cookie, which nobody sees again."""
+    """Start a session of a good token; returns the cookie's secret, which is not stored."""
     secret = secrets.token_urlsafe(32)
     with database.write() as connection:
         connection.execute(delete(sessions).where(sessions.c.expires <= now()))
@@ -35,7 +35,7 @@ def begin(database: Database, token: IssuedToken) -> str:
 
 
 def find(database: Database, secret: str) -> IssuedToken | None:
-    """The token that somebody is signed in by, if the session and the token are still good."""
+    """The token that the session was started with, if both are still good."""
     query = select(sessions.c.token_id).where(
         sessions.c.digest == _digest(secret), sessions.c.expires > now()
     )

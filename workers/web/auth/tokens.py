@@ -1,7 +1,7 @@
 """Tokens of the HTTP API: made, listed, taken back, and known again.
 
 ``sbx_ID_SECRET``: the id is for people and logs, the secret is shown once. The database has only
-its SHA-256, so that whoever reads the database cannot use the API; the prefix lets scanners for
+its SHA-256, so that a reader of the database cannot use the API; the prefix lets scanners for
 lost secrets find one.
 """
 
@@ -65,7 +65,7 @@ class IssuedToken:
 def create(
     database: Database, name: str, scope: Scope, seconds: float | None
 ) -> tuple[IssuedToken, str]:
-    """A new token that lives for so long, or for ever; with its text, which nobody sees again."""
+    """A new token, which expires after ``seconds`` or never; its text is shown only this once."""
     if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
         raise RequestError(
             f"{name!r} is no name for a token",

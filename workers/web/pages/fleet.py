@@ -21,7 +21,7 @@ readers = APIRouter(route_class=page(Scope.READ))
 
 @dataclass(frozen=True)
 class Chosen:
-    """What somebody wants to see of the fleet."""
+    """The filters that a user chose for the fleet."""
 
     guest: str  # a part of its name
     host: str

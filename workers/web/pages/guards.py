@@ -1,6 +1,6 @@
-"""What a page needs: somebody who is signed in and may see it; for a form also that it is ours.
+"""What a page requires: a signed-in user with the scope; a form must also come from our own page.
 
-As in the API a route's class says so, so that no route can forget it.
+As in the API, the route's class enforces this, so that no route can forget it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIELDS = 20  # of a form
 
 @dataclass(frozen=True)
 class Visit:
-    """Somebody who is signed in, for the time of a request."""
+    """A signed-in user, for the time of a request."""
 
     token: IssuedToken
     secret: str  # of the session; for its cookie only
@@ -57,7 +57,7 @@ def form_of(request: Request) -> dict[str, str]:
 def page(scope: Scope) -> type[APIRoute]:
     """The class of routes for people whose token has this scope."""
 
-    class Page(APIRoute):
+    class GuardedPage(APIRoute):
         needs = scope
 
         def get_route_handler(self) -> Handler:
@@ -78,7 +78,7 @@ def page(scope: Scope) -> type[APIRoute]:
 
             return handle
 
-    return Page
+    return GuardedPage
 
 
 class Door(APIRoute):

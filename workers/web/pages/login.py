@@ -38,7 +38,7 @@ def log_in(request: Request) -> Response:
         told = "That is no token of this service, or it is not good any more."
         return show(request, "login.html", {"problem": told, "next": onward}, 401)
     request.scope["sandbox.token"] = token  # for the log
-    sessions.end(service.database, secret_of(request))  # of whoever was here before
+    sessions.end(service.database, secret_of(request))  # the browser's previous session
     secret = sessions.begin(service.database, token)
     answer = RedirectResponse(onward, 303)
     _set_cookie(request, answer, secret, int(sessions.LIFETIME))

@@ -39,5 +39,5 @@ def _none() -> dict[str, Step]:
 
 
 def _passed(step: Step) -> Step:
-    """The one before has ended when the next begins, also when nobody said so."""
+    """A step has ended when the next one begins, even if its end was not reported."""
     return replace(step, state="done") if step.state == "now" else step

@@ -50,7 +50,7 @@ HEADERS = {
 def show(
     request: Request, template: str, values: Mapping[str, Any], status: int = 200
 ) -> HTMLResponse:
-    """A page for whoever is signed in; on the way in, for nobody in particular."""
+    """A page for the signed-in user; before the sign-in, a page without a user."""
     visit = getattr(request.state, "visit", None)
     return _page(template, status, {"visit": visit, "here": request.url.path, **values})
 

@@ -1,4 +1,4 @@
-"""The clone's twin beside it: its own bridge and disks, its end, and what it found."""
+"""The control beside it: its own bridge and disks, its end, and what it found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.waiting import soon, wait_until
 GIB = 1 << 30
 
 
-def twins(stage: Stage, text: str = "source: {guest: web01}\ncontrol: always") -> RunRecord:
+def controls(stage: Stage, text: str = "source: {guest: web01}\ncontrol: always") -> RunRecord:
     return stage.rehearse(text)
 
 
@@ -43,7 +43,7 @@ def texts(domain: FakeDomain, path: str, attribute: str) -> list[str]:
     return [str(element.get(attribute)) for element in found]
 
 
-def test_a_twin_has_the_same_machine_and_nothing_in_common(stage: Stage) -> None:
+def test_a_control_has_the_same_machine_and_nothing_in_common(stage: Stage) -> None:
     plan, clone, folder = started(stage)
     with make_control_trial(plan, stage.hypervisor, clone, folder, soon()):
         one, other = domain(stage, folder), domain(stage, folder, control=True)
@@ -68,8 +68,8 @@ def test_a_twin_has_the_same_machine_and_nothing_in_common(stage: Stage) -> None
 
 def test_what_a_killed_run_left_of_both_is_found(stage: Stage) -> None:
     plan, clone, folder = started(stage)
-    twin = make_control_trial(plan, stage.hypervisor, clone, folder, soon())
-    assert twin is not None
+    control = make_control_trial(plan, stage.hypervisor, clone, folder, soon())
+    assert control is not None
     folder.note(owner="1:0:boot:machine")
     store = Store(stage.settings)
     assert leftovers(stage.hypervisor, store) == (folder.id,)
@@ -80,17 +80,17 @@ def test_what_a_killed_run_left_of_both_is_found(stage: Stage) -> None:
 
 
 def test_both_end_with_a_run_that_ends_early(stage: Stage) -> None:
-    record = twins(stage)
+    record = controls(stage)
     assert record.decision is not None
     assert record.decision.verdict is Verdict.INCONCLUSIVE  # nobody answers in a fake guest
     assert stage.left() == []
 
 
-def test_a_host_that_fails_the_twin_alone_is_no_trouble_of_the_run(stage: Stage) -> None:
+def test_a_host_that_fails_the_control_alone_is_no_trouble_of_the_run(stage: Stage) -> None:
     plan, clone, folder = started(stage)
     stage.hypervisor.fail("state", HostError("it hangs"))
-    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as twin:
-        found = twin.found(soon())
+    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as control:
+        found = control.found(soon())
     assert found is not None
     assert "it hangs" in found.missing
     assert found.checks_before == ()
@@ -100,8 +100,8 @@ def test_without_memory_for_two_there_is_one(stage: Stage) -> None:
     stage.hypervisor.memory = 600 << 20
     plan, clone, folder = started(stage)
     stage.hypervisor.memory = 200 << 20
-    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as twin:
-        found = twin.found(soon())
+    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as control:
+        found = control.found(soon())
     assert found is not None
     assert "200 MiB free" in found.missing
     assert domain_name(folder.id, control=True) not in stage.hypervisor.domains
@@ -116,8 +116,8 @@ def test_a_host_that_cannot_make_a_second_bridge_leaves_it_at_one(stage: Stage) 
             with pytest.raises(HostError, match="no more bridges"):
                 make_control_trial(plan, stage.hypervisor, clone, folder, soon())
             continue
-        with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as twin:
-            found = twin.found(soon())
+        with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as control:
+            found = control.found(soon())
         assert found is not None
         assert "no more bridges" in found.missing
 
@@ -134,17 +134,17 @@ def with_room_for_one(stage: Stage) -> Stage:
 
 def test_a_run_that_ends_early_says_that_it_had_none(stage: Stage) -> None:
     tight = with_room_for_one(stage)
-    record = twins(tight, "source: {guest: web01}\ncontrol: auto")
+    record = controls(tight, "source: {guest: web01}\ncontrol: auto")
     assert record.facts.control is not None
     assert "200 MiB free" in record.facts.control.missing
     assert record.decision is not None
-    assert any("not compared with a twin" in one for one in record.decision.findings)
+    assert any("not compared with a control" in one for one in record.decision.findings)
     assert tight.left() == []
 
 
 def test_a_scenario_that_insists_waits_for_room(stage: Stage) -> None:
     tight = with_room_for_one(stage)
-    record = twins(tight)
+    record = controls(tight)
     assert record.decision is not None
     assert record.decision.verdict is Verdict.ERROR
     assert record.facts.trouble is not None
@@ -154,10 +154,10 @@ def test_a_scenario_that_insists_waits_for_room(stage: Stage) -> None:
 
 def test_a_scenario_that_wants_none_has_none(stage: Stage) -> None:
     plan, clone, folder = started(stage, "never")
-    assert clone.twins == ()
-    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as twin:
+    assert clone.controls == ()
+    with make_control_trial(plan, stage.hypervisor, clone, folder, soon()) as control:
         assert domain_name(folder.id, control=True) not in stage.hypervisor.domains
-        assert twin.found(soon()) is None
+        assert control.found(soon()) is None
     assert not (folder.clone / "control").exists()
 
 
@@ -167,7 +167,7 @@ def test_leaving_does_not_wait_for_what_it_does(stage: Stage) -> None:
     began = time.monotonic()
     own = domain_name(folder.id, control=True)
     with make_control_trial(slow, stage.hypervisor, clone, folder, soon()):
-        wait_until(lambda: own in stage.hypervisor.domains, "the twin to be started")
+        wait_until(lambda: own in stage.hypervisor.domains, "the control to be started")
     assert time.monotonic() - began < 60, "it waited for a guest that never boots"
 
 
