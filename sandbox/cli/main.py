@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sandbox import __version__
+from sandbox.cli.headings import write_commands
 from sandbox.cli.lazy_group import LazyGroup
 from sandbox.cli.options import (
     EXIT_CODES,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 class Main(click.Group):
     """Shows our errors as a message and a hint, with the exit code of their verdict."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_commands(self, ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -98,7 +102,7 @@ def run(
     as_json: bool,
     picture: Path | None,
 ) -> None:
-    """Rehearse SCENARIO (a name or a folder) on a clone and give the verdict.
+    """Rehearse SCENARIO on a clone and give the verdict. It is a name or a folder.
 
     \b
     Examples:
@@ -128,7 +132,7 @@ main.add_command(preflight)
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write there instead of printing.")
 def report(run_id: str, format_: str, output: Path | None) -> None:
-    """Show the report of RUN: an id, the beginning or end of one, or `latest`.
+    """Show the report of RUN. RUN is an id, the beginning or end of one, or `latest`.
 
     \b
     Examples:
@@ -156,7 +160,7 @@ main.add_command(
     LazyGroup(
         "lab",
         module="sandbox.demo.lab.commands",
-        help="A Xen host inside QEMU, to try rehearsals on Xen without having one.",
+        help="A Xen host inside QEMU, to try rehearsals on Xen.",
         epilog="sandbox lab up builds and starts it (ten minutes the first time under emulation).",
     )
 )
@@ -201,7 +205,7 @@ def show(run_id: str, as_json: bool) -> None:
 @click.option("--record", is_flag=True, help="Remove the record and its artifacts, too.")
 @on_host("Ask this host instead of the one that the run noted.")
 def rm(run_id: str, record: bool, host: str | None) -> None:
-    """Remove the clone of RUN that was kept (--record: everything of it).
+    """Remove the clone of RUN that was kept. With --record: all of the run.
 
     \b
     Examples:
@@ -216,7 +220,7 @@ def rm(run_id: str, record: bool, host: str | None) -> None:
 @main.command()
 @on_host("Only there (default: on every host that is known).")
 def reap(host: str | None) -> None:
-    """Remove what killed runs left behind; live and kept ones are not touched.
+    """Remove what killed runs left. Live and kept clones are not touched.
 
     \b
     Examples:
@@ -289,7 +293,7 @@ def init(
     key: Path | None,
     boot: bool,
 ) -> None:
-    """Write scenarios/NAME/scenario.yaml, commented, for a guest that is inspected.
+    """Inspect a guest and write a scenario for it, scenarios/NAME.
 
     \b
     Examples:
@@ -353,7 +357,7 @@ main.add_command(
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the shell completion script: of commands, runs, scenarios, guests and hosts.
+    """Print the shell completion script. It completes commands, runs, scenarios, guests and hosts.
 
     \b
     Examples:

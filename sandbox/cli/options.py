@@ -13,7 +13,7 @@ Exit codes:
   0  pass          the upgrade is safe to apply
   1  fail          it is not
   2  rejected      the request is wrong: unknown guest, bad scenario, key refused
-  3  inconclusive  nobody may conclude that it is safe
+  3  inconclusive  the rehearsal does not show whether it is safe
   4  error         the sandbox itself failed: try again
   130  interrupted (Ctrl-C), everything cleaned up
 """

@@ -50,7 +50,7 @@ def preflight(
     known_bugs: Path | None,
     as_json: bool,
 ) -> None:
-    """Look at production itself for what would stand in SCENARIO's way; seconds, no clone.
+    """Look at production for what would stop SCENARIO. It takes seconds, and makes no clone.
 
     This is the one command that enters production, never by itself, and it only reads: apt
     simulates with the package lists that are there, and nothing is fetched or written. Its host key

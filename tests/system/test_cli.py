@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from sandbox import __version__
+from sandbox.cli.headings import HEADINGS
 from sandbox.cli.options import EXIT_CODES
 from sandbox.core.errors import DeadlineExceeded, GuestUnreachable, HostError, RequestError
 from sandbox.core.records import Verdict
@@ -72,12 +73,21 @@ def test_help_says_what_the_product_is_for() -> None:
     done = sandbox("--help", environment=dict(os.environ))
     assert done.returncode == 0
     assert "Rehearse an upgrade on a throwaway clone" in done.stdout
-    for path in commands():
-        assert not path or path[0] in done.stdout
+    assert "..." not in done.stdout.partition("Options:")[2], "a description is cut off"
     for code in EXIT_CODES.splitlines()[2:]:
         assert code.strip() in done.stdout
     assert all(len(line) <= 100 for line in done.stdout.splitlines())
     assert done.stderr == ""
+
+
+def test_every_command_stands_under_one_heading() -> None:
+    """And none under "Others", where a new command lands that has no heading yet."""
+    listed = [name for names in HEADINGS.values() for name in names]
+    assert sorted(listed) == sorted({path[0] for path in commands() if path})
+    told = sandbox("--help", environment=dict(os.environ)).stdout
+    for heading, names in HEADINGS.items():
+        below = told.partition(f"\n{heading}:\n")[2].partition("\n\n")[0]
+        assert [line.split()[0] for line in below.splitlines()] == list(names)
 
 
 def test_the_installed_command_is_this_one() -> None:

@@ -74,7 +74,7 @@ def submit(
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def status(run_id: str | None, guest: str | None, limit: int, as_json: bool) -> None:
-    """How the queue stands, or RUN in it (an id, a part of one, or `latest`).
+    """How the queue stands, or RUN in it. RUN is an id, a part of one, or `latest`.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def status(run_id: str | None, guest: str | None, limit: int, as_json: bool) -> 
 @click.argument("run_id", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an event.")
 def watch(run_id: str, as_json: bool) -> None:
-    """Follow RUN live until it has ended; the exit code is its verdict's.
+    """Follow RUN live until it has ended. The exit code is its verdict's.
 
     \b
     Examples:
@@ -127,7 +127,7 @@ def cancel(run_id: str, as_json: bool) -> None:
 @click.argument("run_id", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def retry(run_id: str, as_json: bool) -> None:
-    """Queue the same rehearsal as RUN once more, as a run of its own.
+    """Queue the rehearsal of RUN once more, as a run of its own.
 
     \b
     Examples:
@@ -145,7 +145,7 @@ def retry(run_id: str, as_json: bool) -> None:
 @click.option("--check", default="", help="Only checks with this in their name.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def history(guest: str, host: str | None, check: str, as_json: bool) -> None:
-    """What the checks of GUEST did in the runs so far: which are flaky, what failed when.
+    """What the checks of GUEST did in the runs so far. Which are flaky, what failed when.
 
     How often each held is counted apart for where nothing was upgraded (before the upgrade, and on
     the control) and for after an upgrade.
@@ -192,7 +192,7 @@ def worker(hosts: tuple[str, ...], slots: int, systemd_unit: bool) -> None:
 
 @click.command()
 def beat() -> None:
-    """Send the tick that the nightly schedule and the clean-up run by; two do no harm.
+    """Send the tick of the nightly schedule and the clean-up. Two do no harm.
 
     \b
     Examples:
@@ -209,7 +209,7 @@ def beat() -> None:
 @click.command()
 @click.option("--json", "json_lines", is_flag=True, help="One JSON object a line.")
 def schedule(json_lines: bool) -> None:
-    """The scenarios that run by themselves: when they are due, how their last night went.
+    """The scenarios that run by themselves. When they are due, how their last night went.
 
     \b
     Examples:
@@ -225,7 +225,7 @@ def schedule(json_lines: bool) -> None:
 @click.argument("night", required=False)
 @click.option("--json", "json_text", is_flag=True, help="Print JSON.")
 def summary(night: str | None, json_text: bool) -> None:
-    """Which guests may be upgraded after NIGHT, which not and why, what is new.
+    """Which guests may be upgraded after NIGHT. Which not and why, and what is new.
 
     NIGHT is a schedule's name (its last night), or one night's id; default: the last of all.
 

@@ -36,7 +36,7 @@ def up(hosts: tuple[str, ...], slots: int) -> None:
 
 @click.command()
 def down() -> None:
-    """End the service that `sandbox up` runs on this machine, and wait for that.
+    """End the service of `sandbox up`, and wait until it has ended.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def down() -> None:
 @click.option("--api", "needs_api", is_flag=True, help="The HTTP API of this machine as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def health(needs_worker: bool, needs_api: bool, as_json: bool) -> None:
-    """Whether database, schema and broker are fit for work: exit code 0, else 4.
+    """Whether database, schema and broker are fit for work. Exit code 0, else 4.
 
     \b
     Examples:
