@@ -12,20 +12,17 @@ from pathlib import Path
 from sandbox.core.clean_text import clean, one_line, tail_lines
 from sandbox.core.records import (
     Destination,
-    Facts,
     PackageChange,
     RunRecord,
     UpgradeStatus,
     Verdict,
 )
 from sandbox.core.wording import count, duration, reached
+from sandbox.verdict.assessment import assess
 from sandbox.verdict.diff import (
     CheckChange,
     Differences,
     Effect,
-    compare,
-    compare_checks,
-    without_drift,
 )
 from sandbox.verdict.downtime import REBOOT, Forecast, forecasts
 from sandbox.verdict.severity import GradedLine, ranked
@@ -123,7 +120,7 @@ class View:
 
     @property
     def control(self) -> str:
-        """How the clone was compared with the control; "" where nobody wanted one."""
+        """How the clone was compared with the control; "" where none was wanted."""
         control = self.record.facts.control
         if control is None:
             return ""
@@ -139,8 +136,8 @@ class View:
 
     @cached_property
     def tried(self) -> tuple[str, ...]:
-        """What the clone tried to reach, one line each, new destinations first; empty where there
-        was nobody to listen to."""
+        """What the clone tried to reach, one line each, new destinations first; empty where
+        nothing listened."""
         ledger = self.record.facts.ledger
         if ledger is None:
             return ()
@@ -184,10 +181,10 @@ class View:
 def view(record: RunRecord, run_dir: Path) -> View:
     """Sanitise ``record`` and work out what its reports have in common."""
     # Compared as they are and cleaned afterwards: two texts may differ only in what is cut.
-    facts, shown = record.facts, clean(record)
-    compared = compare_with_control(facts)
-    differences = clean(compared) if compared else None
-    checks = [clean(c) for c in compare_checks(facts.checks_before, facts.checks_after)]
+    shown = clean(record)
+    found = assess(record.facts)
+    differences = clean(found.differences) if found.differences else None
+    checks = [clean(c) for c in found.checks]
     return View(
         record=shown,
         verdict=_verdict(shown),
@@ -206,18 +203,6 @@ def _tried(one: Destination) -> str:
         return f"NEW since the upgrade: {reached(one)} ({count(one.after, 'time')})"
     times = f"{count(one.before, 'time')} before the upgrade, {one.after} after"
     return f"{reached(one)} ({times}{'; the control, too' if one.control else ''})"
-
-
-def compare_with_control(facts: Facts) -> Differences | None:
-    """What the upgrade changed; None where nobody looked twice."""
-    if not facts.before or not facts.after:
-        return None
-    found, control = compare(facts.before, facts.after), facts.control
-    if control is None or not control.before or not control.after:
-        return found
-    return without_drift(
-        found, compare(control.before, control.after), (control.before, control.after)
-    )
 
 
 def headline(record: RunRecord) -> str:

@@ -1,12 +1,30 @@
-"""The facts in the terms that a verdict is given in. Pure."""
+"""What a rehearsal's facts amount to: the candidate compared with itself before its upgrade, and
+with the control. Compared once, and handed to every judge and to the reports. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sandbox.core.records import CheckEnd, Facts, Observation, PackageChange, UpgradeStatus
-from sandbox.verdict.diff import CheckChange, Effect, compare, compare_checks
+from sandbox.core.records import (
+    Cause,
+    CheckEnd,
+    Facts,
+    Observation,
+    PackageChange,
+    UpgradeStatus,
+)
+from sandbox.verdict.causes import causes
+from sandbox.verdict.diff import (
+    CheckChange,
+    Differences,
+    Effect,
+    compare,
+    compare_checks,
+    without_drift,
+)
 from sandbox.verdict.diff_kinds import split_package
+from sandbox.verdict.flakiness import excuse, flaky
 
 ENDED = {
     CheckEnd.TIMEOUT: "a check hung",
@@ -24,14 +42,62 @@ class Objection:
     hint: str = ""
 
 
+@dataclass(frozen=True)
+class Assessment:
+    """``differences``: what the upgrade changed, None where there are no two observations.
+    ``packages``: what really changed, or else what the simulation announced. ``excuses``: of each
+    check that broke, why that proves nothing; "" where it proves harm."""
+
+    facts: Facts
+    checks: tuple[CheckChange, ...]
+    differences: Differences | None
+    packages: tuple[PackageChange, ...]
+    excuses: Mapping[str, str]
+    flaky: tuple[str, ...]
+    causes: tuple[Cause, ...]
+    last: Observation | None  # after the upgrade, or before one that had nothing to do
+
+    def with_effect(self, effect: Effect) -> list[CheckChange]:
+        return [change for change in self.checks if change.effect is effect]
+
+    @property
+    def held_before(self) -> int:
+        """How many checks held before the upgrade."""
+        return sum(change.held_before for change in self.checks)
+
+
+def assess(facts: Facts) -> Assessment:
+    """Compare everything that the judges and the reports ask for. Never raises."""
+    checks = compare_checks(facts.checks_before, facts.checks_after)
+    differences = _differences(facts)
+    announced = facts.upgrade.changes if facts.upgrade else ()
+    packages = differences.packages if differences else announced
+    return Assessment(
+        facts,
+        checks,
+        differences,
+        packages,
+        excuses={c.name: excuse(facts, c.name) for c in checks if c.effect is Effect.BROKE},
+        flaky=flaky(facts),
+        causes=causes(facts, packages),
+        last=facts.after or (facts.before if stopped_with_nothing(facts) else None),
+    )
+
+
+def _differences(facts: Facts) -> Differences | None:
+    if not facts.before or not facts.after:
+        return None
+    found, control = compare(facts.before, facts.after), facts.control
+    if control is None or not control.before or not control.after:
+        return found
+    drift = compare(control.before, control.after)
+    return without_drift(found, drift, (control.before, control.after))
+
+
 def stopped_with_nothing(facts: Facts) -> bool:
     """Nothing was upgraded and the recipe saw no need to look again: before is also after."""
     nothing = facts.upgrade is not None and facts.upgrade.status is UpgradeStatus.NOTHING
     return nothing and not facts.reboot and not facts.after and not facts.checks_after
-
-
-def last_observation(facts: Facts) -> Observation | None:
-    return facts.after or (facts.before if stopped_with_nothing(facts) else None)
 
 
 def failed_before(facts: Facts) -> str:
@@ -44,18 +110,3 @@ def failed_before(facts: Facts) -> str:
     known = {split_package(key)[0] for key in before.not_configured}
     changes = {change.name for change in upgrade.changes}
     return name if name in known - changes else ""
-
-
-def compared(facts: Facts) -> tuple[CheckChange, ...]:
-    return compare_checks(facts.checks_before, facts.checks_after)
-
-
-def checks(facts: Facts, effect: Effect) -> list[CheckChange]:
-    return [change for change in compared(facts) if change.effect is effect]
-
-
-def package_changes(facts: Facts) -> tuple[PackageChange, ...]:
-    """What really changed; what the simulation announced when nobody could look afterwards."""
-    if facts.before and facts.after:
-        return compare(facts.before, facts.after).packages
-    return facts.upgrade.changes if facts.upgrade else ()

@@ -22,7 +22,6 @@ from sandbox.core.records import (
     UnitTrace,
 )
 from sandbox.core.wording import line, mentions, say
-from sandbox.verdict.diff import compare
 
 MOST = 3
 _ERROR_LIMIT = 160
@@ -116,8 +115,9 @@ def _is_up_on(control: Observation, unit: str, ran: bool) -> bool:
     return not (ran and control.units) or control.units.get(unit, "") in _UP
 
 
-def causes(facts: Facts) -> tuple[Cause, ...]:
-    """The likeliest first, at most three; () where no unit stopped, or nothing is known of it."""
+def causes(facts: Facts, changes: Sequence[PackageChange]) -> tuple[Cause, ...]:
+    """Which of these ``changes`` broke the units that stopped: the likeliest first, at most three.
+    () where no unit stopped, or nothing is known of it."""
     if facts.reboot is not None and not facts.reboot.happened:
         by_package: dict[str, Cause] = {}
         for cause in _boot_causes(facts):
@@ -126,7 +126,6 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
     autopsy = facts.autopsy
     if autopsy is None or facts.before is None or facts.after is None:
         return ()
-    changes = compare(facts.before, facts.after).packages
     files = _files(facts.before, facts.after)
     found: list[tuple[int, Cause]] = []
     for trace in autopsy.units:
@@ -155,7 +154,7 @@ def causes(facts: Facts) -> tuple[Cause, ...]:
 
 
 def _boot_causes(facts: Facts) -> Iterator[Cause]:
-    """Nobody can look inside: what was upgraded of the things that a boot needs."""
+    """The guest cannot be entered: what was upgraded of the things that a boot needs."""
     changes = facts.upgrade.changes if facts.upgrade else ()
     why = f": {facts.reboot.message}" if facts.reboot and facts.reboot.message else ""
     ties = [
@@ -239,7 +238,7 @@ def _tie(
     named = _paths([error])
     folders = {path.rpartition("/")[0] for path in named}
     beside = sorted(path for path in files.fresh if path.rpartition("/")[0] in folders)
-    # A file that did not change is seldom to blame, whoever complains about it.
+    # A file that did not change is seldom to blame, whatever complains about it.
     ties = (
         (100, [p for p in named if p not in files.steady], "{} in the error is its file"),
         (80, [p for p in _paths(trace.log) if p not in files.steady], "{} in the log is its file"),

@@ -24,21 +24,17 @@ from sandbox.core.records import (
 from sandbox.core.wording import because, count, line, reached, say, short, since, some
 from sandbox.verdict.assessment import (
     ENDED,
+    Assessment,
     Objection,
-    checks,
-    compared,
+    assess,
     failed_before,
-    last_observation,
-    package_changes,
     stopped_with_nothing,
 )
-from sandbox.verdict.causes import causes, told_by_its_unit
+from sandbox.verdict.causes import told_by_its_unit
 from sandbox.verdict.diff import Effect
 from sandbox.verdict.diff_kinds import split_package
 from sandbox.verdict.flakiness import (
     control_came_back,
-    excuse,
-    flaky,
     gone_alike,
     hangs_alike,
     how_flaky,
@@ -59,41 +55,42 @@ _FINDINGS_LIMIT = 40
 
 def decide(facts: Facts) -> Decision:
     """Judge a rehearsal. Never raises; a fact that is missing without a reason is ``error``."""
-    failures = [*_failures(facts)]
+    found = assess(facts)
+    failures = [*_failures(found)]
     trouble = facts.trouble
     # A clean-up that went wrong comes after the evidence and does not unprove a failure.
     if trouble and not (trouble.phase is Phase.CLEANUP and failures):
         if trouble.blame is Verdict.FAIL and trouble.restarted and restarts_alike(facts):
-            return _answer(Verdict.INCONCLUSIVE, [RESTARTS_ANYWAY], facts)
+            return _answer(Verdict.INCONCLUSIVE, [RESTARTS_ANYWAY], found)
         if trouble.blame is Verdict.FAIL and gone_alike(facts):
-            return _answer(Verdict.INCONCLUSIVE, [goes_anyway(trouble.message)], facts)
+            return _answer(Verdict.INCONCLUSIVE, [goes_anyway(trouble.message)], found)
         blame = Verdict.ERROR if trouble.blame is Verdict.PASS else trouble.blame
-        return _answer(blame, [_trouble_point(trouble, facts), *failures], facts)
+        return _answer(blame, [_trouble_point(trouble, facts), *failures], found)
 
     upgrade = facts.upgrade
     if upgrade and upgrade.status is UpgradeStatus.IMPOSSIBLE:
-        return _answer(Verdict.REJECTED, [_impossible(upgrade)], facts)
+        return _answer(Verdict.REJECTED, [_impossible(upgrade)], found)
     if upgrade and upgrade.status is UpgradeStatus.UNAVAILABLE:
-        return _answer(Verdict.ERROR, [_unavailable(upgrade)], facts)
+        return _answer(Verdict.ERROR, [_unavailable(upgrade)], found)
     if upgrade and upgrade.status is UpgradeStatus.UNFIT:
-        return _answer(Verdict.INCONCLUSIVE, [_unfit(upgrade)], facts)
+        return _answer(Verdict.INCONCLUSIVE, [_unfit(upgrade)], found)
     if failures:
-        return _answer(Verdict.FAIL, [*failures, *doubts_before(facts), *excused(facts)], facts)
+        return _answer(Verdict.FAIL, [*failures, *doubts_before(found), *excused(found)], found)
     if lost := [*_lost_connections(facts)]:
-        return _answer(Verdict.ERROR, lost, facts)
+        return _answer(Verdict.ERROR, lost, found)
 
-    early = [*doubts_before(facts)]
+    early = [*doubts_before(found)]
     if missing := [*_missing(facts, ended_early=bool(early))]:
-        return _answer(Verdict.ERROR, missing, facts)
-    if doubts := [*early, *on_the_whole(facts)]:
-        return _answer(Verdict.INCONCLUSIVE, doubts, facts)
-    return _answer(Verdict.PASS, [_held(facts)], facts)
+        return _answer(Verdict.ERROR, missing, found)
+    if doubts := [*early, *on_the_whole(found)]:
+        return _answer(Verdict.INCONCLUSIVE, doubts, found)
+    return _answer(Verdict.PASS, [_held(found)], found)
 
 
-def _answer(verdict: Verdict, points: Sequence[Objection], facts: Facts) -> Decision:
+def _answer(verdict: Verdict, points: Sequence[Objection], found: Assessment) -> Decision:
     """The first point is the reason; the rest, and what is worth knowing, are findings."""
     first, *others = points
-    findings = [*(point.text for point in others), *_notes(facts)]
+    findings = [*(point.text for point in others), *_notes(found)]
     more = len(findings) - _FINDINGS_LIMIT
     if more > 0:
         findings[_FINDINGS_LIMIT:] = [f"and {more} more"]
@@ -102,42 +99,43 @@ def _answer(verdict: Verdict, points: Sequence[Objection], facts: Facts) -> Deci
         reason=line(first.text) or "no reason was given",  # that can be printed
         findings=tuple(line(text) for text in findings),
         hint=line(first.hint),
-        causes=() if verdict is Verdict.PASS else causes(facts),
+        causes=() if verdict is Verdict.PASS else found.causes,
     )
 
 
 # --- proofs that the upgrade does harm: any of them is a fail -----------------------------------
 
 
-def _failures(facts: Facts) -> Iterator[Objection]:
-    upgrade = facts.upgrade
+def _failures(found: Assessment) -> Iterator[Objection]:
+    facts, upgrade = found.facts, found.facts.upgrade
     if upgrade and upgrade.status is UpgradeStatus.FAILED and not failed_before(facts):
         yield _failed_upgrade(upgrade, facts.autopsy)
     yield from _left_half_way(facts)
     if facts.reboot and not facts.reboot.happened and not stuck_alike(facts):
         yield Objection(
-            f"the guest did not come back {_after(facts)}: "
+            f"the guest did not come back {_after(found)}: "
             + (facts.reboot.message or "no new boot was seen")
             + ("; the control, which was not upgraded, did" if control_came_back(facts) else ""),
             "do not reboot the source after this upgrade; the last console lines and the screen "
             "show where the boot stopped",
         )
-        yield from _told_causes(facts)
+        yield from _told_causes(found)
     if upgrade and upgrade.status in (UpgradeStatus.APPLIED, UpgradeStatus.NOTHING):
-        yield from _restart(facts)
-        yield from _broken_kernel(facts)
-        yield from _broken_package_expectations(facts)
+        yield from _restart(found)
+        yield from _broken_kernel(found)
+        yield from _broken_package_expectations(found)
     if not [*_lost_connections(facts)]:  # a broken connection makes every check fail
-        yield from _regressions(facts)
+        yield from _regressions(found)
         yield from _hang(facts)
 
 
-def _restart(facts: Facts) -> Iterator[Objection]:
+def _restart(found: Assessment) -> Iterator[Objection]:
+    facts = found.facts
     told = facts.trouble is not None and facts.trouble.restarted
     if restarted(facts) and not told and not restarts_alike(facts):
         watched = "while it was watched " if facts.watched and facts.watched.restarted else ""
         yield Objection(
-            f"the guest restarted by itself {watched}{_after(facts)}{_not_the_control(facts)}",
+            f"the guest restarted by itself {watched}{_after(found)}{_not_the_control(facts)}",
             "see its console for the reason",
         )
 
@@ -147,10 +145,9 @@ def _not_the_control(facts: Facts, does: str = "did not") -> str:
     return f"; the control, which was not upgraded, {does}" if there and not there.missing else ""
 
 
-def _after(facts: Facts) -> str:
-    """Names the package where it is the only one; of several nobody knows which it was."""
-    changes = package_changes(facts)
-    return f"after {say(changes[0])}" if len(changes) == 1 else "after the upgrade"
+def _after(found: Assessment) -> str:
+    """Names the package only where it is the only one that changed."""
+    return f"after {say(found.packages[0])}" if len(found.packages) == 1 else "after the upgrade"
 
 
 def _failed_upgrade(upgrade: UpgradeLog, autopsy: Autopsy | None) -> Objection:
@@ -183,9 +180,9 @@ def _newly_half_configured(facts: Facts) -> list[str]:
     return sorted(names)
 
 
-def _broken_kernel(facts: Facts) -> Iterator[Objection]:
+def _broken_kernel(found: Assessment) -> Iterator[Objection]:
+    facts, seen = found.facts, found.last
     wanted = facts.expectations.kernel
-    seen = last_observation(facts)
     if wanted is None or seen is None or (wanted == "newest" and not seen.kernels):
         return
     what = {"newest": "the newest installed ", "unchanged": "it unchanged at "}.get(wanted, "")
@@ -204,41 +201,41 @@ def _broken_kernel(facts: Facts) -> Iterator[Objection]:
         )
 
 
-def _broken_package_expectations(facts: Facts) -> Iterator[Objection]:
-    changes = package_changes(facts)
+def _broken_package_expectations(found: Assessment) -> Iterator[Objection]:
+    changes, expected = found.packages, found.facts.expectations
     hint = "correct `expect` in the scenario, or what is asked of the upgrade"
-    for pattern in facts.expectations.must_change:
+    for pattern in expected.must_change:
         if not any(c.new is not None and _matches(pattern, c) for c in changes):
             yield Objection(f"{pattern} had to change and did not", hint)
-    for pattern in facts.expectations.must_not_change:
+    for pattern in expected.must_not_change:
         hit = [c for c in changes if _matches(pattern, c)]
         if hit:
             yield Objection(f"{some([say(c) for c in hit])}, and {pattern} must not change", hint)
 
 
-def _regressions(facts: Facts) -> Iterator[Objection]:
-    broke = [one for one in checks(facts, Effect.BROKE) if not excuse(facts, one.name)]
+def _regressions(found: Assessment) -> Iterator[Objection]:
+    broke = [one for one in found.with_effect(Effect.BROKE) if not found.excuses[one.name]]
     if not broke:
         return
     results = [change.after for change in broke if change.after is not None]
-    first, when = results[0], since(package_changes(facts), results[0])
+    first, when = results[0], since(found.packages, results[0])
     what = f"{short(first.name)}, which held before, fails {when}"
     if len(results) > 1:
         what = f"{len(results)} checks that held before fail {when}; first {short(first.name)}"
-    likely, what, told = causes(facts), what + because(first), 1
+    likely, what, told = found.causes, what + because(first), 1
     if likely:
         others = "1 check" if len(results) == 1 else f"{len(results)} checks"
         fail = "fails" if len(results) == 1 else "fail"
         what, told = f"{likely[0].text} ({others} that held before {fail})", 0
     yield Objection(what, "rehearse again with --keep and enter the clone to look")
-    yield from _told_causes(facts)
+    yield from _told_causes(found)
     for result in results[told:]:
         yield Objection(f"{short(result.name)} held before and fails after{because(result)}")
 
 
-def _told_causes(facts: Facts) -> Iterator[Objection]:
+def _told_causes(found: Assessment) -> Iterator[Objection]:
     """What ties the likely causes to what broke; the first one's text is told elsewhere."""
-    for number, cause in enumerate(causes(facts)):
+    for number, cause in enumerate(found.causes):
         tie = f"{cause.package or cause.unit}: {'; '.join(cause.evidence)}"
         if number == 0 and cause.evidence:
             yield Objection(f"the likely cause is {tie}")
@@ -332,21 +329,21 @@ def _is_same_boot(facts: Facts) -> bool:
     return any(old and old == new for old, new in pairs)
 
 
-def _held(facts: Facts) -> Objection:
-    changes = package_changes(facts)
-    before = sum(change.held_before for change in compared(facts))
-    seen = last_observation(facts)
+def _held(found: Assessment) -> Objection:
+    changes, before, seen = found.packages, found.held_before, found.last
+    upgrade = found.facts.upgrade
     kernel = f", kernel {seen.kernel} runs" if seen and seen.kernel else ""
-    if facts.upgrade and facts.upgrade.status is UpgradeStatus.NOTHING:
+    if upgrade and upgrade.status is UpgradeStatus.NOTHING:
         return Objection(f"nothing to upgrade, {before} of {before} checks hold{kernel}")
     what = f"{count(len(changes), 'package')} applied" if changes else "the upgrade was applied"
-    held = len(checks(facts, Effect.HOLDS))
+    held = len(found.with_effect(Effect.HOLDS))
     return Objection(f"{what}, {held} of {before} checks hold after{kernel}")
 
 
-def _notes(facts: Facts) -> Iterator[str]:
+def _notes(found: Assessment) -> Iterator[str]:
     """What a person should know whatever the verdict."""
-    upgrade, before, after = facts.upgrade, facts.before, last_observation(facts)
+    facts, after = found.facts, found.last
+    upgrade, before = facts.upgrade, facts.before
     if upgrade:
         if upgrade.conffiles:
             names = some([c.path for c in upgrade.conffiles])
@@ -365,7 +362,7 @@ def _notes(facts: Facts) -> Iterator[str]:
     if facts.ledger and facts.ledger.new:
         tried = [f"{reached(one)} ({count(one.after, 'time')})" for one in facts.ledger.new]
         yield f"after the upgrade the guest tried to reach what it did not before: {some(tried)}"
-    for name in flaky(facts):
+    for name in found.flaky:
         yield f"{short(name)} is flaky: {how_flaky(facts, name)}"
     if before and before.not_configured:
         names = some(before.not_configured)

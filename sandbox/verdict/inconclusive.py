@@ -1,24 +1,20 @@
-"""What keeps anybody from concluding that an upgrade is safe, or that it is not. Pure."""
+"""Why a rehearsal shows neither that an upgrade is safe nor that it is not. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sandbox.core.records import CheckEnd, Facts, Outcome, UpgradeStatus
+from sandbox.core.records import CheckEnd, Outcome, UpgradeStatus
 from sandbox.core.wording import because, short, some
 from sandbox.verdict.assessment import (
     ENDED,
+    Assessment,
     Objection,
-    checks,
-    compared,
     failed_before,
-    last_observation,
 )
 from sandbox.verdict.diff import CheckChange, Effect
 from sandbox.verdict.flakiness import (
     another_start_helps,
-    excuse,
-    flaky,
     how_flaky,
     restarts_alike,
     stuck_alike,
@@ -38,8 +34,8 @@ def goes_anyway(message: str) -> Objection:
     )
 
 
-def doubts_before(facts: Facts) -> Iterator[Objection]:
-    session = facts.checks_before
+def doubts_before(found: Assessment) -> Iterator[Objection]:
+    session = found.facts.checks_before
     if session is None:
         return
     if session.end is not CheckEnd.COMPLETE:
@@ -48,7 +44,7 @@ def doubts_before(facts: Facts) -> Iterator[Objection]:
             f"{ENDED[session.end]} before the upgrade{detail}",
             "repair the check, then rehearse again",
         )
-    broken = checks(facts, Effect.WAS_BROKEN)
+    broken = found.with_effect(Effect.WAS_BROKEN)
     for change in broken:
         if change.before:
             yield Objection(
@@ -56,7 +52,7 @@ def doubts_before(facts: Facts) -> Iterator[Objection]:
                 f"{because(change.before)}{_since_then(change)}",
                 "repair the guest or the check, then rehearse again",
             )
-    if not broken and not any(change.held_before for change in compared(facts)):
+    if not broken and not found.held_before:
         what = "every check was skipped" if session.results else "no check ran"
         yield Objection(
             f"{what} before the upgrade: there is nothing to compare with",
@@ -64,12 +60,12 @@ def doubts_before(facts: Facts) -> Iterator[Objection]:
         )
 
 
-def excused(facts: Facts) -> Iterator[Objection]:
+def excused(found: Assessment) -> Iterator[Objection]:
     """Checks that broke, and prove nothing."""
-    for change in checks(facts, Effect.BROKE):
-        why = excuse(facts, change.name)
+    for change in found.with_effect(Effect.BROKE):
+        why = found.excuses[change.name]
         hint = "repair the guest or the check, then rehearse again"
-        if another_start_helps(facts, change.name):
+        if another_start_helps(found.facts, change.name):
             hint = "rehearse again: a busy host, or what this upgrade does once, made a start slow"
         if why and change.after:
             yield Objection(
@@ -78,8 +74,9 @@ def excused(facts: Facts) -> Iterator[Objection]:
             )
 
 
-def on_the_whole(facts: Facts) -> Iterator[Objection]:
+def on_the_whole(found: Assessment) -> Iterator[Objection]:
     """What is left to doubt when nothing was found that does harm."""
+    facts = found.facts
     if stuck_alike(facts) and facts.reboot:
         yield Objection(
             "the guest does not come back from a reboot, upgraded or not: "
@@ -94,10 +91,10 @@ def on_the_whole(facts: Facts) -> Iterator[Objection]:
         )
     if restarts_alike(facts):
         yield RESTARTS_ANYWAY
-    yield from excused(facts)
-    yield from _doubts_after(facts)
-    held = checks(facts, Effect.HOLDS)
-    unsteady = set(flaky(facts))
+    yield from excused(found)
+    yield from _doubts_after(found)
+    held = found.with_effect(Effect.HOLDS)
+    unsteady = set(found.flaky)
     if held and all(change.name in unsteady for change in held):
         yield Objection(
             f"every check that holds is flaky ({short(held[0].name)}: "
@@ -106,14 +103,14 @@ def on_the_whole(facts: Facts) -> Iterator[Objection]:
         )
 
 
-def _doubts_after(facts: Facts) -> Iterator[Objection]:
+def _doubts_after(found: Assessment) -> Iterator[Objection]:
+    facts, seen = found.facts, found.last
     session, upgrade = facts.checks_after, facts.upgrade
     if upgrade and upgrade.status is UpgradeStatus.NOTHING and not facts.expectations.allow_nothing:
         yield Objection(
             "there was nothing to upgrade, and the scenario asks for a change",
             "check the guest's package sources, or set expect.nothing_to_upgrade in the scenario",
         )
-    seen = last_observation(facts)
     if facts.expectations.kernel == "newest" and seen and not seen.kernels:
         yield Objection(
             "no installed kernel was found in the guest, so the newest is not known",
@@ -127,12 +124,12 @@ def _doubts_after(facts: Facts) -> Iterator[Objection]:
             f"{ENDED[session.end]} after the upgrade{detail}",
             "rehearse again with --keep and run the checks by hand",
         )
-    if lost := [short(change.name) for change in checks(facts, Effect.LOST)]:
+    if lost := [short(change.name) for change in found.with_effect(Effect.LOST)]:
         yield Objection(
             f"{some(lost)} held before and gave no answer after the upgrade",
             "a check has to run on both sides to prove anything",
         )
-    for change in checks(facts, Effect.UNPROVEN):
+    for change in found.with_effect(Effect.UNPROVEN):
         yield Objection(
             f"{short(change.name)} fails after the upgrade, and was not judged before"
             + (because(change.after) if change.after else ""),

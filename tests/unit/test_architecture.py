@@ -123,6 +123,19 @@ def test_the_drawing_of_the_house_is_true() -> None:
     assert DOCUMENT.read_text() == document(), "python -m tests.support.house writes it anew"
 
 
+def test_observations_and_checks_are_compared_in_one_place() -> None:
+    """Every judge and report reads the assessment; a recipe under way asks which checks broke."""
+    comparing = {
+        name_of(path)
+        for path in modules("sandbox")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("compare", "compare_checks", "without_drift")
+    }
+    assert comparing == {"verdict.assessment", "verdict.flakiness"}
+
+
 # -- how programs are started -----------------------------------------------------------------
 
 

@@ -12,7 +12,8 @@ from sandbox.core.deadline import Deadline
 from sandbox.core.records import Autopsy, Facts, Package, UnitTrace, UpgradeStatus, Verdict
 from sandbox.observe.diagnosis import examine, read
 from sandbox.report import render
-from sandbox.verdict.causes import causes, first_error, suspects, told_by_its_unit
+from sandbox.verdict.assessment import assess
+from sandbox.verdict.causes import first_error, suspects, told_by_its_unit
 from sandbox.verdict.decide import decide
 from sandbox.verdict.diff import compare
 from tests.support.fakes.sample_records import (
@@ -59,7 +60,7 @@ def upgraded(*names: str) -> Facts:
 
 
 def packages_of(facts: Facts) -> list[str]:
-    return [cause.package for cause in causes(facts)]
+    return [cause.package for cause in assess(facts).causes]
 
 
 def test_the_reason_is_a_sentence_with_unit_package_and_error() -> None:
@@ -77,7 +78,7 @@ def test_the_reason_is_a_sentence_with_unit_package_and_error() -> None:
 
 def test_without_an_autopsy_the_checks_speak() -> None:
     facts = broken_nginx().facts
-    assert causes(facts) == ()
+    assert assess(facts).causes == ()
     assert decide(facts).reason.startswith("6 checks that held before fail after nginx")
 
 
@@ -99,7 +100,7 @@ def test_what_ties_a_package_to_a_unit(
     facts = facts.model_copy(
         update={"autopsy": Autopsy(units=(found,), owners={path: "guilty", "/else": "other"})}
     )
-    (cause,) = causes(facts)
+    (cause,) = assess(facts).causes
     assert (cause.package, cause.unit) == ("guilty", UNIT)
     assert words in cause.evidence[0]
 
@@ -120,7 +121,7 @@ def test_the_file_in_the_error_weighs_more_than_the_program_or_a_library() -> No
     }
     facts = facts.model_copy(update={"autopsy": Autopsy(units=(trace,), owners=owners)})
     assert packages_of(facts)[:2] == ["config", "program"]
-    assert len(causes(facts)) == 3
+    assert len(assess(facts).causes) == 3
 
 
 def test_a_file_that_did_not_change_is_not_accused_but_what_is_new_beside_it() -> None:
@@ -145,7 +146,7 @@ def test_a_file_that_did_not_change_is_not_accused_but_what_is_new_beside_it() -
             "autopsy": autopsy,
         }
     )
-    first, second = causes(facts)
+    first, second = assess(facts).causes
     assert (first.package, second.package) == ("new-beside-it", "complained-about")
     assert first.evidence == ("its new /etc/nginx/conf.d/b.conf is beside the file in the error",)
 
@@ -154,7 +155,7 @@ def test_packages_that_have_nothing_to_do_with_it_are_not_accused() -> None:
     facts = upgraded("tzdata", "base-files").model_copy(
         update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, log=LOG),), owners={})}
     )
-    (cause,) = causes(facts)
+    (cause,) = assess(facts).causes
     assert (cause.package, cause.evidence) == ("", ("its log says so",))
     assert cause.text.startswith("nginx.service does not run any more: [emerg] unknown")
     assert packages_of(with_autopsy({})) == ["nginx"], "the only one that was upgraded"
@@ -257,7 +258,7 @@ def test_a_failed_upgrade_tells_what_the_service_said() -> None:
 
 def test_what_a_boot_needs_is_suspected_when_it_fails() -> None:
     facts = no_boot().facts
-    found = causes(facts)
+    found = assess(facts).causes
     assert [cause.package for cause in found] == [f"linux-image-{NEW_KERNEL}"]
     assert found[0].text.startswith(f"the guest does not boot since linux-image-{NEW_KERNEL} 6.1.1")
     decision = decide(facts)
@@ -266,10 +267,10 @@ def test_what_a_boot_needs_is_suspected_when_it_fails() -> None:
         f"the likely cause is linux-image-{NEW_KERNEL}: it brings the kernel that was to boot"
     )
     alone = facts.model_copy(update={"upgrade": upgrade(BAD_NGINX)})
-    (cause,) = causes(alone)
+    (cause,) = assess(alone).causes
     assert cause.evidence == ("nothing else was upgraded",)
     several = facts.model_copy(update={"upgrade": upgrade(CHANGES[:2])})
-    assert causes(several) == (), "base-files and libssl3 are not accused"
+    assert assess(several).causes == (), "base-files and libssl3 are not accused"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_unit_that_may_not_run_says_nothing_itself(
     facts = upgraded("tzdata", "base-files").model_copy(
         update={"autopsy": Autopsy(units=(UnitTrace(unit=UNIT, state=state, log=log),))}
     )
-    (cause,) = causes(facts)
+    (cause,) = assess(facts).causes
     assert cause.text.startswith(f"{UNIT} does not run any more: {words}")
 
 
@@ -303,7 +304,7 @@ def test_a_package_that_was_removed_took_its_unit_with_it() -> None:
             "autopsy": Autopsy(units=(trace,)),
         }
     )
-    assert causes(facts)[0].text == (
+    assert assess(facts).causes[0].text == (
         "nginx.service does not run since nginx 1 (removed): its unit is gone"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.core.records import Autopsy, Control, Facts, Package, UnitTrace, Verdict
-from sandbox.verdict.causes import causes
+from sandbox.verdict.assessment import assess
 from sandbox.verdict.decide import decide
 from tests.support.fakes.sample_records import observation, passing_facts, session
 
@@ -52,7 +52,7 @@ def test_what_it_said_before_it_was_started_again_is_the_reason() -> None:
 
 def test_one_that_said_nothing_ends_all_the_same() -> None:
     for log in ((), UP):
-        (cause,) = causes(restarted(*log))
+        (cause,) = assess(restarted(*log)).causes
         assert cause.text.endswith("since shop 1 -> 2: it ends and is started again")
 
 
@@ -62,7 +62,7 @@ def test_each_cause_has_its_evidence() -> None:
         update={"after": facts.after and facts.after.model_copy(update={"packages": {}})}
     )
     for one in (facts, nobody.model_copy(update={"before": facts.after})):
-        for cause in causes(one):
+        for cause in assess(one).causes:
             assert any(cause.evidence)
 
 

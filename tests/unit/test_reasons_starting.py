@@ -6,7 +6,8 @@ import pytest
 
 from sandbox.core.records import STARTING, Autopsy, Facts, Observation, UnitTrace
 from sandbox.observe.diagnosis import read
-from sandbox.verdict.causes import causes, suspects
+from sandbox.verdict.assessment import assess
+from sandbox.verdict.causes import suspects
 from tests.support.fakes.sample_records import BAD_NGINX, broken_nginx, observation
 
 UNIT, COMING = "nginx.service", "activating/start"
@@ -49,7 +50,7 @@ def test_it_comes_after_what_failed() -> None:
 
 
 def test_one_that_is_still_starting_is_a_cause() -> None:
-    (cause,) = causes(known(UnitTrace(unit=UNIT, state=STARTING)))
+    (cause,) = assess(known(UnitTrace(unit=UNIT, state=STARTING))).causes
     assert cause.text == f"{UNIT} does not run since nginx {BAD_NGINX[0].old} -> " + (
         f"{BAD_NGINX[0].new}: it is still starting"
     )
@@ -57,16 +58,16 @@ def test_one_that_is_still_starting_is_a_cause() -> None:
 
 def test_what_it_says_meanwhile_is_the_reason() -> None:
     log = ("Starting nginx", "error: /etc/nginx/a.conf: no answer from the licence server")
-    (cause,) = causes(known(UnitTrace(unit=UNIT, state=STARTING, log=log)))
+    (cause,) = assess(known(UnitTrace(unit=UNIT, state=STARTING, log=log))).causes
     assert cause.text.endswith("no answer from the licence server")
 
 
 def test_one_that_has_come_up_meanwhile_is_none() -> None:
-    assert causes(known(UnitTrace(unit=UNIT, log=("error: nobody is there",)))) == ()
+    assert assess(known(UnitTrace(unit=UNIT, log=("error: nobody is there",)))).causes == ()
 
 
 def test_one_that_comes_up_again_and_again_does_not_stay_up() -> None:
-    (cause,) = causes(known(UnitTrace(unit=UNIT, state=STARTING), restarts=7))
+    (cause,) = assess(known(UnitTrace(unit=UNIT, state=STARTING), restarts=7)).causes
     assert f"{UNIT} does not stay up since nginx" in cause.text
 
 

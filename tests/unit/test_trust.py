@@ -19,7 +19,7 @@ from sandbox.core.records import (
     Verdict,
     Watch,
 )
-from sandbox.report.view import compare_with_control
+from sandbox.verdict.assessment import assess
 from sandbox.verdict.decide import decide
 from sandbox.verdict.diff import compare, without_drift
 from sandbox.verdict.flakiness import CHANCE, excuse, flaky, on_control
@@ -216,7 +216,7 @@ def test_what_differs_alike_on_the_control_is_left_out() -> None:
     )
     alike = facts.after.model_copy(update={"packages": facts.before.packages})
     both = facts.model_copy(update={"control": Control(before=facts.before, after=alike)})
-    shown = compare_with_control(both)
+    shown = assess(both).differences
     assert shown is not None
     assert shown.packages == found.packages, "only an upgrade changes packages"
     gone = (shown.units, shown.failed_units, shown.ports_closed, shown.journal_errors)
