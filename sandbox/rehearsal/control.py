@@ -40,7 +40,7 @@ CONTROL_CHECKS = "control"  # folder of what its checks write
 
 
 class Cut(Deadline):
-    """A deadline that somebody else can bring forward to now."""
+    """A deadline that another thread can bring forward to now."""
 
     def __init__(self, seconds: float, phase: str, stop: threading.Event) -> None:
         super().__init__(seconds, phase)
@@ -73,7 +73,7 @@ class ControlTrial:
         self._folder = folder
         self._enter = enter
         self._told = threading.Event()  # how it goes on after the upgrade
-        self._wanted = threading.Event()  # somebody waits for what it found
+        self._wanted = threading.Event()  # the recipe waits for its result
         self._known = threading.Event()  # for how long the clone was watched
         self._watched = plan.watch
         self._stop = threading.Event()
@@ -108,7 +108,7 @@ class ControlTrial:
 
     @property
     def absent(self) -> Control | None:
-        """Why there is none; None where there is one, and where nobody wanted one."""
+        """Why there is none; None where there is one, and where none was wanted."""
         return self._found if self._enter is None and self._found.missing else None
 
     def does_so_too(self) -> Control | None:
@@ -122,7 +122,7 @@ class ControlTrial:
     def found(
         self, deadline: Deadline, *, watched: Watch | None = None, by_itself: bool = False
     ) -> Control | None:
-        """What it found, waited for until the deadline; None where nobody wanted a control.
+        """What it found, waited for until the deadline; None where no control was wanted.
         Without :meth:`go_on` that ends with the checks before the upgrade. ``watched``:
         where the clone was, what the control was like at first does not matter. ``by_itself``:
         the clone restarted, or went away."""
@@ -185,7 +185,7 @@ class ControlTrial:
         return reboot.happened
 
     def _rounds(self, guest: Guest, when: str, seconds: float, enough: threading.Event) -> None:
-        """Look and check, once for sure; then again until somebody is in need of the result."""
+        """Look and check, once for sure; then again until the recipe needs the result."""
         sessions: list[CheckSession] = []
         aside: Aside | None = None
         for _try in range(_TRIES):

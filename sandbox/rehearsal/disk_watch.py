@@ -32,7 +32,7 @@ def watch(uri: str, clone: Path, least: int) -> None:
 
 
 def _give_up(uri: str, clone: Path, left: int) -> bool:
-    """Remove the clone; false when somebody else sees to it, or it has to be tried again."""
+    """Remove the clone; false when another process does so, or it has to be tried again."""
     from sandbox.clone.reaper import remove_run
     from sandbox.core.errors import SandboxError
     from sandbox.core.settings import Settings
@@ -62,7 +62,7 @@ def _give_up(uri: str, clone: Path, left: int) -> bool:
 
 def main() -> None:
     uri, clone, least = sys.argv[1:]
-    os.chdir("/")  # whoever started it may want to unmount where he was
+    os.chdir("/")  # its starter may want to unmount its folder
     watch(uri, Path(clone), int(least))
 
 

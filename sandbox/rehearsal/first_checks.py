@@ -45,7 +45,7 @@ SOCKETS = (
 
 @pytest.mark.parametrize("socket", SOCKETS)
 def test_socket_listens(host: Host, socket: str) -> None:
-    assert host.socket(socket).is_listening, f"nobody listens on {{socket}}"
+    assert host.socket(socket).is_listening, f"nothing listens on {{socket}}"
 """
 _UNSEEN = """\
 from testinfra.host import Host

@@ -317,7 +317,7 @@ def _move(draft: Path, place: Path) -> None:
     except OSError as problem:
         raise RequestError(
             f"{_short(place)} could not be written: {problem.strerror}",
-            "somebody else made it in the meantime? nothing was changed",
+            "another process made it in the meantime? nothing was changed",
         ) from problem
 
 

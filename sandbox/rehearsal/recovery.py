@@ -18,11 +18,11 @@ from sandbox.verdict.decide import decide
 # A live run writes its record again within seconds after its clone's folder is gone.
 SILENCE = 600.0
 PAGE = "report.html"
-_CLONES_OWN = "console.log"  # written by the clone, also when nobody is left
+_CLONES_OWN = "console.log"  # the clone writes it, also when its run was killed
 
 
 def was_killed(folder: RunFolder, record: RunRecord) -> bool:
-    """Whether the record is open although nobody is left to close it."""
+    """Whether the record is open although its process is gone."""
     if record.state != "running":
         return False
     owner = folder.facts().get("owner")
@@ -32,7 +32,7 @@ def was_killed(folder: RunFolder, record: RunRecord) -> bool:
 
 
 def told(folder: RunFolder, record: RunRecord) -> RunRecord:
-    """The record as it is to be shown: that of a killed run says so, before anybody closes it."""
+    """The record as it is to be shown: that of a killed run says so, before it is closed."""
     if not was_killed(folder, record):
         return record
     return _killed(folder, record, "`sandbox reap` removes what it left; rehearse it again")
@@ -129,7 +129,7 @@ def close_killed(store: Store, reaped: Iterable[Reaped]) -> tuple[str, ...]:
     """Close the records of killed runs; ids of those that were open.
 
     ``reaped``: what was just removed. The folder of such a run that never wrote a record says
-    nothing to anybody and is removed.
+    nothing and is removed.
     """
     removals = {done.run: done for done in reaped}
     closed = []

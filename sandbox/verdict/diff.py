@@ -105,7 +105,7 @@ class Effect(StrEnum):
     BROKE = "broke"  # passed before, does not after: the upgrade's doing
     LOST = "lost"  # passed before, gave no answer after
     WAS_BROKEN = "was-broken"  # did not hold before: says nothing of the upgrade
-    UNPROVEN = "unproven"  # fails after, and nobody knows whether it held before
+    UNPROVEN = "unproven"  # fails after; whether it held before is not known
     UNJUDGED = "unjudged"  # no answer before, no failure after
 
 

@@ -16,7 +16,7 @@ ABSENT = ("config-files", "not-installed")  # states of a package
 _FILESYSTEM_SHARE = 0.01
 _FILESYSTEM_LEAST = 1024 * 1024
 # Settings that a kernel computes from the memory that it finds: the next start computes them a bit
-# differently. What somebody sets differs by more.
+# differently. What an administrator sets differs by more.
 _COMPUTED_NAMES = """
     fs.file-max fs.inotify.max_user_watches kernel.threads-max net.ipv4.tcp_max_orphans
     net.ipv4.tcp_max_syn_backlog net.ipv4.tcp_max_tw_buckets net.ipv4.tcp_mem net.ipv4.tcp_rmem
@@ -97,7 +97,7 @@ def changes_of(before: dict[str, str], after: dict[str, str]) -> tuple[Change, .
 
 def mode_changes(before: dict[str, str], after: dict[str, str]) -> tuple[Change, ...]:
     """Files come and go with their packages: told of are those that are still there, and new ones
-    that anybody may write, or that give rights."""
+    that all users may write, or that give rights."""
     return tuple(change for change in changes_of(before, after) if _is_told(change))
 
 
@@ -159,7 +159,7 @@ def _is_told(mode: Change) -> bool:
 
 
 def is_open(mode: str) -> bool:
-    """Whether "666 root root" lets anybody write, without the sticky bit."""
+    """Whether "666 root root" lets all users write, without the sticky bit."""
     bits = mode_bits(mode)
     return bool(bits & 0o002) and not bits & 0o1000
 

@@ -23,7 +23,7 @@ class Forecast:
     package: str  # whose script restarts it; "" for the reboot
     forecast: float | None
     happened: float | None
-    at_least: bool = False  # it is down while its package is unpacked, too: nobody knows how long
+    at_least: bool = False  # down while its package is unpacked, too: for how long is unknown
 
     @property
     def error(self) -> str:

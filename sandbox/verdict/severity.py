@@ -271,7 +271,7 @@ def _mode(mode: Change) -> _Fact:
     after = mode.after or ""
     if mode.before is None:
         text = f"is new ({after})"
-        return _fact(HIGH, mode.name, text, "{} new files{where} give rights to anybody")
+        return _fact(HIGH, mode.name, text, "{} new files{where} give rights to any user")
     old, new = mode_bits(mode.before), mode_bits(after)
     owner = mode.before.partition(" ")[2] != after.partition(" ")[2]
     loosened = bool(new & ~old & 0o6077)
@@ -303,7 +303,7 @@ def _day(moment: float) -> str:
     try:
         return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
     except (OverflowError, ValueError, OSError):
-        return "nobody knows when"
+        return "at an unknown time"
 
 
 _FILES = "{} configuration files{where}"
