@@ -80,7 +80,7 @@ class SharedSsh(SshBackend):  # type: ignore[misc]  # testinfra ships no types
         try:
             return super().run_ssh(command)
         except RuntimeError as problem:
-            # testinfra raises the result of any 255, whoever it came from.
+            # testinfra raises for any exit status 255, also for one of the command itself.
             if problem.args and isinstance(problem.args[0], CommandResult):
                 return problem.args[0]
             raise

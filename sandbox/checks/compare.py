@@ -225,7 +225,7 @@ def port_problem(before: Port, now: Iterable[Port]) -> str:
     if any(covers(port, before) for port in same):
         return ""
     if not same:
-        return f"nobody listens on {describe_port(before)} any more"
+        return f"nothing listens on {describe_port(before)} any more"
     places = ", ".join(sorted({plain_address(port.address) for port in same}))
     had = plain_address(before.address)
     return f"port {before.port}/{before.protocol} listened on {had} before and on {places} now"

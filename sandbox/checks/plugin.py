@@ -251,7 +251,7 @@ def reason_of_skip(report: pytest.TestReport) -> str:
 def missing_fixtures(
     reports: Sequence[tuple[pytest.TestReport, BaseException | None]],
 ) -> list[str]:
-    """Fixtures that a check asked for and nobody provides: the check cannot ever run."""
+    """Fixtures that a check needs and no plugin provides: the check can never run."""
     return [
         f"fixture “{problem.argname}” not found"
         for _, problem in reports

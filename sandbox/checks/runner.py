@@ -108,7 +108,7 @@ def share_of_checks(seconds: float) -> float:
 
 
 def ignore_result(_result: CheckResult) -> None:
-    """For checks that nobody watches."""
+    """For callers that do not follow single results."""
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:

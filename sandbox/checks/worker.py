@@ -42,7 +42,7 @@ def limit_resources() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """End at once when the sandbox is killed: nobody would be left to end a check that hangs."""
+    """End at once when the sandbox is killed: it could not end a check that hangs any more."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")

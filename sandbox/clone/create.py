@@ -81,7 +81,7 @@ class CloneLease:
             self._folder.note(kept="yes")
             self.kept = True
         else:
-            # Should even this be interrupted, nobody may think that all is gone.
+            # If even this is interrupted, the record must not say that all is gone.
             self.reaped = Reaped(self._folder.id, (), ("the clean-up was interrupted",))
             self.reaped = remove_run(self._hypervisor, self._folder, deadline)
 
@@ -202,7 +202,7 @@ def _copy_overlays(disks: Sequence[CloneDisk], place: Path) -> tuple[CloneDisk, 
 
 
 def _watch_disk(hypervisor: Hypervisor, folder: RunFolder) -> None:
-    """Somebody has to, also when the clone is kept, or when this process is killed."""
+    """Start a process that also watches while the clone is kept, or after we are killed."""
     # -P: a folder of the user's that happens to be called sandbox is not imported.
     argv = (sys.executable, "-P", "-m", DISK_WATCH, hypervisor.uri, f"{folder.clone}/")
     with (folder.clone / "disk-watch.log").open("wb") as log:
@@ -278,7 +278,7 @@ def _facts(
     return SourceFacts(
         name=source.name,
         kind=source.kind,
-        host=hypervisor.uri.partition("?")[0],  # how it is reached is nobody's business
+        host=hypervisor.uri.partition("?")[0],  # the connection's options are private
         disks=source.disks,
         method=made.method,
         consistency=made.consistency,

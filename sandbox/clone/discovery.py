@@ -114,5 +114,5 @@ class Sending:
         self._counts = counts
 
     def silence(self) -> float:
-        """Seconds since they were last seen to have sent; 0 where nobody knows."""
+        """Seconds since they were last seen to have sent; 0 where that is unknown."""
         return 0.0 if self._since is None else time.monotonic() - self._since

@@ -36,7 +36,7 @@ from sandbox.core.process import Completed
 from sandbox.core.records import Reboot
 from sandbox.hosts.drivers import Hypervisor
 
-# What a console says when nobody will ever answer; worth a short wait, not the whole deadline.
+# What a console says when the guest will never answer; worth a short wait, not the whole deadline.
 _DEAD_ENDS = (
     ("Kernel panic - not syncing", "the kernel panicked"),
     ("(initramfs)", "it stopped in the initramfs shell: the root disk was not found"),

@@ -3,8 +3,9 @@
 libguestfs does it inside a small virtual machine of its own: a guest's filesystem is never
 mounted by the host's kernel. Only the overlay is written; the report lists every change.
 
-As root, libguestfs makes its sockets beneath /tmp whatever the environment says, and whoever kills
-it leaves them there. So it sees a /tmp of its own, which is in the clone's folder and goes with it.
+As root, libguestfs makes its sockets beneath /tmp whatever the environment says, and leaves them
+there when it is killed. So it sees a /tmp of its own, which is in the clone's folder and is removed
+with it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def config_text(folder: Path, login: GuestLogin, address: str, proxy_command: st
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
         "BatchMode": "yes",
-        # The first key seen is pinned for the run; the bridge has one port, nobody is in between.
+        # The first key seen is pinned for the run; the bridge has one port: no man in the middle.
         "StrictHostKeyChecking": "accept-new",
         "UserKnownHostsFile": _path(folder / "known_hosts"),
         "GlobalKnownHostsFile": "/dev/null",
@@ -204,7 +204,7 @@ def reading(
     """ssh to production itself, to run a script that comes on standard input.
 
     By the operator's own configuration, jump hosts and agent included; whatever that says, a host
-    key must be known already, nothing is forwarded, and nobody is asked anything.
+    key must be known already, nothing is forwarded, and ssh never prompts.
     """
     options = {
         "BatchMode": "yes",

@@ -23,19 +23,19 @@ class Progress(Protocol):
 
 
 class Silent:
-    """For callers that do not look."""
+    """For callers that show no progress."""
 
     def run_started(self, run_id: str, guest: str, scenario: str) -> None:
-        """Nobody looks."""
+        """Ignore it."""
 
     def phase_started(self, phase: Phase, deadline: float) -> None:
-        """Nobody looks."""
+        """Ignore it."""
 
     def detail(self, text: str, percent: float | None = None) -> None:
-        """Nobody looks."""
+        """Ignore it."""
 
     def check(self, result: CheckResult) -> None:
-        """Nobody looks."""
+        """Ignore it."""
 
     def phase_ended(self, time: PhaseTime) -> None:
-        """Nobody looks."""
+        """Ignore it."""

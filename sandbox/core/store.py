@@ -82,7 +82,7 @@ class RunFolder:
             return 0.0
 
     def remove_clone(self) -> None:
-        """Remove the clone's files; the facts go last: whoever finishes the work needs them."""
+        """Remove the clone's files; the facts go last: a later attempt needs them."""
         for path in self.clone.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -104,7 +104,7 @@ class Store:
     def create(self, uri: str = "") -> RunFolder:
         """A new run with an id that sorts by time; raises :class:`HostError` on a full disk.
 
-        ``uri``: of the host that its clone will be on, for whoever has to remove it.
+        ``uri``: of the host that its clone will be on; the clone's removal needs it.
         """
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         run = self.folder(f"{stamp}-{secrets.token_hex(3)}")
@@ -189,7 +189,7 @@ def _write(path: Path, text: str) -> None:
 def start_time(pid: int) -> str:
     """When a process started, in clock ticks since boot; "" when there is none.
 
-    One that has ended is none, even while nobody has collected its status.
+    A process that has ended counts as none, even while its parent has not reaped it.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -215,7 +215,7 @@ def is_alive(owner: str) -> bool:
 
 
 def is_elsewhere(owner: str) -> bool:
-    """Whether an owner mark is of another machine, where nobody can ask whether it lives."""
+    """Whether an owner mark is of another machine, whose processes cannot be seen here."""
     machine = owner.split(":")[3:]
     return bool(machine and machine[0] and machine[0] != _machine_id())
 

@@ -46,7 +46,7 @@ PACKAGES = (
     "udev",
     "usr-is-merged",
 )
-# What nobody reads in a rehearsal, and what dpkg would unpack again with every upgrade.
+# A rehearsal reads none of this, and dpkg would unpack it again with every upgrade.
 NOT_UNPACKED = (
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",

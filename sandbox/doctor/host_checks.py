@@ -67,7 +67,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """``run`` may raise whatever it likes: whoever calls it makes that a finding."""
+    """``run`` may raise any exception: its caller makes that a finding."""
 
     group: str
     name: str
@@ -205,7 +205,7 @@ def listens(path: Path) -> Finding:
         except OSError as problem:
             return Finding(
                 State.BAD,
-                f"nobody answers on {path}: {problem.strerror or problem}",
+                f"no server answers on {path}: {problem.strerror or problem}",
                 "start it: systemctl start virtlogd (without systemd: virtlogd -d); "
                 "apt install libvirt-daemon-system",
             )
@@ -263,7 +263,7 @@ def _remove_gate(names: isolation.Network) -> None:
 
 
 def gate_closes() -> Finding:
-    """The rules that close off a clone's bridge, loaded on a bridge that nobody uses."""
+    """The rules that close off a clone's bridge, loaded on an unused bridge."""
     with _throwaway_bridge() as names:
         deadline = Deadline(TOOL_SECONDS, "loading rules")
         hint = "the kernel needs nf_tables with the families netdev (ingress) and bridge"
@@ -293,7 +293,7 @@ def ipv6_works() -> Finding:
 
 
 def proxy_refuses(settings: Settings) -> Finding:
-    """The package proxy, really started, must refuse what is nobody's package source."""
+    """The package proxy, really started, must refuse a host that is no package source."""
     with PackageProxy(
         [],
         settings.cache / "packages",

@@ -122,7 +122,7 @@ class _Ledger:
         """Without those whose owner died or whose time is up."""
         text = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         now = time.time()
-        # One that was cut short by a full disk or a kill promised nothing to anybody alive.
+        # A ledger cut short by a full disk or a kill counts as empty: start() checks again.
         with contextlib.suppress(ValueError, TypeError):
             found = [Want(**entry) for entry in json.loads(text)]
             return tuple(entry for entry in found if entry.until > now and is_alive(entry.owner))

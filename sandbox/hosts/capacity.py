@@ -26,7 +26,7 @@ VolumeStore = Literal["auto", "lvm-thin", "reflink"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one host; the defaults are those of a host that nobody described."""
+    """Of one host; the defaults are those of a host that hosts.yaml does not describe."""
 
     parallel: int | None = None  # clones at once, kept ones included
     keep_free: int = 0  # bytes of memory that no clone may take
@@ -75,7 +75,7 @@ def require_room(
 
 
 def runs_there(domains: Iterable[tuple[str, Mark]], uri: str, folder: RunFolder) -> tuple[str, ...]:
-    """Other runs that take a host's room: those with a domain there, whoever made them, and the
+    """Other runs that take a host's room: those with a domain there, of any owner, and the
     living ones of this machine that began before us and are about to start theirs."""
     runs = {mark.run for _name, mark in domains}
     for other in folder.neighbours():
@@ -97,7 +97,7 @@ def _require_fewer(most: int, others: Sequence[str], hypervisor: Hypervisor) -> 
 
 
 def _shown(hypervisor: Hypervisor) -> str:
-    return hypervisor.uri.partition("?")[0]  # how it is reached helps nobody here
+    return hypervisor.uri.partition("?")[0]  # the connection's options do not help here
 
 
 def _asks_for_a_store(limits: Limits) -> bool:

@@ -24,7 +24,7 @@ OnLine = Callable[[str], None]  # every line of the transcript, for the artifact
 
 WORK = "/var/tmp/upgrade-sandbox"  # noqa: S108 - in the clone, removed when the upgrade ends
 LOG_LIMIT = 20_000
-LONGER = "give it longer by deadlines.upgrade in the scenario, if it waits for nobody"
+LONGER = "give it longer by deadlines.upgrade in the scenario, unless it waits for input"
 
 
 @dataclass(frozen=True)

@@ -309,8 +309,8 @@ def _follow(
 ) -> tuple[int, ManagerTranscript]:
     """Follow a stage; again while the guest's own apt holds the lock, within the deadline.
 
-    Time that runs out is :class:`GuestBusy` for a lock that nobody gave back, and
-    :class:`NotFetched` where apt still fetched: it changes nothing before it has everything.
+    When time runs out, it raises :class:`GuestBusy` for a lock that was not released, and
+    :class:`NotFetched` where apt still fetched: apt changes nothing before it has everything.
     """
     locked = ""
     while True:
@@ -382,7 +382,7 @@ def conffile_decisions(
         beside = Path(title.removeprefix("file "))
         path = "/etc/" + str(beside.with_suffix("")).partition("/etc/")[2]
         if beside.suffix == ".dpkg-new" and path not in asked:
-            continue  # unpacked, not yet configured: nobody was going to be asked
+            continue  # unpacked, not yet configured: dpkg would not have asked
         prompt = asked.get(path)
         found[path] = ConffileDecision(
             path=path,

@@ -2,8 +2,8 @@
 
 The program (:mod:`sandbox.network.egress_listener`) runs on the bridge's host and ends with the
 bridge, whatever becomes of us. It writes a line an attempt; where its notes stood when the upgrade
-began, "before" ends. A host on which nobody can listen costs the report that part, and the run
-nothing.
+began, "before" ends. On a host that cannot run the program, the report lacks that part, and the run
+goes on.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def position(folder: RunFolder) -> int:
 
 def read(folder: RunFolder, switch: int | None) -> Ledger | None:
     """The ledger; ``switch`` is where the upgrade began in the notes, None where it never did.
-    None where nobody was to listen."""
+    None where no listener was wanted."""
     text = _notes(folder.clone / _NOTES)
     if text is None:
         return None

@@ -5,10 +5,10 @@ nothing of ours: the standard library of Python 3.9 is enough. Each attempt is a
 "tcp 192.0.2.7 443".
 
 A guest sends nothing to an address whose neighbour does not answer, and asks no name server
-either. So this answers for whoever is not there, with what a firewall that refuses would say: every
-IPv4 neighbour is at one made-up Ethernet address, connections there are reset, datagrams
-unreachable, names a server's failure. Nothing is passed on, and the host's own network never sees
-it: answers are frames to the clone's card, made here from what was asked.
+either. So this program answers for every absent host, as a firewall that refuses would: every IPv4
+neighbour is at one made-up Ethernet address, connections there are reset, datagrams are
+unreachable, and name queries get a server failure. Nothing is passed on, and the host's own network
+sees none of it: answers are frames to the clone's card, made here from the frames that it sent.
 """
 
 from __future__ import annotations
@@ -258,8 +258,8 @@ def _reset(packet: Datagram) -> bytes:
 
 
 def _resolved(packet: Datagram, address: str) -> bytes:
-    """The query with its answer; without an address the server failed, as one does that reaches
-    nobody."""
+    """The query with its answer; without an address a server failure, as from a name server that
+    reaches no other."""
     query, question = packet.body[8:], _question(packet)
     found = b""
     if address and question[-4:] == b"\0\1\0\1":

@@ -62,7 +62,7 @@ def names(run_id: str, *, control: bool = False) -> Network:
 
 def network_xml(network: Network, mark: Mark, subnet: int) -> str:
     """An isolated network. DHCP names a router and a name server, as production's does, that are
-    not there: a guest that had no way out would not even try, and nobody would hear of it."""
+    not there: a guest without a route would try no connection, and the listener would see none."""
     first, second = _POOL[0], _POOL[1] + subnet // 256
     base = f"{first}.{second}.{subnet % 256}"
     root = etree.Element("network", nsmap={"dnsmasq": _DNSMASQ})

@@ -2,10 +2,10 @@
 
 Started by :mod:`sandbox.network.stand_ins` as a program of its own, by its text, so that a host
 needs nothing of ours: the standard library of Python 3.9 is enough. It ends when the services
-answer, or with what went wrong, and leaves two processes. One reads what a clone sends, as nobody,
-in a network whose one card is plugged into the bridge. The other stays in the host's network and
-ends both when the bridge is gone, whatever has become of us: no session of ours is kept for them
-(sshd has ten to give), and they answer on when our connection is cut.
+answer, or with what went wrong, and leaves two processes. One runs as the user nobody and reads
+what a clone sends, in a network whose one card is plugged into the bridge. The other stays in the
+host's network and ends both when the bridge is gone, even after the sandbox has ended. They need no
+ssh session (sshd allows ten), and they answer on when the connection to the host is cut.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ async def take_mail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 
 async def _hear_command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await writer.drain()  # whoever does not read is not heard
+    await writer.drain()  # a client that reads no answers gets no further
     words = (await _line(reader)).split(None, 1)
     verb = words[0].upper() if words else b""
     writer.write(_SMTP.get(verb, b"500 Not known") + b"\r\n")
@@ -180,7 +180,7 @@ def become_nobody() -> None:
 
 
 def be_silent() -> None:
-    """Whoever started us waits until nobody can say anything more."""
+    """Close the standard streams: the starter waits until no process holds them open."""
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(null, stream)
@@ -259,7 +259,7 @@ def main() -> None:
         sys.exit(0 if os.read(done, 1) else 1)
     os.close(done)
     os.setsid()
-    os.chdir("/")  # whoever started it may want to unmount where he was
+    os.chdir("/")  # its starter may want to unmount the folder that it was in
     os.nice(5)
     logging.disable()  # a guest must not be able to fill the disk
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))

@@ -22,7 +22,7 @@ from sandbox.hosts.transport import Host, by_text
 from sandbox.network.egress_listener import SINK
 
 SERVER = "sandbox-standins"  # on its command line, before the bridge and the clone's folder
-_NAMES = ipaddress.IPv4Network("198.51.100.0/24")  # what names resolve to: nobody's, RFC 5737
+_NAMES = ipaddress.IPv4Network("198.51.100.0/24")  # what names resolve to; unassigned (RFC 5737)
 _SECONDS = 120.0
 
 

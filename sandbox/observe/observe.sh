@@ -5,8 +5,8 @@
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C LANGUAGE=C SYSTEMD_COLORS=0 COLUMNS=500
 export PATH LC_ALL LANGUAGE SYSTEMD_COLORS COLUMNS
-# Code in memory whose file is gone. What is left of an initramfs (device 00:01 or 00:02), as its udev
-# where a busy host lets it miss its end, was not replaced by anybody.
+# Code in memory whose file is gone, so that it was replaced. Not what is left of an initramfs
+# (device 00:01 or 00:02): on a busy host its udev may run on, and no upgrade has replaced that.
 DEVICE='((0[1-9a-f]|[1-9a-f][0-9a-f]+):[0-9a-f]+|00:(0[3-9a-f]|[1-9a-f][0-9a-f]+))'
 STALE="r-xp [0-9a-f]+ $DEVICE [0-9]+ +/(usr|lib|lib32|lib64|bin|sbin|opt)/.* \\(deleted\\)\$"
 

@@ -1,4 +1,4 @@
-# What an upgrade may change without anybody asking: modes, users, modules, settings, certificates.
+# What an upgrade may change without being asked to: modes, users, modules, settings, certificates.
 # It runs beside other things, with the lowest priority and few processes: under emulation each one
 # costs. POSIX sh only; what a guest does not have is left out. $1 is a mark that no output of the
 # guest can contain; all of it has a size limit. $2: a folder instead of /, for tests. Neither

@@ -18,8 +18,8 @@ from sandbox.observe.observation_parse import MAX_TEXT, split
 MOST_CERTIFICATES = 200
 _LONGEST_NAMES = 8000  # a group may have many members
 _CERTIFICATE_BYTES = 64 * 1024
-# Settings that say something of the moment, of the machine's memory or of the kernel's version, not
-# of what somebody set. Those that can be told from it by their size are compared by it.
+# Settings that describe the moment, the machine's memory or the kernel's version, not the
+# configuration. Where the size of a value tells the two apart, its size is compared instead.
 _RESTLESS_NAMES = """
     kernel.acct kernel.bootloader_* kernel.cad_pid kernel.cap_last_cap kernel.hung_task_detect_count
     kernel.ns_last_pid kernel.osrelease kernel.perf_cpu_time_max_percent

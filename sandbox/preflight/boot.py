@@ -75,7 +75,7 @@ def _room(seen: GuestSurvey) -> Iterator[PreflightPoint]:
             topic="/boot",
             text=f"/boot has {size(boot.free)} free, and {_brought(kernels)} "
             f"{'need' if kernels > 1 else 'needs'} about {size(need)} there",
-            hint="remove kernels that nobody boots any more: apt autoremove --purge",
+            hint="remove kernels that are no longer booted: apt autoremove --purge",
         )
     if unpacked is not None and unpacked.free < UNPACKED * seen.initrd_size:
         yield PreflightPoint(

@@ -121,7 +121,7 @@ def _simulation(
     if not seen.apt or request.what in ("release", "script") or not seen.lists:
         return
     if seen.as_root:
-        text = "apt was asked as root, since nobody may not read its sources, or has no setpriv"
+        text = "apt ran as root: the user nobody cannot read its sources, or setpriv is missing"
         yield _note("packages", text, "it only simulated, with its cache in memory")
     if not seen.asked:
         yield _blocker(

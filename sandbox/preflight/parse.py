@@ -92,7 +92,7 @@ class GuestSurvey(Record):
     apt: bool = False
     lists: int = 0  # when the package lists were refreshed; 0: there are none
     asked: bool = False  # whether apt was asked at all
-    as_root: bool = False  # since nobody could not ask it
+    as_root: bool = False  # since the user nobody could not run it
     said: tuple[str, ...] = ()  # what it said
     changes: tuple[PackageChange, ...] = ()
     kept_back: tuple[str, ...] = ()
@@ -193,7 +193,7 @@ def plan_of(lines: Iterable[str]) -> tuple[tuple[PackageChange, ...], tuple[str,
             elif second and ("upgraded" in title or "DOWNGRADED" in title):
                 old, new = first, second
             else:
-                continue  # what nobody needs any more
+                continue  # packages that are no longer required: no change
             found[f"{name}:{architecture}"] = PackageChange(
                 name=name, old=old, new=new, architecture=architecture or ""
             )

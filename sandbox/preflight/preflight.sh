@@ -1,14 +1,14 @@
 # What can be known of an upgrade before anything is cloned, in one go and with few processes. It is
 # run on production itself, so nothing here writes: apt only simulates, with the lists as they are,
-# and as nobody, who could not even refresh apt's own cache. POSIX sh; works without apt, systemd.
-# $1 is a mark that no output of the guest can contain; every section has a size limit. $2: all,
-# security, kernel, packages, release, script; the rest are names of packages. managers/apt_restarts.sh comes
-# before it.
+# and as the user nobody, which could not even refresh apt's own cache. POSIX sh; works without apt,
+# systemd. $1 is a mark that no output of the guest can contain; every section has a size limit. $2:
+# all, security, kernel, packages, release, script; the rest are names of packages.
+# managers/apt_restarts.sh comes before it.
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 LC_ALL=C LANGUAGE=C SYSTEMD_COLORS=0 COLUMNS=500 DEBIAN_FRONTEND=noninteractive
 export PATH LC_ALL LANGUAGE SYSTEMD_COLORS COLUMNS DEBIAN_FRONTEND
-# Code in memory whose file is gone. What is left of an initramfs (device 00:01 or 00:02), as its udev
-# where a busy host lets it miss its end, was not replaced by anybody.
+# Code in memory whose file is gone, so that it was replaced. Not what is left of an initramfs
+# (device 00:01 or 00:02): on a busy host its udev may run on, and no upgrade has replaced that.
 DEVICE='((0[1-9a-f]|[1-9a-f][0-9a-f]+):[0-9a-f]+|00:(0[3-9a-f]|[1-9a-f][0-9a-f]+))'
 STALE="r-xp [0-9a-f]+ $DEVICE [0-9]+ +/(usr|lib|lib32|lib64|bin|sbin|opt)/.* \\(deleted\\)\$"
 root=${DPKG_ROOT:-}
@@ -128,8 +128,8 @@ file_names() (
 
 # --- what apt would do -----------------------------------------------------------------------
 
-# Who is nobody writes nothing. Where nobody may not read what apt has to, or there is no setpriv,
-# apt is asked as root and keeps its cache in memory, which is slower; the last section of its words
+# The user nobody can write nothing. Where it may not read what apt has to, or setpriv is missing,
+# apt runs as root and keeps its cache in memory, which is slower; the last section of the output
 # says so.
 run_apt() {
     if [ "$(id -u)" = 0 ] && has setpriv; then

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
-from sandbox.checks.runner import ignore_result, run_checks, share_of_checks
+from sandbox.checks.runner import share_of_checks
 from sandbox.clone.create import Clone, control_place, create_control, remove_control
 from sandbox.clone.guest import Guest
-from sandbox.clone.ssh import HOST
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import (
     ConnectionLost,
@@ -26,12 +25,12 @@ from sandbox.core.errors import (
     NoRoom,
     SandboxError,
 )
-from sandbox.core.records import CheckEnd, CheckSession, Control, Observation, Phase, Watch
+from sandbox.core.records import CheckEnd, CheckSession, Control, Phase, Watch
 from sandbox.core.store import RunFolder
 from sandbox.hosts.drivers import Hypervisor
-from sandbox.observe.observation import observe
 from sandbox.observe.wide import Aside
 from sandbox.rehearsal.plan import Plan
+from sandbox.rehearsal.trial import Checkpoint, Moment, Trial
 
 LATER = 60.0  # seconds that a control may be behind its clone
 ROUNDS = 3  # of checks, at most, before the reboot and after it
@@ -80,7 +79,6 @@ class ControlTrial:
         self._goes_on = self._reboot = False
         self._restarts_at_first: dict[str, int] | None = None  # as of the clone that is watched
         self._found = Control(missing=missing)
-        self._start = ""  # boot id of its newest start that is known of
         self._thread = threading.Thread(target=self._work, name="control", daemon=True)
 
     def __enter__(self) -> ControlTrial:
@@ -158,82 +156,65 @@ class ControlTrial:
         with ExitStack() as undo:
             boot = self._cut(seconds[Phase.BOOT], "boot of the control")
             guest = undo.enter_context(enter(boot))
-            guest.enter(boot)
-            guest.wait_until_up(boot)
-            self._rounds(guest, "before", seconds[Phase.BASELINE], self._told)
+            trial = Trial(self._plan, guest, self._folder.artifacts / CONTROL_CHECKS)
+            trial.boot(boot)
+            self._rounds(trial, "before", seconds[Phase.BASELINE], self._told)
             self._wait(self._told, sum(seconds.values()))
-            if self._stop.is_set() or not self._reboot_or_not(guest):
+            if self._stop.is_set() or not self._reboot_or_not(trial):
                 return
             began = time.monotonic()
-            self._rounds(guest, "after", share_of_checks(seconds[Phase.VERIFY]), self._wanted)
+            self._rounds(trial, "after", share_of_checks(seconds[Phase.VERIFY]), self._wanted)
             self._known.wait(max(0.0, began + self._watched - time.monotonic()))
             if self._watched:  # only what is left when the clone was looked at last counts
                 self._stop.wait(max(0.0, began + self._watched - time.monotonic()))
                 first = self._found.after
                 self._restarts_at_first = first.restarts if first else None
-                self._rounds(guest, "after", seconds[Phase.VERIFY], self._wanted)
+                self._rounds(trial, "after", seconds[Phase.VERIFY], self._wanted)
 
-    def _reboot_or_not(self, guest: Guest) -> bool:
+    def _reboot_or_not(self, trial: Trial) -> bool:
         """False where there is nothing more to look at."""
         if not self._reboot:
             return self._goes_on
-        reboot = guest.reboot(self._cut(self._plan.seconds[Phase.REBOOT], "reboot of the control"))
+        reboot = trial.reboot(self._cut(self._plan.seconds[Phase.REBOOT], "reboot of the control"))
         self._learn(reboot=reboot)
         if reboot.happened:
-            self._start = reboot.boot_id_after
-            guest.wait_until_up(self._cut(self._plan.seconds[Phase.VERIFY], "start of the control"))
+            start = self._cut(self._plan.seconds[Phase.VERIFY], "start of the control")
+            trial.guest.wait_until_up(start)
         return reboot.happened
 
-    def _rounds(self, guest: Guest, when: str, seconds: float, enough: threading.Event) -> None:
-        """Look and check, once for sure; then again until the recipe needs the result."""
+    def _rounds(
+        self, trial: Trial, moment: Moment, seconds: float, enough: threading.Event
+    ) -> None:
+        """Observe and check, once for sure; then again until the recipe needs the result."""
         sessions: list[CheckSession] = []
         aside: Aside | None = None
         for _try in range(_TRIES):
             if len(sessions) == ROUNDS or (sessions and enough.is_set()):
                 break
-            deadline = self._cut(seconds, f"checks of the control {when} the upgrade")
+            deadline = self._cut(seconds, f"checks of the control {moment} the upgrade")
             try:
-                now = observe(guest, deadline)
-                if self._start and self._start != now.boot_id:
+                now = trial.observe(deadline)
+                if trial.start != now.boot_id:
                     self._learn(restarted=True)
-                self._start = now.boot_id
+                    trial.start = now.boot_id
                 if not sessions:
-                    self._learn(**{when: now})
-                    aside = Aside(guest, deadline)
-                session = self._check(guest, now, when, len(sessions), deadline)
+                    self._learn(**{moment: now})
+                    aside = Aside(trial.guest, deadline)
+                baseline = self._found.before if moment == "after" else None
+                at = Checkpoint(moment, now, baseline, self._restarts_at_first)
+                session = trial.check(at, deadline, f"checks-{moment}-{len(sessions) + 1}")
             except ConnectionLost:
                 session = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST)
             if session.end is CheckEnd.CONNECTION_LOST:
-                guest.enter(deadline)  # the way there broke: it says nothing of the guest
+                trial.guest.enter(deadline)  # the way there broke: it says nothing of the guest
                 continue
             sessions.append(session)
-            self._learn(**{f"checks_{when}": tuple(sessions)})
+            self._learn(**{f"checks_{moment}": tuple(sessions)})
             if session.end is not CheckEnd.COMPLETE:
                 break
-        seen = self._found.before if when == "before" else self._found.after
+        seen = self._found.before if moment == "before" else self._found.after
         if aside is not None and seen is not None:
-            self._learn(**{when: aside.added_to(seen)})
-
-    def _check(
-        self, guest: Guest, now: Observation, when: str, turn: int, deadline: Deadline
-    ) -> CheckSession:
-        after = when == "after"
-        return run_checks(
-            files=self._plan.own_checks,
-            shared=self._plan.shared_checks,
-            ssh_config=guest.connection.config,
-            host=HOST,
-            phase="after" if after else "before",
-            baseline=self._found.before if after else None,
-            current=now,
-            settings=self._plan.check_settings.model_copy(
-                update={"restarts_at_first": self._restarts_at_first}
-            ),
-            work_dir=self._folder.artifacts / CONTROL_CHECKS,
-            deadline=deadline,
-            on_result=ignore_result,
-            log=f"checks-{when}-{turn + 1}",
-        )
+            self._learn(**{moment: aside.added_to(seen)})
 
     def _cut(self, seconds: float, what: str) -> Cut:
         return Cut(seconds, what, self._stop)

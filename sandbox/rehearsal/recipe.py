@@ -19,7 +19,6 @@ from sandbox.core.store import RunFolder
 from sandbox.hosts.capacity import NO_LIMITS, Limits
 from sandbox.hosts.drivers import Hypervisor
 from sandbox.network.proxy.package_proxy import PackageProxy
-from sandbox.observe.observation import observe
 from sandbox.observe.wide import Aside
 from sandbox.rehearsal import evidence
 from sandbox.rehearsal.control import ControlTrial, make_control_trial
@@ -29,17 +28,16 @@ from sandbox.rehearsal.run import Run
 from sandbox.rehearsal.steps import (
     check,
     find_out,
-    first_look,
-    learn_wide,
-    look_again,
-    may_verify,
+    first_observation,
     must_reboot,
+    observe_again,
     upgrade,
     upgraded,
     watch,
     worth_upgrading,
     worth_watching,
 )
+from sandbox.rehearsal.trial import Checkpoint, Trial
 from sandbox.scenario import Scenario
 from sandbox.verdict.flakiness import restarted
 
@@ -145,52 +143,74 @@ def _recipe(
         )
         control = undo.enter_context(make_control_trial(plan, hypervisor, clone, folder, deadline))
         run.learn(control=control.absent)
+    trial = Trial(plan, guest, folder.artifacts)
     with run.phase(Phase.BOOT, seconds[Phase.BOOT]) as deadline:
-        guest.enter(deadline)
-        guest.wait_until_up(deadline)
+        trial.boot(deadline)
         run.learn(booted=True, first_login=round(guest.first_login, 1))
     with run.phase(Phase.BASELINE, seconds[Phase.BASELINE]) as deadline:
-        run.learn(before=observe(guest, deadline))
+        before = trial.observe(deadline)
+        run.learn(before=before)
         aside = Aside(guest, deadline)
-        run.learn(checks_before=check(plan, run, guest, deadline))
-    if not worth_upgrading(run.facts):
+        session = check(run, trial, Checkpoint("before", before), deadline)
+        run.learn(checks_before=session)
+    if not worth_upgrading(session):
         return
     with (
         run.phase(Phase.UPGRADE, seconds[Phase.UPGRADE]) as deadline,
         _the_control_too(run, control),
     ):
         run.upgrade_begins()
-        run.learn(upgrade=upgrade(plan, run, guest, proxy, aside, deadline))
-        reboot = must_reboot(plan, run, guest, deadline)
-        if upgraded(run.facts):
+        log = upgrade(run, trial, proxy, deadline, lambda: run.learn(before=aside.added_to(before)))
+        run.learn(upgrade=log)
+        reboot = must_reboot(trial, log, deadline)
+        if upgraded(log):
             control.go_on(reboot=reboot)
-    if reboot:
-        with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
-            run.learn(reboot=guest.reboot(deadline))
-            if not may_verify(run.facts):  # did the control come back?
-                late = deadline.remaining() + seconds[Phase.REBOOT]  # it may have begun later
-                run.learn(control=control.found(Deadline(late, Phase.REBOOT)))
-    if may_verify(run.facts):
+    back = not reboot or _reboot(run, trial, control)
+    if upgraded(log) and back:
         with (
             run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline,
             _the_control_too(run, control),
         ):
-            run.learn(after=first_look(run, guest, deadline))
-            aside = Aside(guest, deadline)
-            run.learn(checks_after=check(plan, run, guest, deadline))
-            while worth_watching(plan, run.facts):
-                run.learn(watched=watch(plan, run, guest, deadline))
-                run.learn(after=look_again(run, guest, deadline))
-                run.learn(checks_after=check(plan, run, guest, deadline))
-            run.learn(checks_again=confirm(plan, run, guest, deadline))
-            grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
-            again = restarted(run.facts)
-            run.learn(control=control.found(grace, watched=run.facts.watched, by_itself=again))
-            grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
-            run.learn(autopsy=find_out(plan, run, guest, grace))
-            learn_wide(run, aside)
+            _verify(run, trial, control, deadline)
     if worth_another_start(run.facts):
-        _start_once_more(plan, run, guest)
+        _start_once_more(run, trial)
+
+
+def _reboot(run: Run, trial: Trial, control: ControlTrial) -> bool:
+    """Whether the candidate came back; where it did not, the control tells whether it did."""
+    seconds = trial.plan.seconds[Phase.REBOOT]
+    with run.phase(Phase.REBOOT, seconds) as deadline:
+        done = trial.reboot(deadline)
+        run.learn(reboot=done)
+        if not done.happened:
+            late = deadline.remaining() + seconds  # the control may have begun later
+            run.learn(control=control.found(Deadline(late, Phase.REBOOT)))
+    return done.happened
+
+
+def _verify(run: Run, trial: Trial, control: ControlTrial, deadline: Deadline) -> None:
+    """Observe and check the upgraded candidate, watch it, ask again what broke, and find out why;
+    with the control's result beside it."""
+    before, watched = run.facts.before, None
+    after = first_observation(run, trial, deadline)
+    run.learn(after=after)
+    aside = Aside(trial.guest, deadline)
+    at = Checkpoint("after", after, before)
+    run.learn(checks_after=check(run, trial, at, deadline))
+    while worth_watching(trial.plan, run.facts):
+        watched = watch(run, trial, before, after, watched, deadline)
+        run.learn(watched=watched)
+        after, watched = observe_again(trial, after, watched, deadline)
+        run.learn(after=after, watched=watched)
+        at = Checkpoint("after", after, before, watched.restarts)
+        run.learn(checks_after=check(run, trial, at, deadline))
+    run.learn(checks_again=confirm(run, trial, deadline))
+    grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
+    by_itself = restarted(run.facts)
+    run.learn(control=control.found(grace, watched=watched, by_itself=by_itself))
+    grace = Deadline(deadline.remaining() + GRACE_SECONDS, Phase.VERIFY)
+    run.learn(autopsy=find_out(trial, run.facts, grace))
+    run.learn(after=aside.added_to(after))
 
 
 @contextmanager
@@ -208,13 +228,14 @@ def _the_control_too(run: Run, control: ControlTrial) -> Iterator[None]:
         raise
 
 
-def _start_once_more(plan: Plan, run: Run, guest: Guest) -> None:
+def _start_once_more(run: Run, trial: Trial) -> None:
     """It may excuse what was found; a host that fails meanwhile does not unprove it."""
+    seconds = trial.plan.seconds
     try:
-        with run.phase(Phase.REBOOT, plan.seconds[Phase.REBOOT]) as deadline:
-            start_again(run, guest, deadline)
-        with run.phase(Phase.VERIFY, plan.seconds[Phase.VERIFY]) as deadline:
-            guest.wait_until_up(deadline)
-            confirm_start(plan, run, guest, deadline)
+        with run.phase(Phase.REBOOT, seconds[Phase.REBOOT]) as deadline:
+            start_again(run, trial, deadline)
+        with run.phase(Phase.VERIFY, seconds[Phase.VERIFY]) as deadline:
+            trial.guest.wait_until_up(deadline)
+            confirm_start(run, trial, deadline)
     except HostError as problem:
         run.progress.detail(f"nothing is known of its second start: {problem.message}")

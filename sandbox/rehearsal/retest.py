@@ -4,49 +4,55 @@ after another start, too."""
 from __future__ import annotations
 
 from sandbox.checks.compare import slower_start
-from sandbox.clone.guest import Guest
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import ConnectionLost, DeadlineExceeded, GuestUnreachable
-from sandbox.core.records import CheckEnd, CheckSession, Facts, Observation, SecondStart
-from sandbox.observe.observation import observe
-from sandbox.rehearsal.plan import Plan
+from sandbox.core.records import CheckEnd, CheckSession, Facts, SecondStart
 from sandbox.rehearsal.run import Run
-from sandbox.rehearsal.steps import checked, require_the_same_start, units_to_explain
+from sandbox.rehearsal.steps import units_to_explain
+from sandbox.rehearsal.trial import SETTLE, Checkpoint, Trial
 from sandbox.verdict.flakiness import broken, excuse, not_held
 
 AGAIN = 2  # how often a check that broke is asked again
 
 
-def confirm(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> tuple[CheckSession, ...]:
+def confirm(run: Run, trial: Trial, deadline: Deadline) -> tuple[CheckSession, ...]:
     """Ask the checks that broke again: one that holds then is no proof of harm.
 
     Not where one hung: it would hang again, for as long as it may.
     """
-    names, after, seen = broken(run.facts), run.facts.checks_after, run.facts.after
-    sessions: list[CheckSession] = []
-    if after is None or seen is None or after.end is CheckEnd.TIMEOUT:
+    facts, sessions = run.facts, list[CheckSession]()
+    names, session, seen = broken(facts), facts.checks_after, facts.after
+    if session is None or seen is None or session.end is CheckEnd.TIMEOUT:
         return ()
     while names and len(sessions) < AGAIN:
         run.progress.detail("asking the checks that broke once more")
         log = f"checks-again-{len(sessions) + 1}"
-        sessions.append(_asked_again(plan, run, guest, seen, deadline, log, names))
+        sessions.append(_asked_again(run, trial, seen.boot_id, deadline, log, names, SETTLE))
         names = not_held(names, sessions[-1])
     return tuple(sessions)
 
 
 def _asked_again(
-    plan: Plan,
     run: Run,
-    guest: Guest,
-    seen: Observation,
+    trial: Trial,
+    boot_id: str,
     deadline: Deadline,
     log: str,
     names: tuple[str, ...],
+    settle: float | None,
 ) -> CheckSession:
-    """In the start that was ``seen``. One that could not be asked has no results, and says why."""
+    """In the start of that ``boot_id``. A session that was impossible has no results, and says
+    why."""
+    watched = run.facts.watched
     for _attempt in range(2):
         try:
-            session = checked(plan, run, guest, deadline, log, only=names)
+            at = Checkpoint(
+                "after",
+                trial.observe(deadline),
+                run.facts.before,
+                watched.restarts if watched else None,
+            )
+            session = trial.check(at, deadline, log, only=names, settle=settle)
             run.add_artifact(f"{log}.log", "output of the checks that broke, asked again")
         except ConnectionLost as lost:
             session = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST, message=lost.message)
@@ -54,8 +60,7 @@ def _asked_again(
             return CheckSession(results=(), end=CheckEnd.TIMEOUT, message=late.message)
         if session.end is not CheckEnd.CONNECTION_LOST:
             break
-        when = "while it was checked after the upgrade"
-        require_the_same_start(guest, seen.boot_id, when, deadline)
+        trial.require_start(boot_id, "while it was checked after the upgrade", deadline)
     return session
 
 
@@ -81,10 +86,10 @@ def worth_another_start(facts: Facts) -> bool:
     )
 
 
-def start_again(run: Run, guest: Guest, deadline: Deadline) -> None:
+def start_again(run: Run, trial: Trial, deadline: Deadline) -> None:
     """Reboot once more; raises :class:`GuestUnreachable` when the guest does not come back."""
     run.progress.detail("its start was slow: starting it once more")
-    again = guest.reboot(deadline)
+    again = trial.reboot(deadline)
     if not again.happened:
         raise GuestUnreachable(
             f"the guest did not come back from its second start after the upgrade: {again.message}",
@@ -92,11 +97,11 @@ def start_again(run: Run, guest: Guest, deadline: Deadline) -> None:
         )
 
 
-def confirm_start(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> None:
+def confirm_start(run: Run, trial: Trial, deadline: Deadline) -> None:
     """Ask what broke in a slow start after another one, and forget what runs since."""
     slow, so_far = run.facts.after, run.facts.checks_again
     assert slow is not None, "only a start that was looked at is known to be slow"
-    now = observe(guest, deadline)
+    now = trial.observe(deadline)
     run.learn(
         second_start=SecondStart(
             first=slow.boot_seconds or slow.uptime, second=now.boot_seconds or now.uptime
@@ -104,11 +109,12 @@ def confirm_start(plan: Plan, run: Run, guest: Guest, deadline: Deadline) -> Non
     )
     names = broken(run.facts)
     log = f"checks-again-{len(so_far) + 1}"
-    session = _asked_again(plan, run, guest, now, deadline, log, names)
+    # Things come up late once more: the checks wait as long as after any start.
+    session = _asked_again(run, trial, now.boot_id, deadline, log, names, None)
     still = not_held(names, session)
     run.note(f"{len(names) - len(still)} of {len(names)} checks that broke hold now")
     run.learn(checks_again=(*so_far, session))
     if autopsy := run.facts.autopsy:
-        down = units_to_explain(plan, run.facts, now)
+        down = units_to_explain(trial, run.facts, now)
         kept = tuple(trace for trace in autopsy.units if trace.unit in down)
         run.learn(autopsy=autopsy.model_copy(update={"units": kept}))

@@ -121,7 +121,7 @@ class Schedule(Section):
 
 
 def schedule_problems(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """(key, what is wrong) with guests that nobody names, or that are named twice."""
+    """(key, what is wrong) for guests that are missing, or that are named twice."""
     plan, source = data.get("schedule"), data.get("source")
     if not isinstance(plan, dict):
         return

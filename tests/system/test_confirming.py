@@ -26,11 +26,13 @@ from sandbox.core.records import (
     Watch,
 )
 from sandbox.rehearsal import control as control_module
-from sandbox.rehearsal import recipe, retest, steps
+from sandbox.rehearsal import recipe, steps
+from sandbox.rehearsal import trial as trial_module
 from sandbox.rehearsal.control import ControlTrial
 from sandbox.rehearsal.plan import Plan, make_plan
 from sandbox.rehearsal.retest import confirm
 from sandbox.rehearsal.run import Run
+from sandbox.rehearsal.trial import Trial
 from tests.support.fakes.sample_records import passing_facts, session
 from tests.support.fakes.stage import Stage
 
@@ -65,20 +67,26 @@ def plan(stage: Stage) -> Plan:
     return make_plan(stage.scenario(), stage.hypervisor, folder, False, Deadline(20, "plan"))
 
 
+def trial_of(plan: Plan, run: Run, guest: object) -> Trial:
+    return Trial(plan, cast(Guest, guest), run.folder.artifacts)
+
+
 def asked(
     plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch, *says: object, guest: Back | None = None
 ) -> tuple[CheckSession, ...]:
     told = iter(says)
 
-    def checked(*_args: object, **_more: object) -> CheckSession:
+    def checks(*_args: object, **_more: object) -> CheckSession:
         said = next(told)
         if isinstance(said, Exception):
             raise said
         return cast(CheckSession, said)
 
-    monkeypatch.setattr(retest, "checked", checked)
-    monkeypatch.setattr(steps, "observe_units", lambda *_args: RUNS)
-    found = confirm(plan, run, cast(Guest, guest or Back()), Deadline(20, "verify"))
+    trial = trial_of(plan, run, guest or Back())
+    monkeypatch.setattr(Trial, "check", checks)
+    monkeypatch.setattr(Trial, "observe", lambda *_args: RUNS)
+    monkeypatch.setattr(trial_module, "observe_units", lambda *_args: RUNS)
+    found = confirm(run, trial, Deadline(20, "verify"))
     assert next(told, None) is None, "each was asked for"
     return found
 
@@ -136,9 +144,9 @@ def test_a_host_that_fails_the_second_start_unproves_nothing(
     monkeypatch.setattr(recipe, "start_again", start_again)
     if raised:
         with pytest.raises(GuestUnreachable):
-            recipe._start_once_more(plan, run, cast(Guest, Back()))
+            recipe._start_once_more(run, trial_of(plan, run, Back()))
     else:
-        recipe._start_once_more(plan, run, cast(Guest, Back()))
+        recipe._start_once_more(run, trial_of(plan, run, Back()))
     assert run.facts.second_start is None
     (failed,) = run.record.phases
     assert (failed.phase, failed.ok) == (Phase.REBOOT, False)
@@ -176,7 +184,8 @@ def test_what_is_looked_into(
     settings = plan.check_settings.model_copy(update={"ignore_units": ignored})
     run.learn(before=RUNS, after=after, control=there)
     tolerant = replace(plan, check_settings=settings)
-    found = steps.find_out(tolerant, run, cast(Guest, Back()), Deadline(20, "verify"))
+    trial = trial_of(tolerant, run, Back())
+    found = steps.find_out(trial, run.facts, Deadline(20, "verify"))
     assert (tuple(one.unit for one in found.units) if found else None) == asked
 
 
@@ -189,7 +198,8 @@ def test_what_cannot_be_looked_into_costs_no_verdict(
 
     monkeypatch.setattr(steps, "examine", examine)
     run.learn(before=RUNS, after=FAILED)
-    assert steps.find_out(plan, run, cast(Guest, Back()), Deadline(20, "verify")) is None
+    trial = trial_of(plan, run, Back())
+    assert steps.find_out(trial, run.facts, Deadline(20, "verify")) is None
 
 
 @pytest.mark.parametrize(("phase", "share"), [(450.0, 390.0), (100.0, 80.0), (0.0, 0.0)])
@@ -241,8 +251,8 @@ def beside_a_watched_clone(
         told.append((str(given["phase"]), settings.restarts_at_first))
         return GREEN
 
-    monkeypatch.setattr(control_module, "observe", lambda *_args: next(shown))
-    monkeypatch.setattr(control_module, "run_checks", checks)
+    monkeypatch.setattr(trial_module, "observe", lambda *_args: next(shown))
+    monkeypatch.setattr(trial_module, "run_checks", checks)
     monkeypatch.setattr(control_module, "Aside", Nothing)
     monkeypatch.setattr(control_module, "ROUNDS", 1)
     monkeypatch.setattr(control_module, "LATER", 0.1)

@@ -16,9 +16,11 @@ from sandbox.core.records import CheckSession, Observation, Outcome, Phase, RunR
 from sandbox.managers import Simulation
 from sandbox.rehearsal import control as control_module
 from sandbox.rehearsal import recipe, steps
+from sandbox.rehearsal import trial as trial_module
 from sandbox.rehearsal.control import ControlTrial
 from sandbox.rehearsal.plan import Plan, make_plan
 from sandbox.rehearsal.run import Run
+from sandbox.rehearsal.trial import Trial
 from sandbox.verdict.decide import decide
 from tests.support.fakes.sample_records import observation, passing_facts, upgrade
 from tests.support.fakes.stage import Stage
@@ -63,21 +65,28 @@ def plan(stage: Stage) -> Plan:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "observe_units", lambda *_args: BEFORE)
-    monkeypatch.setattr(steps, "observe", lambda *_args: BEFORE)
+    monkeypatch.setattr(trial_module, "observe_units", lambda *_args: BEFORE)
+    monkeypatch.setattr(trial_module, "observe", lambda *_args: BEFORE)
 
 
-Ask = Callable[[Plan, Run, Guest], object]
+def trial_of(plan: Plan, run: Run, guest: object) -> Trial:
+    """Of a guest that was observed before its upgrade."""
+    trial = Trial(plan, cast(Guest, guest), run.folder.artifacts)
+    trial.start = BEFORE.boot_id
+    return trial
+
+
+Ask = Callable[[Run, Trial], object]
 ASKED: list[tuple[Ask, str]] = [
-    (lambda plan, run, guest: steps.must_reboot(plan, run, guest, soon()), "once it was upgraded"),
-    (lambda plan, run, guest: steps.first_look(run, guest, soon()), "soon after its upgrade"),
+    (lambda _run, trial: steps.must_reboot(trial, upgrade(), soon()), "once it was upgraded"),
+    (lambda run, trial: steps.first_observation(run, trial, soon()), "soon after its upgrade"),
 ]
 
 
 @pytest.mark.parametrize(("ask", "when"), ASKED)
 def test_a_way_that_breaks_once_is_no_restart(plan: Plan, run: Run, ask: Ask, when: str) -> None:
     shaky = Shaky(breaks=1)
-    assert ask(plan, run, cast(Guest, shaky))
+    assert ask(run, trial_of(plan, run, shaky))
     assert shaky.asked == 2
 
 
@@ -86,22 +95,28 @@ def test_a_way_that_breaks_again_and_again_is_a_lost_connection(
     plan: Plan, run: Run, ask: Ask, when: str
 ) -> None:
     with pytest.raises(ConnectionLost):
-        ask(plan, run, cast(Guest, Shaky(breaks=2)))
+        ask(run, trial_of(plan, run, Shaky(breaks=2)))
 
 
 @pytest.mark.parametrize(("ask", "when"), ASKED)
 def test_another_start_is_a_restart(plan: Plan, run: Run, ask: Ask, when: str) -> None:
     with pytest.raises(GuestRestarted, match=f"by itself {when}"):
-        ask(plan, run, cast(Guest, Shaky(breaks=1, boot_id=RESTARTED)))
+        ask(run, trial_of(plan, run, Shaky(breaks=1, boot_id=RESTARTED)))
 
 
 def test_after_a_reboot_of_ours_it_is_the_new_start_that_counts(plan: Plan, run: Run) -> None:
     reboot = passing_facts().reboot
     assert reboot is not None
-    run.learn(reboot=reboot)
-    assert steps.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_after)), soon()) == BEFORE
-    with pytest.raises(GuestRestarted):
-        steps.first_look(run, cast(Guest, Shaky(1, reboot.boot_id_before)), soon())
+    for boot_id in reboot.boot_id_after, reboot.boot_id_before:
+        shaky = Shaky(1, boot_id)
+        shaky.reboot = lambda _deadline: reboot  # type: ignore[attr-defined]
+        trial = trial_of(plan, run, shaky)
+        trial.reboot(soon())
+        if boot_id == reboot.boot_id_after:
+            assert steps.first_observation(run, trial, soon()) == BEFORE
+            continue
+        with pytest.raises(GuestRestarted):
+            steps.first_observation(run, trial, soon())
 
 
 @pytest.mark.parametrize(
@@ -142,18 +157,16 @@ def test_a_restart_in_mid_upgrade(
 
         def forward(self, *_args: object) -> None: ...
         def allow(self, *_args: object) -> None: ...
-        def added_to(self, seen: object) -> object:
-            return seen
-
         def enter(self, _deadline: Deadline) -> str:
             return boot_id
 
     monkeypatch.setattr(steps, "choose", lambda *_args: Upgrader())
     there = Anything()
+    trial = trial_of(plan, run, there)
     with pytest.raises(type(problem) if told == "the cable" else GuestRestarted) as caught:
-        steps.upgrade(plan, run, there, there, there, soon())  # type: ignore[arg-type]
+        steps.upgrade(run, trial, there, soon(), lambda: changing.append(run.changing))  # type: ignore[arg-type]
     assert told in caught.value.message
-    assert changing == [False, False, True]
+    assert changing == [False, False, False, True]
 
 
 def test_before_anything_is_changed_the_control_is_not_asked(run: Run) -> None:
@@ -180,21 +193,21 @@ class Nothing:
         return seen
 
 
-Trial = Callable[[Iterator[Observation | None], Exception], RunRecord]
+Tried = Callable[[Iterator[Observation | None], Exception], RunRecord]
 """Of a clone that ended so while it was upgraded, and what was seen of the control, if anything."""
 
 
 @pytest.fixture
-def trial(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Trial:
-    def tried(shown: Iterator[Observation | None], problem: Exception) -> RunRecord:
+def tried(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Tried:
+    def try_it(shown: Iterator[Observation | None], problem: Exception) -> RunRecord:
         def look(*_args: object) -> Observation:
             seen = next(shown)
             if seen is None:
                 raise GuestUnreachable("the clone is not running any more: it is off")
             return seen
 
-        monkeypatch.setattr(control_module, "observe", look)
-        monkeypatch.setattr(control_module, "run_checks", lambda **_given: GREEN)
+        monkeypatch.setattr(trial_module, "observe", look)
+        monkeypatch.setattr(trial_module, "run_checks", lambda **_given: GREEN)
         monkeypatch.setattr(control_module, "Aside", Nothing)
         monkeypatch.setattr(control_module, "ROUNDS", 1)
         monkeypatch.setattr(control_module, "LATER", 0.1)
@@ -212,7 +225,7 @@ def trial(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -
         run.blame(problem)
         return run.record.model_copy(update={"decision": decide(run.facts)})
 
-    return tried
+    return try_it
 
 
 @pytest.mark.parametrize(
@@ -223,10 +236,10 @@ def trial(stage: Stage, run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch) -
         ("abbb", Verdict.INCONCLUSIVE),  # a little earlier
     ],
 )
-def test_the_control_decides(trial: Trial, starts: str, verdict: Verdict) -> None:
+def test_the_control_decides(tried: Tried, starts: str, verdict: Verdict) -> None:
     """The clone restarted while packages were installed: would it have done so without them?"""
     shown = (Observation(boot_id=one, kernel="6.1") for one in starts)
-    record = trial(shown, GuestRestarted("while it was upgraded"))
+    record = tried(shown, GuestRestarted("while it was upgraded"))
     found, decision = record.facts.control, record.decision
     assert found is not None
     assert decision is not None
@@ -247,10 +260,10 @@ def test_the_control_decides(trial: Trial, starts: str, verdict: Verdict) -> Non
     ],
 )
 def test_the_control_decides_as_well_where_the_clone_goes_away(
-    trial: Trial, looks: str, verdict: Verdict, told: str
+    tried: Tried, looks: str, verdict: Verdict, told: str
 ) -> None:
     seen = Observation(boot_id="a", kernel="6.1")
-    record = trial((None if one == "-" else seen for one in looks), GuestUnreachable("no SSH"))
+    record = tried((None if one == "-" else seen for one in looks), GuestUnreachable("no SSH"))
     assert record.decision is not None
     assert record.decision.verdict is verdict
     assert record.decision.reason.startswith(told)

@@ -71,7 +71,7 @@ def test_apt_is_asked_and_nothing_of_the_guest_changes(open_world: AptWorld) -> 
     found = asked(shell, EVERYTHING)
     assert listing(open_world.root) == before
     assert len(shell.scripts) == 1, "one round trip"
-    assert not any(text.startswith("apt was asked as root") for text in notes(found))
+    assert not any(text.startswith("apt ran as root") for text in notes(found))
     assert [(c.name, c.old, c.new) for c in found.changes] == [
         ("lib", "1.0", "1.1"),
         ("newdep", None, "1"),
@@ -105,7 +105,7 @@ def test_what_nobody_may_read_is_read_by_root_who_writes_nothing_either(
     found = asked(LocalShell(("sh",), env=open_world.env), EVERYTHING)
     assert [change.name for change in found.changes] == ["lib", "newdep", "web"], found.points
     assert listing(open_world.root) == before
-    as_root = any(text.startswith("apt was asked as root") for text in notes(found))
+    as_root = any(text.startswith("apt ran as root") for text in notes(found))
     assert as_root is (os.geteuid() == 0), found.points
 
 

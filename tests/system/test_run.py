@@ -26,7 +26,7 @@ from sandbox.core.records import (
     CheckEnd,
     CheckResult,
     CheckSession,
-    Facts,
+    Control,
     Outcome,
     Phase,
     Reboot,
@@ -35,9 +35,12 @@ from sandbox.core.records import (
     Verdict,
 )
 from sandbox.hosts.drivers.fake import FakeHypervisor
+from sandbox.rehearsal import recipe
+from sandbox.rehearsal.control import ControlTrial
 from sandbox.rehearsal.plan import make_plan
 from sandbox.rehearsal.run import Run, blame_for
-from sandbox.rehearsal.steps import may_verify, must_reboot, worth_upgrading
+from sandbox.rehearsal.steps import must_reboot, upgraded, worth_upgrading
+from sandbox.rehearsal.trial import Trial
 from tests.support.fakes.stage import GUEST, Stage
 
 # -- a run in the making ----------------------------------------------------------------------
@@ -84,7 +87,7 @@ def test_a_record_that_cannot_be_written_does_not_keep_the_clean_up_from_its_wor
 
 
 def test_not_even_a_proved_failure_outlives_a_changed_source(stage: Stage, run: Run) -> None:
-    run.learn(upgrade=upgraded(UpgradeStatus.FAILED))
+    run.learn(upgrade=log_of(UpgradeStatus.FAILED))
     run.void("the source was started", "again")
     record = run.end(CloneLease(stage.hypervisor, run.folder))
     assert record.decision is not None
@@ -163,15 +166,14 @@ def test_an_upgrade_that_never_ends_has_failed_but_nothing_else_has() -> None:
 # -- decisions inside the recipe --------------------------------------------------------------
 
 
-def checked(*outcomes: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> Facts:
+def checked(*outcomes: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> CheckSession:
     results = tuple(CheckResult(name=str(n), outcome=o) for n, o in enumerate(outcomes))
-    return Facts(checks_before=CheckSession(results=results, end=end))
+    return CheckSession(results=results, end=end)
 
 
 @pytest.mark.parametrize(
-    ("facts", "worth"),
+    ("session", "worth"),
     [
-        (Facts(), False),
         (checked(), False),
         (checked(Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED), False),
         (checked(Outcome.PASSED), True),
@@ -179,11 +181,13 @@ def checked(*outcomes: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> Facts:
         *((checked(Outcome.PASSED, end=e), False) for e in CheckEnd if e is not CheckEnd.COMPLETE),
     ],
 )
-def test_an_upgrade_is_tried_only_where_a_verdict_can_come_of_it(facts: Facts, worth: bool) -> None:
-    assert worth_upgrading(facts) is worth
+def test_an_upgrade_is_tried_only_where_a_verdict_can_come_of_it(
+    session: CheckSession, worth: bool
+) -> None:
+    assert worth_upgrading(session) is worth
 
 
-def upgraded(status: UpgradeStatus) -> UpgradeLog:
+def log_of(status: UpgradeStatus) -> UpgradeLog:
     return UpgradeLog(manager="apt", status=status, requested="all")
 
 
@@ -191,30 +195,58 @@ CHANGED = (UpgradeStatus.APPLIED, UpgradeStatus.FAILED)
 
 
 @pytest.mark.parametrize("status", list(UpgradeStatus))
-@pytest.mark.parametrize(("happened", "back"), [(None, True), (True, True), (False, False)])
-def test_a_guest_is_looked_at_again_when_it_changed_and_is_back(
-    status: UpgradeStatus, happened: bool | None, back: bool
-) -> None:
-    reboot = None if happened is None else Reboot(happened=happened)
-    facts = Facts(upgrade=upgraded(status), reboot=reboot)
-    assert may_verify(facts) is (status in CHANGED and back)
-    assert not may_verify(Facts())
+def test_a_guest_is_observed_again_only_when_its_upgrade_changed_it(status: UpgradeStatus) -> None:
+    assert upgraded(log_of(status)) is (status in CHANGED)
 
 
 class Mute:
     """A guest that is there, and says nothing."""
 
+    def __init__(self, *, comes_back: bool = True) -> None:
+        self._comes_back = comes_back
+
     def run(self, script: str, _deadline: Deadline) -> None:
         assert script == ":"
 
+    def reboot(self, _deadline: Deadline) -> Reboot:
+        return Reboot(happened=self._comes_back, boot_id_after="b" if self._comes_back else "")
 
-@pytest.mark.parametrize("status", [None, *UpgradeStatus])
-@pytest.mark.parametrize("policy", ["always", "never"])
-def test_the_stated_reboot_policy_asks_no_guest(
-    stage: Stage, run: Run, status: UpgradeStatus | None, policy: str
-) -> None:
+
+class ControlAsked:
+    """A control that counts how often it is asked for what it found."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def found(self, _deadline: Deadline) -> Control:
+        self.times += 1
+        return Control()
+
+
+def trial_of(stage: Stage, run: Run, policy: str, guest: Mute) -> Trial:
     scenario = stage.scenario(f"source: {{guest: {GUEST}}}\nreboot: {policy}")
     plan = make_plan(scenario, stage.hypervisor, run.folder, False, Deadline(20, "plan"))
-    run.learn(upgrade=None if status is None else upgraded(status))
-    wanted = must_reboot(plan, run, cast(Guest, Mute()), Deadline(1, "x"))
+    return Trial(plan, cast(Guest, guest), run.folder.artifacts)
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_of_a_guest_that_does_not_come_back_the_control_is_asked(
+    stage: Stage, run: Run, back: bool
+) -> None:
+    trial, control = trial_of(stage, run, "always", Mute(comes_back=back)), ControlAsked()
+    trial.start = "a"
+    assert recipe._reboot(run, trial, cast(ControlTrial, control)) is back
+    assert run.facts.reboot is not None
+    assert run.facts.reboot.happened is back
+    assert control.times == (0 if back else 1)
+    assert trial.start == ("b" if back else "a")
+
+
+@pytest.mark.parametrize("status", list(UpgradeStatus))
+@pytest.mark.parametrize("policy", ["always", "never"])
+def test_the_stated_reboot_policy_asks_no_guest(
+    stage: Stage, run: Run, status: UpgradeStatus, policy: str
+) -> None:
+    trial = trial_of(stage, run, policy, Mute())
+    wanted = must_reboot(trial, log_of(status), Deadline(1, "x"))
     assert wanted is (policy == "always" and status is UpgradeStatus.APPLIED)

@@ -203,7 +203,7 @@ def test_a_broken_upgrade_fails_each_check_with_one_human_sentence(check: Run) -
             "nginx:amd64 is half-configured"
         ),
         "shared/test_ports.py::test_still_listens[tcp/0.0.0.0:80]": (
-            "nobody listens on port 80/tcp of nginx any more"
+            "nothing listens on port 80/tcp of nginx any more"
         ),
         "shared/test_services.py::test_services_still_run": (
             "nginx.service was active before and is failed now"

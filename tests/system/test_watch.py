@@ -24,9 +24,11 @@ from sandbox.core.records import (
     Watch,
 )
 from sandbox.rehearsal import steps
+from sandbox.rehearsal import trial as trial_module
 from sandbox.rehearsal.plan import Plan, make_plan
 from sandbox.rehearsal.run import Run
 from sandbox.rehearsal.steps import watch, worth_watching
+from sandbox.rehearsal.trial import Checkpoint, Trial
 from tests.support.fakes.stage import Stage
 
 RUNS = Observation(boot_id="a", kernel="6.1", units={"shop.service": "active/running"})
@@ -72,6 +74,10 @@ def plan(stage: Stage) -> Plan:
     return replace(made, watch=LASTS)
 
 
+def trial_of(plan: Plan, run: Run, guest: object) -> Trial:
+    return Trial(plan, cast(Guest, guest), run.folder.artifacts)
+
+
 @pytest.mark.parametrize("judged", [True, False])
 def test_only_what_ran_before_the_upgrade_ends_it(
     run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, judged: bool
@@ -100,7 +106,11 @@ def watched(
     """For how long, and with how many glances."""
     monkeypatch.setattr(steps, "_GLANCE", LASTS / 10)
     monkeypatch.setattr(steps, "observe_units", guest.glance)
-    found = watch(plan, run, cast(Guest, guest), Deadline(20, "verify"))
+    monkeypatch.setattr(trial_module, "observe_units", guest.glance)
+    facts, trial = run.facts, trial_of(plan, run, guest)
+    assert facts.after is not None
+    deadline = Deadline(20, "verify")
+    found = watch(run, trial, facts.before, facts.after, facts.watched, deadline)
     run.learn(watched=found)
     return found.seconds, guest.glances
 
@@ -146,7 +156,7 @@ def test_a_guest_that_restarts_by_itself_meanwhile_has_failed(
         plan, applied(session(Outcome.PASSED)).model_copy(update={"watched": run.facts.watched})
     )
     run.learn(watched=None)
-    monkeypatch.setattr(steps, "_PAUSE", 0.01)
+    monkeypatch.setattr(trial_module, "_PAUSE", 0.01)
     down = RUNS.model_copy(update={"units": {}, "state": "stopping"})  # and lets one in once more
     shows: list[Observation | None] = [RUNS, down, None, down]
     watched(run, plan, monkeypatch, Watched(shows, comes_back_as="aab"))
@@ -168,6 +178,7 @@ def test_a_guest_that_restarts_by_itself_meanwhile_has_failed(
 )
 def test_one_that_restarted_is_let_come_up_before_it_is_looked_at(
     run: Run,
+    plan: Plan,
     monkeypatch: pytest.MonkeyPatch,
     restarted: bool,
     breaks: bool,
@@ -188,13 +199,13 @@ def test_one_that_restarted_is_let_come_up_before_it_is_looked_at(
         did.append("looked")
         return RUNS
 
-    monkeypatch.setattr(steps, "observe", look)
-    monkeypatch.setattr(steps, "observe_units", lambda *_args: RUNS)
-    run.learn(watched=Watch(seconds=1, restarted=restarted))
-    guest = cast(Guest, Up([RUNS], comes_back_as=boot_id))
-    assert steps.look_again(run, guest, Deadline(20, "verify")) == RUNS
+    monkeypatch.setattr(trial_module, "observe", look)
+    monkeypatch.setattr(trial_module, "observe_units", lambda *_args: RUNS)
+    trial = trial_of(plan, run, Up([RUNS], comes_back_as=boot_id))
+    watched = Watch(seconds=1, restarted=restarted)
+    found = steps.observe_again(trial, RUNS, watched, Deadline(20, "verify"))
+    assert found == (RUNS, Watch(seconds=1, restarted=then))
     assert did == done
-    assert run.facts.watched == Watch(seconds=1, restarted=then)
 
 
 @pytest.mark.parametrize(("boot_id", "fails"), [("a", False), ("b", True)])
@@ -202,14 +213,15 @@ def test_checks_during_which_the_guest_restarted_are_a_failure_of_the_guest(
     run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, boot_id: str, fails: bool
 ) -> None:
     lost = CheckSession(results=(), end=CheckEnd.CONNECTION_LOST)
-    monkeypatch.setattr(steps, "checked", lambda *_args, **_more: lost)
-    monkeypatch.setattr(steps, "observe_units", lambda *_args: RUNS)
-    guest = cast(Guest, Watched([RUNS], comes_back_as=boot_id))
+    monkeypatch.setattr(Trial, "check", lambda *_args, **_more: lost)
+    monkeypatch.setattr(trial_module, "observe_units", lambda *_args: RUNS)
+    trial = trial_of(plan, run, Watched([RUNS], comes_back_as=boot_id))
+    at = Checkpoint("after", RUNS, RUNS)
     if fails:
         with pytest.raises(GuestUnreachable, match="restarted by itself while it was checked"):
-            steps.check(plan, run, guest, Deadline(20, "verify"))
+            steps.check(run, trial, at, Deadline(20, "verify"))
     else:
-        assert steps.check(plan, run, guest, Deadline(20, "verify")) == lost
+        assert steps.check(run, trial, at, Deadline(20, "verify")) == lost
 
 
 def session(outcome: Outcome, end: CheckEnd = CheckEnd.COMPLETE) -> CheckSession:

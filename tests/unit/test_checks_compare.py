@@ -238,9 +238,9 @@ def test_one_service_may_be_what_makes_a_start_slower(
         (tcp(80, "10.0.0.5"), [tcp(80)], ""),
         (tcp(80, "::1"), [tcp(80, "[::]")], ""),
         (tcp(80, "*"), [tcp(80, "::")], ""),
-        (tcp(80, process="nginx"), [tcp(81)], "nobody listens on port 80/tcp of nginx any more"),
-        (tcp(80, "10.0.0.5"), [], "nobody listens on port 80/tcp on 10.0.0.5 any more"),
-        (tcp(53), [tcp(53, protocol="udp")], "nobody listens on port 53/tcp any more"),
+        (tcp(80, process="nginx"), [tcp(81)], "nothing listens on port 80/tcp of nginx any more"),
+        (tcp(80, "10.0.0.5"), [], "nothing listens on port 80/tcp on 10.0.0.5 any more"),
+        (tcp(53), [tcp(53, protocol="udp")], "nothing listens on port 53/tcp any more"),
         (
             tcp(80),
             [tcp(80, "127.0.0.1")],

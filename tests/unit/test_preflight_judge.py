@@ -111,7 +111,7 @@ def test_what_stands_in_the_way(values: dict[str, Any], severity: Severity, word
 
 def test_what_root_asked_is_said() -> None:
     texts = [point.text for point in judged(seen(as_root=True)).points]
-    assert texts[0].startswith("apt was asked as root, since nobody may not read its sources")
+    assert texts[0].startswith("apt ran as root: the user nobody cannot read its sources")
 
 
 def test_no_kernel_to_offer_is_a_blocker_and_not_nothing_to_upgrade() -> None:

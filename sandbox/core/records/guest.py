@@ -203,7 +203,7 @@ class Reboot(Record):
     boot_id_before: str = ""
     boot_id_after: str = ""
     seconds: float = 0.0
-    away: float = 0.0  # of these nobody could log in
+    away: float = 0.0  # of these, how long no login was possible
     message: str = ""  # why not: "kernel panic", "initramfs shell", "no answer in 300 s"
 
 

@@ -134,7 +134,7 @@ class Destination(Record):
 class Ledger(Record):
     """What the clone tried to reach."""
 
-    missing: str = ""  # why nobody listened, or not to the end
+    missing: str = ""  # why no listener ran, or not to the end
     destinations: tuple[Destination, ...] = ()  # new ones first
     whole: bool = True  # False: there were more than can be kept
     # False: there was a control, and not all that it tried was heard.

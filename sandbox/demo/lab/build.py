@@ -61,7 +61,7 @@ LINKS = {
     f"{WANTS}/dom0-weight.service": "/etc/systemd/system/dom0-weight.service",
     "etc/systemd/system/apt-daily.timer": "/dev/null",
     "etc/systemd/system/apt-daily-upgrade.timer": "/dev/null",
-    # It would keep an emulated start waiting for snapshots that nobody makes here.
+    # It would delay an emulated start for snapshots, and the lab makes none.
     "etc/systemd/system/e2scrub_reap.service": "/dev/null",
     "etc/systemd/system/systemd-networkd-wait-online.service": "/dev/null",
     # It saves and restores guests by itself: libvirt does what has to be done.

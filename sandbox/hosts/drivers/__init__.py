@@ -27,7 +27,7 @@ class Mark:
 
     run: str
     owner: str  # "pid:start-time:boot-id" of the process that answers for it
-    deadline: int  # Unix time after which nobody may still need it
+    deadline: int  # Unix time after which no run still needs it
     folder: str = ""  # the clone's files: says which state folder the run belongs to
 
 

@@ -13,8 +13,8 @@ stopped by SIGSTOP in the middle of a session:
   threads. The loop does not survive a fork either, and a daemon that hangs in a driver (libxl
   waiting for a domain) answers keep-alive messages as ever.
 
-So there is no keep-alive: whoever waits stops waiting. What was asked for may still happen, when
-the daemon goes on: everything of ours carries its mark, and removal can be repeated.
+So there is no keep-alive: the caller stops waiting. The call may still take effect when the daemon
+goes on; that is safe, because everything of ours carries its mark and removal can be repeated.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def macs(domain_xml: str) -> tuple[str, ...]:
 
 
 def _copy_console(devices: etree._Element, console: etree._Element) -> None:
-    """A paravirtual console (hvc0), where a guest may have its login; nobody listens to it.
+    """A paravirtual console (hvc0), where a guest may have its login; no program reads it.
 
     The others are the serial ports over again: libvirt adds them itself.
     """

@@ -122,7 +122,7 @@ class FakeHypervisor:
     def export_running(
         self, source: SourceDomain, disks: Sequence[Disk], folder: Path, deadline: Deadline
     ) -> tuple[Export, ...]:
-        """Nobody serves these: the sockets do not exist."""
+        """No server serves these: the sockets do not exist."""
         deadline.check()
         self._trip("export_running")
         domain = self._by_uuid(source)

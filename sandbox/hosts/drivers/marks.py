@@ -43,5 +43,5 @@ def require_mark(name: str, xml: str, run: str) -> None:
     if mark is None or mark.run != run:
         raise HostError(
             f"{name!r} does not carry the mark of run {run}: not removed",
-            "somebody else made it; remove it by hand if you know that it is not needed",
+            "this run did not make it; remove it by hand if you know that it is not needed",
         )

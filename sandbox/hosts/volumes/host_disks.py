@@ -86,7 +86,7 @@ class HostDisks:
         steps = [self._step(d, running, mark, reflinks, survey) for d in disks]
         pause = running and (len(steps) > 1 or bool(files))
         done = self._host.run(
-            # In a session of its own: whoever kills us does not keep the guest paused by that.
+            # In a session of its own: a kill of our process group must not leave the guest paused.
             ["setsid", "--wait", "sh", "-s", "--", name if pause else "", str(self._patience)],
             deadline,
             input=_script(steps).encode(),

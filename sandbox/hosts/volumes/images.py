@@ -93,7 +93,7 @@ def _beneath(
 
 
 def _allowed(path: Path, name: str, folder: Path, stated: Collection[Path]) -> Path:
-    """The file that an image names; whoever made the image must not pick one of the host's."""
+    """The file that an image names; an untrusted image must not name one of the host's files."""
     if ":" in name.partition("/")[0]:  # QEMU takes it for a protocol, or for options in JSON
         raise RequestError(f"{path} names {name!r}, which is no plain file", _ONE_FILE)
     file = (path.parent / name).resolve()

@@ -65,7 +65,7 @@ class Pool:
     data: float
     metadata: float
     trouble: str = ""  # what is the matter with it
-    active: bool = True  # else nobody knows how full it is
+    active: bool = True  # else its fill is unknown
 
     def problem(self, limit: float, metadata_limit: float | None = None) -> str:
         """Why nothing more may be made in it; "" when it may."""
@@ -96,7 +96,7 @@ class Pool:
             return _REPAIR
         if not self.active:
             return f"activate it: lvchange --activate y {self.group}/{self.name}"
-        return f"extend it (lvextend), or remove what nobody needs: lvs {self.group}"
+        return f"extend it (lvextend), or remove volumes that are not needed: lvs {self.group}"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Shell functions for a script on a Xen host: a running guest stands still for the moment in which
 its disks are copied, and runs on whatever happens."""
 
-# Xen counts pauses: one that somebody else ordered outlives ours, if ours is undone just once.
+# Xen counts pauses: a pause by another program outlives ours, if ours is undone just once.
 PAUSE = """begin() {
     guest=$1 seconds=$2 paused= watchdog=
     [ -n "$guest" ] || return 0

@@ -1,8 +1,8 @@
 """A stopped guest's disks, or plain images, served read-only by qemu-nbd.
 
 qemu-nbd opens the image read-only and without taking QEMU's file locks, so that neither the
-image's bytes nor its owner, mode or locks change; should somebody start the source meanwhile,
-it starts, and the run ends as `error` because the source's files changed under the clone.
+image's bytes nor its owner, mode or locks change. A source that is started meanwhile does start;
+the run then ends as `error`, because the source's files changed under the clone.
 """
 
 from __future__ import annotations

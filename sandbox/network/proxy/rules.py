@@ -116,7 +116,7 @@ def canonical_path(path: str) -> str:
             raise Refused("a broken escape in the path", 400)
         byte = bytes.fromhex(match[0][1:])
         if _UNRESERVED.fullmatch(byte):
-            raise Refused("an escape in the path that nobody needs", 400)
+            raise Refused("an unnecessary escape in the path", 400)
         return "~" if byte == b"~" else match[0].lower()
 
     # Some object stores read a plain "+" as a blank, which is why apt escapes it.

@@ -98,7 +98,7 @@ class PatientReader(io.RawIOBase):
 
 
 def break_off(connection: socket.socket) -> None:
-    """Wake whoever waits for this socket."""
+    """Wake the threads that wait for this socket."""
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:

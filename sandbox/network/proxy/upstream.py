@@ -124,7 +124,7 @@ class Upstream:
         raise Refused(f"{host} does not answer", 502)
 
     def break_off(self) -> None:
-        """A source may drip for hours: nobody reads on what nobody waits for any more."""
+        """End all transfers: a source may drip for hours, and no client waits for them any more."""
         with self._lock:
             responses, tunnels = list(self._responses), list(self._tunnels)
         for response in responses:
