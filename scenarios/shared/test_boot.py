@@ -13,7 +13,7 @@ from sandbox.checks.compare import (
     slower_start,
     state_worse,
 )
-from sandbox.checks.facts import Facts
+from sandbox.checks.facts import CheckMemory
 from sandbox.core.deadline import Deadline
 from sandbox.core.records import Observation
 
@@ -32,7 +32,7 @@ def test_system_state_is_no_worse(
     now: Observation,
     phase: str,
     settings: CheckSettings,
-    facts: Facts,
+    facts: CheckMemory,
     host: Host,
     patience: Deadline,
 ) -> None:

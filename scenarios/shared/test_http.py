@@ -12,14 +12,14 @@ from testinfra.host import Host
 from sandbox.checks import CheckSettings
 from sandbox.checks.answers import SERVER_ERROR, Answer, as_before, ask_until, discover
 from sandbox.checks.compare import listeners
-from sandbox.checks.connection import Connection
-from sandbox.checks.facts import Facts
+from sandbox.checks.connection import CheckConnection
+from sandbox.checks.facts import CheckMemory
 from sandbox.core.deadline import Deadline
 from sandbox.core.records import Observation
 
 
 def test_url_answers(
-    each_url: str, phase: str, connection: Connection, facts: Facts, patience: Deadline
+    each_url: str, phase: str, connection: CheckConnection, facts: CheckMemory, patience: Deadline
 ) -> None:
     known = (facts.statuses("urls") or {}).get(each_url) if phase == "after" else None
 
@@ -39,8 +39,8 @@ def test_ports_that_spoke_http_still_do(
     phase: str,
     settings: CheckSettings,
     host: Host,
-    connection: Connection,
-    facts: Facts,
+    connection: CheckConnection,
+    facts: CheckMemory,
     patience: Deadline,
 ) -> None:
     if phase == "before":
