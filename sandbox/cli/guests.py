@@ -24,6 +24,7 @@ from sandbox.hosts.inventory import KnownHost, connected, default_host, find_hos
 from sandbox.hosts.source import Source, guest_source, kernel_problem
 from sandbox.hosts.transport import Host
 from sandbox.hosts.volumes import lvm
+from sandbox.hosts.volumes.storage import storage_of
 
 UNREACHED = 4
 LOOK_SECONDS = 300.0  # at one host
@@ -116,7 +117,7 @@ def _look(host: KnownHost) -> list[GuestRow] | SandboxError:
 def guest_rows(hypervisor: Hypervisor, host: KnownHost, deadline: Deadline) -> list[GuestRow]:
     """All guests of a host, those that only xl knows last."""
     others: tuple[xl.XlDomain, ...] = ()
-    if hypervisor.kind == "xen":
+    if isinstance(hypervisor, xl.TakesXl):
         others = xl.domains(hypervisor.host, deadline)  # before libvirt's: see _OURS
     rows, sources = [], {}
     names = hypervisor.guests()
@@ -132,7 +133,7 @@ def guest_rows(hypervisor: Hypervisor, host: KnownHost, deadline: Deadline) -> l
         rows.append(row)
         if source is not None:
             sources[name] = source
-    if hypervisor.kind == "xen":
+    if not storage_of(hypervisor).local:
         stores = _stores(hypervisor.host, sources.values(), deadline)
         rows = [
             _with_stores(r, sources[r.name], stores, host) if r.name in sources else r for r in rows
@@ -157,7 +158,7 @@ def _row(
     if other_kernel is not None:
         said = other_kernel.message, other_kernel.hint
         row = replace(row, rehearsal="packages only", reason=said[0], hint=said[1])
-    busy = hypervisor.export_in_use(domain) if source.running else ""
+    busy = storage_of(hypervisor).in_use(domain) if source.running else ""
     return (_refused(row, busy, "try again later") if busy else row), source
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from lxml import etree
@@ -20,15 +19,13 @@ from sandbox.core.process import start
 from sandbox.core.records import Dependency, SourceFacts
 from sandbox.core.store import RunFolder
 from sandbox.hosts.admission import Admission, admitted
-from sandbox.hosts.drivers import Export, Hypervisor, Mark
+from sandbox.hosts.drivers import Hypervisor, Mark
 from sandbox.hosts.drivers.clone_xml import CloneDisk, CloneSpec, CloneXml, macs, memory_of
-from sandbox.hosts.drivers.xen_console import follow_console
 from sandbox.hosts.source import Source
-from sandbox.hosts.volumes import BackupExporter, Exporter, MadeDisks
+from sandbox.hosts.volumes import MadeDisks
 from sandbox.hosts.volumes.danger import LEAST_FREE
-from sandbox.hosts.volumes.host_disks import HostDisks
-from sandbox.hosts.volumes.images import allocated, create_overlay, make_folder, require_space
-from sandbox.hosts.volumes.readonly_export import ReadonlyExporter
+from sandbox.hosts.volumes.images import make_folder, require_space
+from sandbox.hosts.volumes.storage import Storage, storage_of
 from sandbox.network import egress, isolation, stand_ins
 
 # What a rehearsal writes at most: downloads, a kernel, an initramfs, logs.
@@ -135,13 +132,12 @@ def _create(
     deadline: Deadline,
 ) -> Clone:
     source = order.source
-    if hypervisor.kind != "xen":
+    storage = storage_of(hypervisor)
+    if storage.local:
         _watch_disk(hypervisor, folder)
-    made = _make_disks(hypervisor, order, folder, deadline)
-    mutations = _inject(hypervisor, order, made, folder, deadline)
-    controls = made.controls
-    if order.control and hypervisor.kind != "xen":
-        controls = _copy_overlays(made.disks, control_place(folder))
+    made = storage.make(source, folder, order.mark, deadline, control=order.control)
+    mutations = _inject(storage, order, made, folder, deadline)
+    controls = storage.control_copies(made, control_place(folder)) if order.control else ()
     entrance, derived = _start(
         hypervisor, order, folder, made.disks, admission, deadline, control=False
     )
@@ -186,19 +182,8 @@ def _start(
     if not control:
         (folder.artifacts / "clone.xml").write_text(derived.xml)
     admission.start(lambda: hypervisor.start(derived.xml, deadline))
-    if hypervisor.kind == "xen":
-        follow_console(hypervisor.host, name, console, folder)
+    hypervisor.follow_console(name, console, folder)
     return Entrance(name, macs(derived.xml), net.bridge, net.name, console), derived
-
-
-def _copy_overlays(disks: Sequence[CloneDisk], place: Path) -> tuple[CloneDisk, ...]:
-    """Of a clone that has not run: they stand on the same exports, and are hardly more than
-    empty."""
-    make_folder(place, 0o711)
-    return tuple(
-        replace(disk, overlay=Path(shutil.copy(disk.overlay, place / disk.overlay.name)))
-        for disk in disks
-    )
 
 
 def _watch_disk(hypervisor: Hypervisor, folder: RunFolder) -> None:
@@ -210,48 +195,19 @@ def _watch_disk(hypervisor: Hypervisor, folder: RunFolder) -> None:
     folder.register(watcher.pid, "disk watch")
 
 
-def _make_disks(
-    hypervisor: Hypervisor, order: CloneOrder, folder: RunFolder, deadline: Deadline
-) -> MadeDisks:
-    source = order.source
-    if hypervisor.kind == "xen":
-        maker = HostDisks(hypervisor.host)
-        return maker.make(
-            source.name,
-            source.running,
-            source.disks,
-            order.mark,
-            deadline,
-            control=order.control,
-        )
-    exporter: Exporter = ReadonlyExporter()
-    if source.running and source.domain is not None:
-        exporter = BackupExporter(hypervisor, source.domain)
-    exports = exporter.export(source.disks, folder, deadline)
-    disks = tuple(_overlay(export, folder.clone, deadline) for export in exports)
-    taken = sum(allocated(disk.overlay) for disk in disks)
-    return MadeDisks(disks, exporter.method, exporter.consistency, allocated=taken)
-
-
 def _inject(
-    hypervisor: Hypervisor,
+    storage: Storage,
     order: CloneOrder,
     made: MadeDisks,
     folder: RunFolder,
     deadline: Deadline,
 ) -> tuple[str, ...]:
-    if order.inject and hypervisor.kind == "xen":
+    if order.inject and not storage.local:
         raise RequestError(
-            "inject: true is not possible on a Xen host: its clones' disks are not on this machine",
+            "inject: true is not possible on that host: its clones' disks are not on this machine",
             "let the guest accept a key, and name user and key under login:",
         )
     return inject_key(order.login, made.disks[0].overlay, folder, deadline, order.inject)
-
-
-def _overlay(export: Export, folder: Path, deadline: Deadline) -> CloneDisk:
-    path = folder / f"{export.target}.qcow2"
-    create_overlay(export, path, deadline)
-    return CloneDisk(export.target, path)
 
 
 def _copy_nvram(source_xml: str, own: Path) -> bool:

@@ -18,8 +18,7 @@ from sandbox.core.errors import DeadlineExceeded, SandboxError
 from sandbox.core.store import OurProcess, RunFolder, Store, is_alive, is_elsewhere, start_time
 from sandbox.hosts.drivers import Hypervisor
 from sandbox.hosts.transport import HostLost
-from sandbox.hosts.volumes import host_disks
-from sandbox.hosts.volumes.danger import look
+from sandbox.hosts.volumes.storage import storage_of
 from sandbox.network import isolation
 from sandbox.network.egress import LISTENER
 from sandbox.network.stand_ins import SERVER
@@ -60,6 +59,7 @@ def remove_run(
     """
     removed: list[str] = []
     failed: dict[Step, str] = {}
+    storage = storage_of(hypervisor)
     source = folder.facts().get("source", "")
 
     def domains() -> list[str]:
@@ -72,15 +72,15 @@ def remove_run(
         return [f"{p.role} process {p.pid}" for p in ended]
 
     def export() -> list[str]:
-        ended = bool(source) and hypervisor.end_export(source, folder.clone)
+        ended = bool(source) and storage.end_export(source, folder.clone)
         return [f"export of {source}"] if ended else []
 
     def bridges() -> list[str]:
         return list(isolation.remove(hypervisor, folder.id))
 
     def disks() -> list[str]:
-        if not failed and hypervisor.kind == "xen":
-            removed.extend(host_disks.remove(hypervisor.host, folder.id, Deadline(120, "removal")))
+        if not failed:
+            removed.extend(storage.remove(folder.id, Deadline(120, "removal")))
         if failed or not folder.clone.exists():
             return []  # with a disk still in use, its folder is what a later reap needs
         folder.remove_clone()
@@ -163,8 +163,7 @@ def _abandoned(hypervisor: Hypervisor, store: Store) -> dict[str, RunFolder]:
     ours = [folder for folder in map(store.folder, store.clone_ids()) if is_on(folder, hypervisor)]
     abandoned = {folder.id: folder for folder in ours if _is_abandoned(folder)}
     marks = [*hypervisor.marked_domains(), *hypervisor.marked_networks()]
-    if hypervisor.kind == "xen":
-        marks += host_disks.marked(hypervisor.host, Deadline(60, "listing our disks"))
+    marks += storage_of(hypervisor).marked()
     for _name, mark in marks:
         if is_elsewhere(mark.owner):
             # Another machine drives it: what cannot be asked may live until its time is up.
@@ -202,7 +201,8 @@ def reap(hypervisor: Hypervisor, store: Store) -> tuple[Reaped, ...]:
     # One after the other, the oldest first: the next one may stay when there is room again.
     for folder in map(store.folder, store.clone_ids()):
         if is_on(folder, hypervisor) and folder.facts().get("kept") == "yes":
-            seen = look(hypervisor, folder, Deadline(60, "looking at a kept clone's storage"))
+            deadline = Deadline(60, "looking at a kept clone's storage")
+            seen = storage_of(hypervisor).danger(folder, deadline)
             if seen.to_production:
                 removed = remove_run(hypervisor, folder)
                 done.append(replace(removed, danger=seen.to_production))

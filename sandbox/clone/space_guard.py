@@ -17,9 +17,7 @@ from sandbox.core.errors import SandboxError
 from sandbox.core.records import Disk
 from sandbox.core.store import RunFolder
 from sandbox.hosts.drivers import Hypervisor
-from sandbox.hosts.volumes.danger import look
-
-_LOCAL_INTERVAL, _FILES_INTERVAL, _VOLUMES_INTERVAL = 1.0, 5.0, 15.0  # seconds
+from sandbox.hosts.volumes.storage import storage_of
 
 
 class SpaceGuard:
@@ -31,7 +29,7 @@ class SpaceGuard:
         danger: Callable[[], str],
         give_up: Callable[[str], None],
         *,
-        interval: float = _LOCAL_INTERVAL,
+        interval: float,
     ) -> None:
         self._danger = danger
         self._give_up = give_up
@@ -65,15 +63,12 @@ def space_guard(
     give_up: Callable[[str], None],
 ) -> SpaceGuard:
     """The guard of what a clone of these disks fills."""
+    storage = storage_of(hypervisor)
     volumes = any(disk.store == "lvm" for disk in disks)
     files = any(disk.store != "lvm" for disk in disks)
 
     def danger() -> str:
         deadline = Deadline(60, "looking at the clone's storage")
-        return look(hypervisor, folder, deadline, volumes=volumes, files=files).why
+        return storage.danger(folder, deadline, volumes=volumes, files=files).why
 
-    interval = _LOCAL_INTERVAL
-    if hypervisor.kind == "xen":
-        # A file system has no warning marks as a thin pool has, and no watcher but us.
-        interval = _FILES_INTERVAL if files else _VOLUMES_INTERVAL
-    return SpaceGuard(danger, give_up, interval=interval)
+    return SpaceGuard(danger, give_up, interval=storage.guard_interval(files=files))

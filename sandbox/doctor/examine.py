@@ -18,7 +18,7 @@ from sandbox.core.errors import SandboxError
 from sandbox.core.settings import Settings
 from sandbox.doctor.host_checks import Check, Finding, State, all_checks
 from sandbox.doctor.xen_checks import xen_checks
-from sandbox.hosts.inventory import find_host
+from sandbox.hosts.inventory import KnownHost, find_host
 
 NOT_FIT = 4
 UNDO_SECONDS = 5.0  # for what a check made when Ctrl-C comes
@@ -26,12 +26,18 @@ _MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.BAD:
 _NAME_WIDTH = 20
 
 
+# The readiness checks of each kind of hypervisor.
+_READINESS: dict[str, Callable[[Settings, KnownHost], Generator[Check, None, None]]] = {
+    "qemu": lambda settings, _known: all_checks(settings),
+    "xen": xen_checks,
+}
+
+
 def print_checks(settings: Settings, host: str | None = None, *, as_json: bool) -> int:
     """Print every check of a host as it ends; 0 when none is "not ok", else 4."""
     known = find_host(host, settings)
     settings = replace(settings, uri=known.uri)
-    chosen = xen_checks(settings, known) if known.kind == "xen" else all_checks(settings)
-    states = print_findings(chosen, as_json=as_json)
+    states = print_findings(_READINESS[known.kind](settings, known), as_json=as_json)
     if not as_json:
         start = "sandbox run security --guest NAME" + (f" --host {host}" if host else "")
         Console(highlight=False).print(_conclusion(states, start), soft_wrap=True)

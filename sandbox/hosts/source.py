@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +10,12 @@ from lxml import etree
 
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import RequestError
-from sandbox.core.process import run
 from sandbox.core.records import Disk
 from sandbox.hosts.drivers import Hypervisor, SourceDomain, Vitals
 from sandbox.hosts.drivers.clone_xml import disk_problem
 from sandbox.hosts.drivers.xen_xml import boot_chain
-from sandbox.hosts.volumes import host_disks
 from sandbox.hosts.volumes.images import read_image
+from sandbox.hosts.volumes.storage import storage_of
 
 _IMAGE_FORMATS = ("qcow2", "raw", "vmdk", "vhdx", "vpc")
 
@@ -107,7 +105,7 @@ def kernel_problem(
 
 
 def _domain_disks(hypervisor: Hypervisor, domain: SourceDomain, deadline: Deadline) -> list[Disk]:
-    disks = []
+    disks, storage = [], storage_of(hypervisor)
     for device in etree.fromstring(domain.xml.encode()).iterfind("./devices/disk"):
         if device.get("device", "disk") != "disk" or disk_problem(device):
             continue
@@ -123,32 +121,12 @@ def _domain_disks(hypervisor: Hypervisor, domain: SourceDomain, deadline: Deadli
             )
         driver = device.find("./driver")
         format = "raw" if driver is None else driver.get("type", "raw")
-        if hypervisor.kind == "xen":
-            # libvirt makes a file of a device that a configuration of xl's names.
-            block = device.get("type") == "block" or path.startswith("/dev/")
-            if block and format != "raw":
-                raise RequestError(
-                    f"disk {name} of {domain.name!r} is a {format} image on a block device",
-                    "a snapshot of it would be read as a raw disk; convert it: qemu-img convert",
-                )
-            stated = "block" if block else format
-            disks.append(host_disks.inspect(hypervisor.host, name, path, stated, deadline))
-        else:
-            disks.append(_disk(name, Path(path), format, deadline))
+        block = device.get("type") == "block"
+        try:
+            disks.append(storage.inspect(name, path, format, block, deadline))
+        except RequestError as problem:
+            raise RequestError(f"{domain.name!r}: {problem.message}", problem.hint) from problem
     return disks
-
-
-def _disk(target: str, path: Path, format: str, deadline: Deadline) -> Disk:
-    """A disk that libvirt states; its word on the format counts, the content is not probed."""
-    if not path.exists():
-        raise RequestError(f"disk {target} is missing: {path}", "is its storage mounted?")
-    shown = run(["qemu-img", "info", "-U", "--output=json", "-f", format, str(path)], deadline)
-    return Disk(
-        target=target,
-        format=format,
-        path=str(path),
-        size=int(json.loads(shown.stdout)["virtual-size"]),
-    )
 
 
 def image_source(hypervisor: Hypervisor, spec: ImageSpec, deadline: Deadline) -> Source:
@@ -226,21 +204,8 @@ def vitals(hypervisor: Hypervisor, source: Source) -> Vitals:
     """The state of a source that :func:`proofs` compares; of images, their files'."""
     if source.domain is not None:
         facts = hypervisor.vitals(source.domain)
-        if hypervisor.kind == "xen":
-            found = host_disks.file_facts(hypervisor.host, source.disks, Deadline(60, "disk facts"))
-            return replace(facts, files=found)
-        return replace(facts, files=file_facts(source.disks))
-    return Vitals(False, "", (), "", 0.0, file_facts(source.disks))
-
-
-def file_facts(disks: Sequence[Disk]) -> tuple[tuple[str, int, int, int], ...]:
-    """Inode, modification time (ns) and size of the disks that are local files."""
-    facts = []
-    for path in (Path(name) for disk in disks for name in (disk.path, *disk.chain)):
-        if path.is_file():
-            stat = path.stat()
-            facts.append((str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return tuple(facts)
+        return replace(facts, files=storage_of(hypervisor).file_facts(source.disks))
+    return Vitals(False, "", (), "", 0.0, storage_of(hypervisor).file_facts(source.disks))
 
 
 def proofs(source: Source, before: Vitals, after: Vitals) -> tuple[tuple[str, ...], str]:

@@ -12,7 +12,7 @@ from sandbox.core.records import UpgradeStatus
 from sandbox.hosts.drivers import Hypervisor
 from sandbox.hosts.source import Source, proofs, vitals
 from sandbox.hosts.volumes import host_disks
-from sandbox.hosts.volumes.danger import look
+from sandbox.hosts.volumes.storage import storage_of
 from sandbox.rehearsal.control import CONTROL_CHECKS
 from sandbox.rehearsal.run import MORE_SPACE, Run
 
@@ -62,7 +62,7 @@ def prove_whole(run: Run, hypervisor: Hypervisor) -> None:
         return  # only a thick snapshot can lose what it keeps
     try:
         deadline = Deadline(_LOOK_SECONDS, "looking at the clone's snapshots")
-        broken = look(hypervisor, run.folder, deadline, files=False)
+        broken = storage_of(hypervisor).danger(run.folder, deadline, files=False)
     except SandboxError as problem:
         run.void(f"whether the clone's snapshot is whole is not known: {problem.message}", _AGAIN)
         return

@@ -19,6 +19,7 @@ from sandbox.core.store import RunFolder, is_alive, this_process
 from sandbox.hosts.capacity import NO_LIMITS, Limits, require_room
 from sandbox.hosts.drivers import Hypervisor, Mark
 from sandbox.hosts.source import ImageSpec, Source, guest_source, image_source
+from sandbox.hosts.volumes.storage import storage_of
 from sandbox.managers import UpgradeRequest
 from sandbox.managers.kernels import named_kernels
 from sandbox.scenario import RebootPolicy, Scenario
@@ -117,14 +118,14 @@ def _source(
         kernel = _kernel_asked_for(scenario, deadline)
         source = guest_source(hypervisor, stated.guest, deadline, kernel=kernel)
         if source.domain is not None and source.running:
-            busy = hypervisor.export_in_use(source.domain)
+            busy = storage_of(hypervisor).in_use(source.domain)
             if busy:
                 raise _busy(busy, source.name, hypervisor, folder)
         return source
     if stated is None or stated.image is None:
         raise RequestError("nothing to rehearse", "give --guest NAME or --image PATH --format F")
     image = stated.image
-    if hypervisor.kind == "xen":
+    if not storage_of(hypervisor).local:
         raise RequestError(
             f"the image {image.path} cannot be rehearsed on {hypervisor.uri}",
             "images run on this machine's QEMU: leave --host away; or define a guest for it there",

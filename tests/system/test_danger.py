@@ -12,7 +12,7 @@ from sandbox.core.records import Disk, Phase, SourceFacts, Trouble, Verdict
 from sandbox.core.store import RunFolder
 from sandbox.hosts.drivers.fake import FakeHypervisor
 from sandbox.hosts.volumes import host_space
-from sandbox.hosts.volumes.danger import look
+from sandbox.hosts.volumes.storage import HostSnapshots, storage_of
 from sandbox.rehearsal import evidence
 from sandbox.rehearsal.run import Run
 from tests.support.fakes.lvm_world import Scripted, ours, pool_row
@@ -58,7 +58,7 @@ def test_a_thick_snapshot_that_overflowed_is_no_copy(
     host: Host, folder: RunFolder, facts: dict[str, str], broken: bool
 ) -> None:
     host.thick(folder.id, **facts)
-    found = look(host.hypervisor, folder, soon(), files=False)
+    found = storage_of(host.hypervisor).danger(folder, soon(), files=False)
     assert bool(found.to_clone) is broken
     assert bool(found.why) is broken
     assert found.to_production == ""
@@ -66,12 +66,12 @@ def test_a_thick_snapshot_that_overflowed_is_no_copy(
         assert "vg0/sb-xvda overflowed" in found.why
         assert "says nothing of the upgrade" in found.why
     other = RunFolder("20260102-030405-000000", folder.artifacts, folder.clone)
-    assert look(host.hypervisor, other, soon(), files=False).why == ""
+    assert storage_of(host.hypervisor).danger(other, soon(), files=False).why == ""
 
 
 def test_a_thin_snapshot_that_has_all_its_blocks_is_whole(host: Host, folder: RunFolder) -> None:
     host.lvm.rows[1]["data_percent"] = "100.00"
-    assert look(host.hypervisor, folder, soon(), files=False).why == ""
+    assert storage_of(host.hypervisor).danger(folder, soon(), files=False).why == ""
 
 
 # -- the guard --------------------------------------------------------------------------------
@@ -81,8 +81,7 @@ def test_a_thin_snapshot_that_has_all_its_blocks_is_whole(host: Host, folder: Ru
 def df(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said = [""]
     monkeypatch.setattr(host_space, "danger", lambda *_: said[0])
-    monkeypatch.setattr(space_guard, "_FILES_INTERVAL", 0.02)
-    monkeypatch.setattr(space_guard, "_VOLUMES_INTERVAL", 0.02)
+    monkeypatch.setattr(HostSnapshots, "guard_interval", lambda *_, **_more: 0.02)
     return said
 
 

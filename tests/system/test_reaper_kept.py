@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from sandbox.clone import reaper
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import HostError
 from sandbox.core.store import RunFolder
-from sandbox.hosts.drivers import Hypervisor
 from sandbox.hosts.volumes.danger import Danger
+from sandbox.hosts.volumes.storage import LocalOverlays
 from tests.support.fakes.run_world import World
 from tests.support.fakes.sample_records import passed
 
@@ -28,18 +29,27 @@ def keep(world: World, number: int) -> RunFolder:
     return kept
 
 
-class Storage:
+class FullPool:
     """A pool that has room again when few enough clones are in it."""
 
     def __init__(self, world: World, most: int) -> None:
         self._world = world
         self._most = most
 
-    def look(self, _hypervisor: Hypervisor, folder: RunFolder, _deadline: Deadline) -> Danger:
+    def danger(self, _storage: LocalOverlays, _folder: RunFolder, _deadline: Deadline) -> Danger:
         there = self._world.store.clone_ids()
         # What only the clone suffers from is no reason to end what somebody keeps.
         broken = "the thick snapshot overflowed"
         return Danger(FULL if len(there) > self._most else "", broken)
+
+
+def endangers(
+    monkeypatch: pytest.MonkeyPatch, danger: Callable[[LocalOverlays, RunFolder, Deadline], Danger]
+) -> None:
+    def told(storage: LocalOverlays, folder: RunFolder, deadline: Deadline) -> Danger:
+        return danger(storage, folder, deadline)
+
+    monkeypatch.setattr(LocalOverlays, "danger", told)
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
@@ -47,7 +57,7 @@ def test_as_many_kept_clones_go_as_must_the_oldest_first(
     world: World, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     folders = [keep(world, 1), keep(world, 2)]
-    monkeypatch.setattr(reaper, "look", Storage(world, most).look)
+    endangers(monkeypatch, FullPool(world, most).danger)
     told = world.invoke("reap")
     assert told.exit_code == 0, told.output
     assert [folder.clone.exists() for folder in folders] == [
@@ -70,7 +80,7 @@ def test_what_cannot_be_removed_of_a_kept_clone_is_told(
 ) -> None:
     folder = keep(world, 1)
     folder.note(source="test")  # the test driver cannot end exports
-    monkeypatch.setattr(reaper, "look", Storage(world, 0).look)
+    endangers(monkeypatch, FullPool(world, 0).danger)
     told = world.invoke("reap")
     assert told.exit_code == 4
     assert "not removed: ending the export of 'test'" in told.stderr
@@ -85,7 +95,7 @@ def test_a_host_that_cannot_be_asked_keeps_its_clones(
     def lost(*_: object) -> Danger:
         raise HostError("no route")
 
-    monkeypatch.setattr(reaper, "look", lost)
+    endangers(monkeypatch, lost)
     told = world.invoke("reap")
     assert told.exit_code == 4
     assert "no route" in told.stderr

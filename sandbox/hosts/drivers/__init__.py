@@ -10,11 +10,12 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import RequestError
 from sandbox.core.records import Disk
+from sandbox.core.store import RunFolder
 from sandbox.hosts.transport import Host
 
 if TYPE_CHECKING:
@@ -87,17 +88,6 @@ class Hypervisor(Protocol):
     def free_memory(self) -> int:
         """Bytes that a new domain may take."""
 
-    def export_running(
-        self, source: SourceDomain, disks: Sequence[Disk], folder: Path, deadline: Deadline
-    ) -> tuple[Export, ...]:
-        """Freeze a running guest's disks at one instant and serve them until ended."""
-
-    def export_in_use(self, source: SourceDomain) -> str:
-        """Why this running guest's disks cannot be exported now ("" when they can)."""
-
-    def end_export(self, source: str, folder: Path) -> bool:
-        """End an export whose socket lies in ``folder``; false when there was none."""
-
     def derive(self, source_xml: str, spec: CloneSpec) -> CloneXml:
         """The clone's definition from the source's; pure."""
 
@@ -110,6 +100,9 @@ class Hypervisor(Protocol):
 
     def destroy(self, name: str, run: str) -> bool:
         """Destroy our domain; false when there was none; never touches one without our mark."""
+
+    def follow_console(self, name: str, log: Path, folder: RunFolder) -> None:
+        """See to it that what a clone says on its console is written to ``log``."""
 
     def screenshot(self, name: str) -> bytes | None:
         """The guest's screen as PNG; None where the guest or the hypervisor has none."""
@@ -124,6 +117,22 @@ class Hypervisor(Protocol):
     def marked_domains(self) -> tuple[tuple[str, Mark], ...]: ...
 
     def marked_networks(self) -> tuple[tuple[str, Mark], ...]: ...
+
+
+@runtime_checkable
+class ExportsDisks(Protocol):
+    """A hypervisor that serves a running guest's disks as they were at one instant."""
+
+    def export_running(
+        self, source: SourceDomain, disks: Sequence[Disk], folder: Path, deadline: Deadline
+    ) -> tuple[Export, ...]:
+        """Freeze a running guest's disks at one instant and serve them until ended."""
+
+    def export_in_use(self, source: SourceDomain) -> str:
+        """Why this running guest's disks cannot be exported now ("" when they can)."""
+
+    def end_export(self, source: str, folder: Path) -> bool:
+        """End an export whose socket lies in ``folder``; false when there was none."""
 
 
 def unknown_guest(name: str, known: Sequence[str], uri: str) -> RequestError:

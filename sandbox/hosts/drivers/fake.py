@@ -17,9 +17,11 @@ from lxml import etree
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import HostError, RequestError
 from sandbox.core.records import Disk
+from sandbox.core.store import RunFolder
 from sandbox.hosts.drivers import Export, Mark, SourceDomain, Vitals, unknown_guest
 from sandbox.hosts.drivers.clone_xml import CloneSpec, CloneXml, clone_xml
 from sandbox.hosts.drivers.marks import read_mark, require_mark
+from sandbox.hosts.drivers.xen_console import follow_console
 from sandbox.hosts.transport import Host, LocalHost
 
 _EXPORT = "export"  # beneath the clone's folder, as the real driver has it
@@ -172,6 +174,11 @@ class FakeHypervisor:
         require_mark(name, domain.xml, run)
         del self.domains[name]
         return True
+
+    def follow_console(self, name: str, log: Path, folder: RunFolder) -> None:
+        self._trip("follow_console")
+        if self.kind == "xen":
+            follow_console(self.host, name, log, folder)
 
     def screenshot(self, name: str) -> bytes | None:
         self._trip("screenshot")

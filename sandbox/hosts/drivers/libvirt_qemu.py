@@ -13,6 +13,7 @@ from lxml import etree
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import HostError
 from sandbox.core.records import Disk
+from sandbox.core.store import RunFolder
 from sandbox.hosts.drivers import Export, SourceDomain, unknown_guest
 from sandbox.hosts.drivers.backup_xml import backup_socket, backup_xml
 from sandbox.hosts.drivers.bounded import bounded
@@ -113,6 +114,9 @@ class LibvirtQemu(LibvirtBase):
                 return False
             raise
         return socket is not None and socket.parent == folder / _EXPORT
+
+    def follow_console(self, name: str, log: Path, folder: RunFolder) -> None:
+        """QEMU writes it itself: the clone's XML names the file."""
 
     @bounded
     def screenshot(self, name: str) -> bytes | None:

@@ -6,18 +6,17 @@ own tools: :mod:`sandbox.hosts.volumes.host_disks`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import libvirt
 
 from sandbox.core.deadline import Deadline
 from sandbox.core.errors import HostError, RequestError
-from sandbox.core.records import Disk
-from sandbox.hosts.drivers import Export, SourceDomain
+from sandbox.core.store import RunFolder
 from sandbox.hosts.drivers.bounded import bounded
 from sandbox.hosts.drivers.clone_xml import CloneSpec, CloneXml, memory_of
 from sandbox.hosts.drivers.libvirt_base import STATES, LibvirtBase, dotted, say, translated
+from sandbox.hosts.drivers.xen_console import follow_console
 from sandbox.hosts.drivers.xen_xml import guest_types, xen_clone_xml
 
 _DESTROY_SECONDS = 60.0
@@ -45,17 +44,6 @@ class LibvirtXen(LibvirtBase):
         """What Xen has for new domains: nothing is ever taken from dom0."""
         with translated("reading the free memory"):
             return int(self._connection.getFreeMemory())
-
-    def export_running(
-        self, source: SourceDomain, disks: Sequence[Disk], folder: Path, deadline: Deadline
-    ) -> tuple[Export, ...]:
-        raise HostError("Xen has no backup exports", "its disks are snapshots made by the host")
-
-    def export_in_use(self, source: SourceDomain) -> str:
-        return ""
-
-    def end_export(self, source: str, folder: Path) -> bool:
-        return False
 
     def start(self, xml: str, deadline: Deadline) -> None:
         """Start a domain; tried again when the host was too busy for it.
@@ -91,6 +79,9 @@ class LibvirtXen(LibvirtBase):
                 raise
             self.host.run(["xl", "destroy", name], Deadline(_DESTROY_SECONDS, f"ending {name}"))
             return True
+
+    def follow_console(self, name: str, log: Path, folder: RunFolder) -> None:
+        follow_console(self.host, name, log, folder)
 
     def screenshot(self, name: str) -> bytes | None:
         return None  # libxl has none

@@ -17,7 +17,7 @@ from typing import Protocol
 from sandbox.core.deadline import Deadline
 from sandbox.core.records import Disk
 from sandbox.core.store import RunFolder
-from sandbox.hosts.drivers import Export, Hypervisor, SourceDomain
+from sandbox.hosts.drivers import Export, ExportsDisks, SourceDomain
 from sandbox.hosts.drivers.clone_devices import CloneDisk
 
 
@@ -53,7 +53,7 @@ class BackupExporter:
     # All disks at the same instant, as after a power cut; the guest does not pause.
     consistency = "crash-consistent"
 
-    def __init__(self, hypervisor: Hypervisor, source: SourceDomain) -> None:
+    def __init__(self, hypervisor: ExportsDisks, source: SourceDomain) -> None:
         self._hypervisor = hypervisor
         self._source = source
 

@@ -1,4 +1,4 @@
-"""What a clone may do to its host's storage, and its storage to it, looked at while it lives."""
+"""What a clone may do to its host's storage, and its storage to it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from sandbox.core.deadline import Deadline
-from sandbox.core.store import RunFolder
-from sandbox.hosts.drivers import Hypervisor
-from sandbox.hosts.volumes import host_disks, host_space, lvm
 
 _FOR_PRODUCTION = "the clone was given up so that the running source can go on writing"
 LEAST_FREE = 256 << 20  # bytes of this machine's disk
@@ -31,25 +26,6 @@ class Danger:
         if self.to_production:
             return f"{self.to_production}: {_FOR_PRODUCTION}"
         return ""
-
-
-def look(
-    hypervisor: Hypervisor,
-    folder: RunFolder,
-    deadline: Deadline,
-    *,
-    volumes: bool = True,
-    files: bool = True,
-) -> Danger:
-    """Ask for the dangers of one run's clone, on a Xen host of its volumes, its files, or both."""
-    if hypervisor.kind != "xen":
-        return Danger(disk_danger(folder.clone))
-    host = hypervisor.host
-    seen = lvm.survey(host, deadline) if volumes else lvm.Survey({}, ())
-    full = seen.danger(folder.id)
-    if files and not full:
-        full = host_space.danger(host, host_disks.places_of(folder.id), deadline)
-    return Danger(full, seen.overflow(folder.id))
 
 
 def disk_danger(
