@@ -167,6 +167,45 @@ def _reached(package: str, real: dict[str, set[str]]) -> set[str]:
     return near.union(*(_reached(other, real) for other in near))
 
 
+RECIPES = """\
+## Three recipes
+
+How to add what is most often added. Each part is chosen by name from a registry and keeps to one
+contract, which tests run against every implementation.
+
+### A package manager
+
+1. `sandbox/managers/NAME.py` implements `Upgrader` of `sandbox/managers/__init__.py`: the sources
+   that the proxy may let through, a simulation that changes nothing, and the upgrade itself. Its
+   scripts and parsers lie beside it, as those of `sandbox/managers/apt.py` do.
+2. A line in `MANAGERS` of `sandbox/managers/__init__.py`: the guest's command and the upgrader.
+3. Tests with the real tool, as `tests/system/test_apt.py` does, and a rehearsal of a guest that has
+   it, as `tests/vm/test_cases.py` does.
+
+Preflight and diagnosis still know apt by themselves: until they ask the manager, a new one has no
+preflight.
+
+### A driver with its store
+
+1. `sandbox/hosts/drivers/NAME.py` implements `Hypervisor` of `sandbox/hosts/drivers/__init__.py`,
+   and small protocols such as `ExportsDisks` where it can do more. A line in `driver_for` there
+   names its URIs.
+2. A class in `sandbox/hosts/volumes/storage.py` implements `Storage`: how its clones' disks are
+   made, guarded and removed. A line in `_STORAGES` there.
+3. Its readiness checks are a line of `sandbox/doctor/examine.py`.
+4. It runs under `tests/contract/test_hypervisors.py` and `tests/contract/test_volumes.py`.
+
+### A shared check
+
+1. `scenarios/shared/test_NAME.py`: one or more testinfra tests. They get the observations `before`
+   and `now`, the `settings` and the `patience` as fixtures of `sandbox/checks/plugin.py`; what they
+   compare is a pure function in `sandbox/checks/compare.py`.
+2. A word in `SHARED_CHECKS` of `sandbox/scenario/model.py`, and where scenarios name their checks.
+3. Tests: `tests/unit/test_checks_compare.py` for the comparison, and
+   `tests/system/test_shared_checks.py` for the check.
+"""
+
+
 def document() -> str:
     """What docs/architecture.md has to say."""
     library = imported_packages("sandbox", PACKAGES)
@@ -194,7 +233,8 @@ Nothing lies at its root but its packages.
 {_table("workers", service)}
 
 {_drawing(service)}
-"""
+
+{RECIPES}"""
 
 
 # -- measures -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 from tests.support.house import (
     DOCUMENT,
     PACKAGES,
+    RECIPES,
     ROOT_MODULES,
     SANDBOX,
     SERVICE_PACKAGES,
@@ -26,6 +27,7 @@ from tests.support.house import (
     relative,
     repeated_classes,
 )
+from tests.support.paths import ROOT
 
 # Who starts programs itself: sandbox.core.process is for those that are waited for, or run on in
 # the background; these talk to one while it runs, or run where there is nothing of ours.
@@ -121,6 +123,17 @@ def test_libvirts_drivers_are_imported_when_they_are_used() -> None:
 
 def test_the_drawing_of_the_house_is_true() -> None:
     assert DOCUMENT.read_text() == document(), "python -m tests.support.house writes it anew"
+
+
+def test_the_recipes_name_what_is_there() -> None:
+    """Files that exist, and names that stand in the file before them."""
+    text = RECIPES.replace("NAME", "")
+    for path in re.findall(r"`([\w/]+\.py)`", text):
+        assert (ROOT / path).exists() or path.endswith(("/.py", "test_.py")), path
+    named = re.findall(r"`(\w+)`\s+(?:of|in|implements)?\s*`([\w/]+\.py)`", text)
+    assert len(named) >= 4
+    for name, path in named:
+        assert name in (ROOT / path).read_text(), (name, path)
 
 
 def test_observations_and_checks_are_compared_in_one_place() -> None:
