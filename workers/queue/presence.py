@@ -57,10 +57,12 @@ class Presence:
         self._now.set()
 
     def stop(self) -> None:
-        """The worker ends as it should: its row goes with it."""
+        """The worker ends as it should: its row goes with it. One that was told to end before it
+        was ready has none."""
         self._end.set()
         self._now.set()
-        self._thread.join(10)
+        if self._thread.is_alive():
+            self._thread.join(10)
 
     def _work(self) -> None:
         database = open_database(self._url)
