@@ -291,7 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted")
     elif failed:
         print(f"failed: {' '.join(failed)}")
-        print("\n".join(text for ended in session.ended for text in ended.failures))
+        for text in (text for ended in session.ended for text in ended.failures):
+            print(f"  {text}")
     print(f"{sum(e.passed for e in session.ended)} passed, {_failures(session)} failed")
     return 1 if failed or session.interrupted else 0
 

@@ -103,7 +103,9 @@ def test_a_failure_is_shown_at_once_with_what_explains_it(place: Path) -> None:
     assert "disk.qcow2" not in kept, "disks are no explanation"
     assert folder.is_relative_to(place / "out" / "bad")
     assert f"logs, and what explains each failure: {place / 'out'}" in after
-    assert said.rstrip().endswith("failed: bad\n2 passed, 1 failed")
+    *_, named, failure, counted = said.rstrip().splitlines()
+    assert (named, counted) == ("failed: bad", "2 passed, 1 failed")
+    assert "test_fails: AssertionError: assert 'the guest' == 'is up'" in failure
 
 
 def test_what_passes_is_counted_and_its_minutes_are_kept(place: Path) -> None:
