@@ -47,7 +47,7 @@ class Ended:
     seconds: float
     worked: float  # processor seconds of its own programs; libvirt's guests are none of them
     passed: int = 0
-    failures: tuple[str, ...] = ()  # what failed, and the first line of why
+    failures: tuple[str, ...] = ()  # what failed, and the first lines of why
     slowest: tuple[tuple[float, str], ...] = ()
 
 
@@ -183,7 +183,7 @@ def _read(part: Part, status: int, seconds: float, worked: float, report: Path) 
         for tag in ("failure", "error")
         if (found := case.find(tag)) is not None
     }
-    failures = tuple(f"{_named(case)}: {_first_line(found)}" for case, found in wrong.items())
+    failures = tuple(f"{_named(case)}: {_first_lines(found)}" for case, found in wrong.items())
     slowest = sorted(((float(c.get("time", 0)), _named(c)) for c in cases), reverse=True)
     passed = len(cases) - len(failures)
     return Ended(part, status, seconds, worked, passed, failures, tuple(slowest[:5]))
@@ -193,7 +193,7 @@ def _named(case: ET.Element) -> str:
     return f"{case.get('classname')}.{case.get('name')}"
 
 
-def _first_line(wrong: ET.Element) -> str:
+def _first_lines(wrong: ET.Element) -> str:
     lines = (wrong.get("message") or wrong.text or "").splitlines()
     return " ".join(lines[:3])[:300]
 
@@ -291,8 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted")
     elif failed:
         print(f"failed: {' '.join(failed)}")
-        for text in (text for ended in session.ended for text in ended.failures):
-            print(f"  {text}")
+        for ended in session.ended:
+            for text in ended.failures:
+                print(f"  {text}")
     print(f"{sum(e.passed for e in session.ended)} passed, {_failures(session)} failed")
     return 1 if failed or session.interrupted else 0
 

@@ -29,11 +29,11 @@ def write_commands(
     names = group.list_commands(context)
     known = {name for listed in HEADINGS.values() for name in listed}
     others = tuple(name for name in names if name not in known)
+    longest = max(map(len, names), default=0)
+    width = formatter.width - longest - 6
     for heading, listed in (*HEADINGS.items(), ("Others", others)):
         commands = {name: group.get_command(context, name) for name in listed if name in names}
-        longest = max(map(len, names), default=0)
         # Every heading's descriptions begin in one column: its names are padded to the longest.
-        width = formatter.width - longest - 6
         rows = [
             (name.ljust(longest), command.get_short_help_str(width))
             for name, command in commands.items()
